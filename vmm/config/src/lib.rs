@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the engine tells the monitor, and what the monitor tells back.
+//!
+//! `walnut-vmm --config-fd N` reads one [`VmConfig`] as JSON from an inherited file descriptor and,
+//! when the document asks for it, writes [`Report`]s as JSON lines to another. Neither side needs
+//! the other's code for this: the two types are the whole contract.
+
+#![deny(unsafe_code)]
+
+mod report;
+mod vm;
+
+pub use report::{Ending, Report};
+pub use vm::{
+    Console, DiskConfig, FsConfig, FsSource, PmemConfig, Volume, VmConfig, VsockConfig, MAX_CPUS,
+    MIN_MEMORY_MIB,
+};
