@@ -1,7 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The contract between host and guest: `proto/agent.proto`, and the numbers that go with it.
+//! The contract between host and guest: `proto/agent.proto`, and what goes over the wire beside it.
+//!
+//! [`agent`] holds the messages, [`agent_ttrpc`] the client and the service trait; both are made
+//! from the proto file. [`Hello`](agent::Hello)'s framing is in [`hello`], the first bytes of a
+//! stdio stream in [`stream`]. Runs on both sides: nothing here may trust what it reads.
 
 #![deny(unsafe_code)]
+
+pub mod hello;
+pub mod stream;
+
+mod generated;
+
+pub use generated::{agent, agent_ttrpc};
+pub use protobuf;
+pub use ttrpc;
 
 /// vsock port of the agent's ttrpc server.
 pub const RPC_PORT: u32 = 1024;
