@@ -1,2 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+//! walnut-vmm: a minimal KVM microVM monitor. It boots one Linux guest with virtio-mmio devices, and
+//! knows nothing of containers or images.
+
 #![deny(unsafe_code)]
+
+pub mod memory;
+pub mod virtio;

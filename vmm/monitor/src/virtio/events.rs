@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The events of one device, for whichever thread serves it: its queues' kicks and, where it has
+//! one, its own descriptor. The transport (on a vCPU thread) puts the handler in and takes it out.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Interrupt, QueueError, QueueHandler};
+
+/// virtio 1.3 §2.1.
+pub const STATUS_NEEDS_RESET: u32 = 0x40;
+
+/// What the transport and the serving thread share.
+pub struct Shared {
+    /// The device status register.
+    pub status: AtomicU32,
+    pub interrupt: Interrupt,
+    /// Filled by `DRIVER_OK`, emptied by a reset. A request is served with the lock held, so that
+    /// whoever takes the handler out knows that none is in flight.
+    handler: Mutex<Option<Box<dyn QueueHandler>>>,
+}
+
+impl Shared {
+    pub fn new(interrupt: Interrupt) -> Self {
+        Self {
+            status: AtomicU32::new(0),
+            interrupt,
+            handler: Mutex::new(None),
+        }
+    }
+
+    pub fn handler(&self) -> MutexGuard<'_, Option<Box<dyn QueueHandler>>> {
+        // A poisoned lock means that a handler panicked; release builds abort there.
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Register with an event manager; it serves the device from that thread.
+pub struct DeviceEvents {
+    name: String,
+    shared: Arc<Shared>,
+    kicks: Vec<EventFd>,
+    own: Option<OwnedFd>,
+}
+
+impl DeviceEvents {
+    pub fn new(
+        name: String,
+        shared: Arc<Shared>,
+        kicks: Vec<EventFd>,
+        own: Option<BorrowedFd<'_>>,
+    ) -> std::io::Result<Self> {
+        let own = own.map(|fd| fd.try_clone_to_owned()).transpose()?;
+        Ok(Self {
+            name,
+            shared,
+            kicks,
+            own,
+        })
+    }
+
+    fn serve(&mut self, event: usize) {
+        if let Some(kick) = self.kicks.get(event) {
+            // The count does not matter, and a spurious wake-up finds an empty queue.
+            let _ = kick.read();
+        }
+        let mut slot = self.shared.handler();
+        let Some(handler) = slot.as_mut() else { return };
+        let served = if event < self.kicks.len() {
+            handler.queue_ready(event)
+        } else {
+            handler.event_ready()
+        };
+        if let Err(error) = served {
+            // The handler goes, so that a broken ring is reported once and costs nothing more.
+            *slot = None;
+            self.give_up(&error);
+        }
+    }
+
+    fn give_up(&self, error: &QueueError) {
+        log::warn!("{}: {error}; the device needs a reset", self.name);
+        self.shared
+            .status
+            .fetch_or(STATUS_NEEDS_RESET, Ordering::SeqCst);
+        if let Err(error) = self.shared.interrupt.signal_config() {
+            log::warn!("{}: {error}", self.name);
+        }
+    }
+}
+
+impl MutEventSubscriber for DeviceEvents {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        self.serve(events.data() as usize);
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let own = self.own.as_ref().map(AsRawFd::as_raw_fd);
+        let fds = self.kicks.iter().map(AsRawFd::as_raw_fd).chain(own);
+        for (data, fd) in (0u32..).zip(fds) {
+            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
+                log::error!("{}: cannot watch event {data}: {error:?}", self.name);
+            }
+        }
+    }
+}

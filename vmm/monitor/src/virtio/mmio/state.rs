@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Saving and restoring a device: its registers here, its queues and the rest from its handler.
+
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{MmioTransport, STATUS_DRIVER_OK, TRANSPORT_FEATURES};
+use crate::virtio::events::STATUS_NEEDS_RESET;
+use crate::virtio::queue::QueueState;
+use crate::virtio::{ActivateError, DeviceState};
+
+/// Everything the driver can see of a device but its configuration space, which is the device's own.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct TransportState {
+    pub device_type: u32,
+    pub status: u32,
+    pub interrupt_status: u32,
+    pub queue_sel: u32,
+    pub device_features_sel: u32,
+    pub driver_features_sel: u32,
+    pub driver_features: u64,
+    pub config_generation: u32,
+    pub queues: Vec<QueueState>,
+    /// Present while a driver runs the device.
+    pub device: Option<DeviceState>,
+}
+
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    #[error("the saved device is of type {saved}, this one of type {here}")]
+    DeviceType { saved: u32, here: u32 },
+    #[error("the saved device has {saved} queues, this one {here}")]
+    Queues { saved: usize, here: usize },
+    #[error("the saved device had features {0:#x} that this one lacks")]
+    Features(u64),
+    #[error("saved queue {index} is not valid")]
+    Queue {
+        index: usize,
+        source: virtio_queue::Error,
+    },
+    #[error("cannot activate the device")]
+    Activate(#[from] ActivateError),
+    #[error("cannot wake the device's queues")]
+    Wake(#[source] std::io::Error),
+}
+
+impl MmioTransport {
+    /// To be called while no vCPU runs. A request in flight is waited for.
+    pub fn save(&self) -> TransportState {
+        let handler = self.shared.handler();
+        let queues = match handler.as_ref() {
+            Some(handler) => handler.queues().iter().map(|queue| queue.state()).collect(),
+            None => self.queues.iter().map(QueueState::of).collect(),
+        };
+        TransportState {
+            device_type: self.device.device_type(),
+            status: self.shared.status.load(Ordering::SeqCst),
+            interrupt_status: self.interrupt_status.load(Ordering::SeqCst),
+            queue_sel: self.queue_sel,
+            device_features_sel: self.device_features_sel,
+            driver_features_sel: self.driver_features_sel,
+            driver_features: self.driver_features,
+            config_generation: self.config_generation,
+            queues,
+            device: handler.as_ref().map(|handler| handler.save()),
+        }
+    }
+
+    /// Puts a device that was just made into the state that [`MmioTransport::save`] saw.
+    pub fn restore(&mut self, state: TransportState) -> Result<(), RestoreError> {
+        let here = self.device.device_type();
+        if state.device_type != here {
+            return Err(RestoreError::DeviceType {
+                saved: state.device_type,
+                here,
+            });
+        }
+        if state.queues.len() != self.queues.len() {
+            let (saved, here) = (state.queues.len(), self.queues.len());
+            return Err(RestoreError::Queues { saved, here });
+        }
+        let lacking = state.driver_features & !(self.device.features() | TRANSPORT_FEATURES);
+        if lacking != 0 {
+            return Err(RestoreError::Features(lacking));
+        }
+        self.queues = (0..)
+            .zip(&state.queues)
+            .map(|(index, queue)| {
+                queue
+                    .restore()
+                    .map_err(|source| RestoreError::Queue { index, source })
+            })
+            .collect::<Result<_, _>>()?;
+        self.queue_sel = state.queue_sel;
+        self.device_features_sel = state.device_features_sel;
+        self.driver_features_sel = state.driver_features_sel;
+        self.driver_features = state.driver_features;
+        self.config_generation = state.config_generation;
+        self.interrupt_status
+            .store(state.interrupt_status, Ordering::SeqCst);
+        self.shared.status.store(state.status, Ordering::SeqCst);
+        if state.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET) == STATUS_DRIVER_OK {
+            self.try_activate(state.device)?;
+            // Kicks that were on their way when the state was saved are not part of it.
+            for kick in &self.kicks {
+                kick.write(1).map_err(RestoreError::Wake)?;
+            }
+        }
+        Ok(())
+    }
+}
