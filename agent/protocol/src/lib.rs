@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The contract between host and guest: `proto/agent.proto`, and what goes over the wire beside it.
 //!
-//! [`agent`] holds the messages, [`agent_ttrpc`] the client and the service trait; both are made
-//! from the proto file. [`Hello`](agent::Hello)'s framing is in [`hello`], the first bytes of a
-//! stdio stream in [`stream`]. Runs on both sides: nothing here may trust what it reads.
+//! [`agent`] holds the messages, [`agent_ttrpc`] the service trait; both are made from the proto
+//! file. The host calls through [`Client`]. [`Hello`](agent::Hello)'s framing is in [`hello`], the
+//! first bytes of a stdio stream in [`stream`]. Runs on both sides: nothing here may trust what it
+//! reads.
 
 #![deny(unsafe_code)]
 
 pub mod hello;
 pub mod stream;
 
+mod client;
 mod generated;
 
+pub use client::{CallError, Client};
 pub use generated::{agent, agent_ttrpc};
 pub use protobuf;
 pub use ttrpc;
