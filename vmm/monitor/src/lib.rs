@@ -4,5 +4,14 @@
 
 #![deny(unsafe_code)]
 
+pub mod arch;
+mod bus;
+mod console;
+pub mod ending;
+pub mod host;
+pub mod logging;
 pub mod memory;
+pub mod report;
+pub mod terminal;
+mod vcpu;
 pub mod virtio;

@@ -63,6 +63,10 @@ impl DeviceEvents {
         })
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn serve(&mut self, event: usize) {
         if let Some(kick) = self.kicks.get(event) {
             // The count does not matter, and a spurious wake-up finds an empty queue.
