@@ -59,7 +59,7 @@ pub fn allocate(ranges: &[(GuestAddress, usize)]) -> Result<Memory, MemoryError>
 
 /// Maps `len` bytes on a huge-page boundary: reserves one huge page more and gives the ends back.
 #[expect(unsafe_code, reason = "mmap is unsafe by nature")]
-fn map_aligned(len: usize) -> Result<*mut u8, MemoryError> {
+pub(crate) fn map_aligned(len: usize) -> Result<*mut u8, MemoryError> {
     let failed = |source| MemoryError::Map { len, source };
     let reserved = len
         .checked_add(HUGE_PAGE)

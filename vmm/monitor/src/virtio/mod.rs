@@ -15,6 +15,8 @@ pub mod mmio;
 pub mod pmem;
 pub mod queue;
 pub mod rng;
+#[cfg(test)]
+pub(crate) mod test_driver;
 pub mod vsock;
 
 use std::os::fd::BorrowedFd;
