@@ -45,14 +45,13 @@ mod layout;
 mod ondisk;
 mod output;
 mod path;
-mod tar;
+pub mod tar;
 mod tree;
 mod xattr;
 
 pub use builder::{Builder, FinishError, Limits, Summary};
 pub use layer::{EntryError, LayerError};
 pub use path::PathError;
-pub use tar::TarError;
 pub use xattr::XattrError;
 
 /// The image's length is a multiple of this: virtio-pmem maps nothing smaller.

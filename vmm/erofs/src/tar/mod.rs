@@ -9,14 +9,14 @@ mod header;
 mod pax;
 mod sparse;
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 
 use header::Header;
 use pax::Pax;
-pub(crate) use sparse::Segment;
+pub use sparse::Segment;
 use sparse::SparseLayout;
 
-pub(crate) const BLOCK: usize = 512;
+const BLOCK: usize = 512;
 
 /// Most bytes of one extension record (long name, pax header, sparse map).
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -25,27 +25,28 @@ const BUFFER: usize = 128 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
-    #[error("can't read the layer")]
+    #[error("can't read the tar stream")]
     Read(#[source] io::Error),
-    #[error("the layer ends in the middle of {0}")]
+    #[error("the tar stream ends in the middle of {0}")]
     Truncated(&'static str),
-    #[error("not a tar header at byte {offset} of the layer: {reason}")]
+    #[error("not a tar header at byte {offset}: {reason}")]
     Header { offset: u64, reason: &'static str },
-    #[error("tar extension header at byte {offset} of the layer: {reason}")]
+    #[error("tar extension header at byte {offset}: {reason}")]
     Extension { offset: u64, reason: &'static str },
-    #[error("tar entry type {kind:?} at byte {offset} of the layer is not known")]
+    #[error("tar entry type {kind:?} at byte {offset} is not known")]
     Type { offset: u64, kind: char },
 }
 
 /// Seconds since the epoch, and nanoseconds after them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Timestamp {
+pub struct Timestamp {
     pub secs: i64,
     pub nanos: u32,
 }
 
+/// What an entry is. Device numbers, targets and sizes are as the header has them, unchecked.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// `map` is what of `size` bytes the stream holds, in order; `None`: all.
     File {
         size: u64,
@@ -65,8 +66,9 @@ pub(crate) enum Kind {
     Fifo,
 }
 
+/// One member. `path` is as the archive has it: absolute, with `..`, or empty.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     pub path: Vec<u8>,
     pub kind: Kind,
     /// Permissions, set-id and sticky bits only.
@@ -78,7 +80,8 @@ pub(crate) struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-pub(crate) struct TarReader<R> {
+/// Reads entries front to back; memory is bounded whatever the stream holds.
+pub struct TarReader<R> {
     inner: BufReader<R>,
     /// Bytes consumed so far, for messages.
     offset: u64,
@@ -97,7 +100,7 @@ struct Extensions {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(crate) fn new(inner: R) -> Self {
+    pub fn new(inner: R) -> Self {
         TarReader {
             inner: BufReader::with_capacity(BUFFER, inner),
             offset: 0,
@@ -108,7 +111,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next entry, or `None` at the end of the archive. Skips what was left of the last one.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         loop {
@@ -141,7 +144,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next chunk of the current entry's bytes in the stream; empty at their end.
-    pub(crate) fn data(&mut self, most: u64) -> Result<Chunk<'_, R>, TarError> {
+    pub fn data(&mut self, most: u64) -> Result<Chunk<'_, R>, TarError> {
         let want = self.data_left.min(most);
         if want == 0 {
             return Ok(Chunk {
@@ -155,6 +158,12 @@ impl<R: Read> TarReader<R> {
         }
         let len = usize::try_from(want).map_or(have, |want| want.min(have));
         Ok(Chunk { reader: self, len })
+    }
+
+    /// Where in the stream the next byte that was not yet handed out stands; after
+    /// [`Self::next_entry`], the entry's data.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     fn entry(
@@ -337,14 +346,29 @@ impl<R: Read> TarReader<R> {
     }
 }
 
+impl<R: Read + Seek> TarReader<R> {
+    /// Goes to the next entry without reading what is between. A stream that ends before it is
+    /// not noticed here, but by whoever reads that data.
+    pub fn seek_past_data(&mut self) -> Result<(), TarError> {
+        let len = self
+            .data_left
+            .saturating_add(std::mem::take(&mut self.padding));
+        let offset = i64::try_from(len).map_err(|_| TarError::Truncated("a file's data"))?;
+        self.inner.seek_relative(offset).map_err(TarError::Read)?;
+        self.offset = self.offset.saturating_add(len);
+        self.data_left = 0;
+        Ok(())
+    }
+}
+
 /// Bytes lent from the reader's buffer; consumed when dropped.
-pub(crate) struct Chunk<'a, R: Read> {
+pub struct Chunk<'a, R: Read> {
     reader: &'a mut TarReader<R>,
     len: usize,
 }
 
 impl<R: Read> Chunk<'_, R> {
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.reader.inner.buffer()[..self.len]
     }
 }

@@ -14,7 +14,7 @@ const BAD_MAP: &str = "its sparse map is malformed";
 
 /// Bytes that the stream holds; everything between two segments is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub struct Segment {
     pub offset: u64,
     pub len: u64,
 }
