@@ -98,39 +98,35 @@ impl VirtQueue {
         &mut self,
         mut serve: impl FnMut(&GuestMemory, DescriptorChain<&GuestMemory>) -> Option<u32>,
     ) -> Result<(), QueueError> {
-        let index = self.index;
-        let ring = |source| QueueError::Ring { index, source };
-        let memory: &GuestMemory = &self.memory;
-        let mut budget = usize::from(self.queue.size()) * ROUNDS;
-        let mut used = false;
-        if !self.queue.ready() {
-            return Ok(());
-        }
-        'drain: loop {
-            self.queue.disable_notification(memory).map_err(ring)?;
-            while let Some(chain) = self.queue.iter(memory).map_err(ring)?.next() {
-                let head = chain.head_index();
-                let Some(len) = serve(memory, chain) else {
-                    self.queue.go_to_previous_position();
-                    break 'drain;
-                };
-                self.queue.add_used(memory, head, len).map_err(ring)?;
-                used = true;
-                budget -= 1;
-                if budget == 0 {
-                    // A driver that never stops must not keep this thread from its other work.
-                    self.kick.write(1).map_err(QueueError::Interrupt)?;
-                    break 'drain;
-                }
-            }
-            if !self.queue.enable_notification(memory).map_err(ring)? {
+        let mut ring = self.ring();
+        while let Some(chain) = ring.take()? {
+            let head = chain.head_index();
+            let Some(len) = serve(ring.memory, chain) else {
+                ring.put_back(1);
                 break;
-            }
+            };
+            ring.complete(head, len)?;
         }
-        if used && self.queue.needs_notification(memory).map_err(ring)? {
-            self.interrupt.signal_used()?;
+        ring.finish()
+    }
+
+    /// For a device that wants several chains at once.
+    pub fn ring(&mut self) -> Ring<'_> {
+        Ring {
+            index: self.index,
+            budget: usize::from(self.queue.size()) * ROUNDS,
+            queue: &mut self.queue,
+            memory: &self.memory,
+            interrupt: &self.interrupt,
+            kick: &self.kick,
+            quiet: false,
+            used: false,
         }
-        Ok(())
+    }
+
+    /// Raises the queue's event, for a handler that stopped early.
+    pub fn wake(&self) -> Result<(), QueueError> {
+        self.kick.write(1).map_err(QueueError::Interrupt)
     }
 
     pub fn memory(&self) -> &Memory {
@@ -139,6 +135,82 @@ impl VirtQueue {
 
     pub fn state(&self) -> QueueState {
         QueueState::of(&self.queue)
+    }
+}
+
+/// One visit to a queue. Chains are taken in order; each is completed, or put back in reverse.
+pub struct Ring<'a> {
+    index: usize,
+    queue: &'a mut Queue,
+    memory: &'a GuestMemory,
+    interrupt: &'a Interrupt,
+    kick: &'a EventFd,
+    /// Chains that this visit may still take.
+    budget: usize,
+    /// The driver's notifications are off.
+    quiet: bool,
+    /// The driver has something to be told of.
+    used: bool,
+}
+
+impl<'a> Ring<'a> {
+    pub fn memory(&self) -> &'a GuestMemory {
+        self.memory
+    }
+
+    /// The next chain that is available. After `None` the queue's event comes when there is one.
+    pub fn take(&mut self) -> Result<Option<DescriptorChain<&'a GuestMemory>>, QueueError> {
+        let index = self.index;
+        let ring = |source| QueueError::Ring { index, source };
+        if !self.queue.ready() {
+            return Ok(None);
+        }
+        if self.budget == 0 {
+            // A driver that never stops must not keep this thread from its other work.
+            self.kick.write(1).map_err(QueueError::Interrupt)?;
+            return Ok(None);
+        }
+        loop {
+            if !self.quiet {
+                self.queue.disable_notification(self.memory).map_err(ring)?;
+                self.quiet = true;
+            }
+            if let Some(chain) = self.queue.iter(self.memory).map_err(ring)?.next() {
+                self.budget -= 1;
+                return Ok(Some(chain));
+            }
+            self.quiet = false;
+            if !self.queue.enable_notification(self.memory).map_err(ring)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Makes the last `count` chains that were taken, and not completed, available again.
+    pub fn put_back(&mut self, count: usize) {
+        for _ in 0..count {
+            self.queue.go_to_previous_position();
+        }
+        self.budget += count;
+    }
+
+    /// Returns a chain, `len` bytes of which were written.
+    pub fn complete(&mut self, head: u16, len: u32) -> Result<(), QueueError> {
+        let index = self.index;
+        self.used = true;
+        self.queue
+            .add_used(self.memory, head, len)
+            .map_err(|source| QueueError::Ring { index, source })
+    }
+
+    /// Interrupts the driver once, if chains were completed and it wants to know.
+    pub fn finish(self) -> Result<(), QueueError> {
+        let index = self.index;
+        let ring = |source| QueueError::Ring { index, source };
+        if self.used && self.queue.needs_notification(self.memory).map_err(ring)? {
+            self.interrupt.signal_used()?;
+        }
+        Ok(())
     }
 }
 
