@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Messages from both queues to the session, and error replies where it has none to give. Runs on
+//! the device's worker thread.
+
+use std::io::Write;
+
+use virtio_queue::DescriptorChain;
+use virtiofsd::fuse::{InHeader, OutHeader};
+use vm_memory::ByteValued;
+
+use super::session::{Session, Source};
+use crate::memory::GuestMemory;
+use crate::virtio::{QueueError, QueueHandler, VirtQueue};
+
+pub(super) struct FsHandler {
+    queues: Vec<VirtQueue>,
+    state: State,
+}
+
+enum State {
+    /// No message yet.
+    Idle(Source),
+    Running {
+        session: Session,
+        tag: String,
+        /// A malformed message was logged; the next ones won't be.
+        complained: bool,
+    },
+    /// The session could not be started, which was logged. Every message fails.
+    Failed,
+}
+
+impl FsHandler {
+    pub(super) fn new(queues: Vec<VirtQueue>, source: Source) -> Self {
+        Self {
+            queues,
+            state: State::Idle(source),
+        }
+    }
+}
+
+impl QueueHandler for FsHandler {
+    fn queue_ready(&mut self, index: usize) -> Result<(), QueueError> {
+        let Self { queues, state } = self;
+        let Some(queue) = queues.get_mut(index) else {
+            return Ok(());
+        };
+        state.start();
+        queue.serve(|memory, chain| state.answer(memory, chain))
+    }
+
+    fn queues(&self) -> &[VirtQueue] {
+        &self.queues
+    }
+}
+
+impl State {
+    /// Starts the session on the thread that serves it.
+    fn start(&mut self) {
+        let Self::Idle(source) = self else { return };
+        let tag = source.tag().to_owned();
+        *self = match Session::start(source) {
+            Ok(session) => Self::Running {
+                session,
+                tag,
+                complained: false,
+            },
+            Err(error) => {
+                log::error!("fs {tag}: {:#}", anyhow::Error::new(error));
+                Self::Failed
+            }
+        };
+    }
+
+    fn answer(&mut self, memory: &GuestMemory, chain: DescriptorChain<&GuestMemory>) -> u32 {
+        let Self::Running {
+            session,
+            tag,
+            complained,
+        } = self
+        else {
+            return refuse(memory, chain);
+        };
+        match session.answer(memory, chain.clone()) {
+            // A reply is at most a little over 1 MiB.
+            Ok(len) => u32::try_from(len).unwrap_or(0),
+            Err(error) => {
+                if !std::mem::replace(complained, true) {
+                    log::warn!("fs {tag}: {error}; further ones are not logged");
+                }
+                refuse(memory, chain)
+            }
+        }
+    }
+}
+
+/// Answers any message with EIO, if it has room for that.
+fn refuse(memory: &GuestMemory, chain: DescriptorChain<&GuestMemory>) -> u32 {
+    let Ok(mut reader) = chain.clone().reader(memory) else {
+        return 0;
+    };
+    let Ok(mut writer) = chain.writer(memory) else {
+        return 0;
+    };
+    let mut header = InHeader::default();
+    if std::io::Read::read_exact(&mut reader, header.as_mut_slice()).is_err() {
+        return 0;
+    }
+    let len = u32::try_from(size_of::<OutHeader>()).expect("16 bytes");
+    let reply = OutHeader {
+        len,
+        error: -libc::EIO,
+        unique: header.unique,
+    };
+    match writer.write_all(reply.as_slice()) {
+        Ok(()) => len,
+        Err(_) => 0,
+    }
+}
