@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The outside: boots the machine, passes the standard streams on, waits for the command's end.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::initramfs::{self, InitramfsError};
+use super::kernel::{self, HostKernel, KernelError};
+use super::qemu::{Machine, Qemu, QemuError};
+use super::terminal::{self, RawTerminal};
+use super::wire::{self, HELLO, Port, Request, ToInside, ToOutside};
+
+/// Lines of the console that an error carries.
+const CONSOLE_LINES: usize = 40;
+
+/// A command to run in the emulated host.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub argv: Vec<std::ffi::OsString>,
+    /// From the start of QEMU to the command's end.
+    pub timeout: Option<Duration>,
+    pub memory_mib: u32,
+    /// A directory outside that is writable inside, under the same path.
+    pub output: Option<PathBuf>,
+    /// The `emulated-host` binary, which becomes PID 1.
+    pub init: PathBuf,
+}
+
+/// How the command ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Outcome {
+    /// Its exit status, or 128 and the signal's number.
+    pub status: u8,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
+    #[error("the output directory {} can't be used", path.display())]
+    Output { path: PathBuf, source: io::Error },
+    #[error("can't use this terminal")]
+    Terminal(#[source] io::Error),
+    #[error("can't talk to the emulated host")]
+    Wire(#[source] io::Error),
+    #[error("can't pass the command's output on")]
+    Stream(#[source] io::Error),
+    #[error("{message}")]
+    Inside { status: u8, message: String },
+    #[error("still running after {} s; killed{}", .timeout.as_secs(), last_words(.console))]
+    Deadline {
+        timeout: Duration,
+        console: Vec<String>,
+    },
+    #[error("the emulated host died{}", last_words(.console))]
+    Died { console: Vec<String> },
+}
+
+impl RunError {
+    /// The exit status for it: 124 as timeout(1) has it, 126 and 127 as shells have them, else 125.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Deadline { .. } => 124,
+            Self::Inside { status, .. } => *status,
+            _ => 125,
+        }
+    }
+}
+
+fn last_words(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return ", without a word on its console".into();
+    }
+    format!("; its console's last words:\n    {}", lines.join("\n    "))
+}
+
+/// What the threads tell the one that waits.
+enum Event {
+    Message(ToOutside),
+    /// The control port has ended: QEMU is gone.
+    Gone,
+    /// So many bytes of this stream have been passed on.
+    Passed(Port, u64),
+    Failed(RunError),
+}
+
+/// Runs a command; its standard streams are this process's own.
+///
+/// # Errors
+/// [`RunError`]: everything that is not the command's own failure.
+pub fn run(run: &Run) -> Result<Outcome, RunError> {
+    let input = io::stdin();
+    // A terminal's input belongs to whoever reads it there; the command sees an end at once.
+    let input = (!input.is_terminal()).then_some(input);
+    Session::start(run, false)?.serve(run.timeout, input)
+}
+
+/// Runs a command on this terminal, which is made raw meanwhile.
+///
+/// # Errors
+/// [`RunError`]: everything that is not the command's own failure.
+pub fn shell(run: &Run) -> Result<Outcome, RunError> {
+    let mut session = Session::start(run, true)?;
+    let control = session.control.try_clone().map_err(RunError::Wire)?;
+    let raw = RawTerminal::new(move |size| wire::send(&control, &ToInside::Resize(size)).is_ok());
+    let _raw = raw.map_err(RunError::Terminal)?;
+    let input = io::stdin();
+    session.serve(run.timeout, Some(input))
+}
+
+struct Session {
+    qemu: Option<Qemu>,
+    control: UnixStream,
+    started: Instant,
+}
+
+impl Session {
+    fn start(run: &Run, terminal: bool) -> Result<Self, RunError> {
+        let kernel = kernel::host_kernel()?;
+        let initramfs = initramfs::initramfs(&kernel, &run.init)?;
+        let output = run.output.as_ref().map(|path| {
+            path.canonicalize().map_err(|source| RunError::Output {
+                path: path.clone(),
+                source,
+            })
+        });
+        let output = output.transpose()?;
+        let started = Instant::now();
+        let mut qemu = Qemu::start(&Machine {
+            kernel: &kernel.vmlinuz,
+            initramfs: &initramfs,
+            memory_mib: run.memory_mib,
+            output: output.as_ref(),
+        })?;
+        let control = qemu.take(Port::Control);
+        let request = request(run, &kernel, output, terminal)?;
+        wire::send(&control, &ToInside::Run(request)).map_err(RunError::Wire)?;
+        Ok(Self {
+            qemu: Some(qemu),
+            control,
+            started,
+        })
+    }
+
+    fn serve(
+        &mut self,
+        timeout: Option<Duration>,
+        input: Option<io::Stdin>,
+    ) -> Result<Outcome, RunError> {
+        let mut qemu = self.qemu.take().expect("a session serves once");
+        let (tell, events) = mpsc::channel();
+        let control = self.control.try_clone().map_err(RunError::Wire)?;
+        let teller = tell.clone();
+        thread::spawn(move || listen(control, &teller));
+        for (port, fd) in [
+            (Port::Stdout, rustix::stdio::stdout()),
+            (Port::Stderr, rustix::stdio::stderr()),
+        ] {
+            let (stream, to, tell) = (qemu.take(port), own(fd)?, tell.clone());
+            thread::spawn(move || pass_out(port, stream, to, &tell));
+        }
+        let stdin = qemu.take(Port::Stdin);
+        thread::spawn(move || pass_in(input, &stdin));
+
+        let deadline = timeout.map(|timeout| (self.started + timeout, timeout));
+        let mut passed = [0; 2];
+        let mut ended = None;
+        loop {
+            let event = match deadline {
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some((at, _)) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match event {
+                Ok(Event::Message(ToOutside::Started)) => {}
+                Ok(Event::Message(ToOutside::Failed { status, message })) => {
+                    return Err(RunError::Inside { status, message });
+                }
+                Ok(Event::Message(ToOutside::Exited {
+                    status,
+                    stdout,
+                    stderr,
+                })) => {
+                    ended = Some((Outcome { status }, [stdout, stderr]));
+                }
+                Ok(Event::Passed(port, n)) => passed[usize::from(port == Port::Stderr)] += n,
+                Ok(Event::Failed(error)) => return Err(error),
+                Ok(Event::Gone) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(RunError::Died {
+                        console: qemu.end(CONSOLE_LINES),
+                    });
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let timeout = timeout.unwrap_or_default();
+                    return Err(RunError::Deadline {
+                        timeout,
+                        console: qemu.end(CONSOLE_LINES),
+                    });
+                }
+            }
+            match ended {
+                Some((outcome, expected)) if passed == expected => return Ok(outcome),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn request(
+    run: &Run,
+    kernel: &HostKernel,
+    output: Option<PathBuf>,
+    terminal: bool,
+) -> Result<Request, RunError> {
+    let cwd = env::current_dir().map_err(RunError::Wire)?;
+    Ok(Request {
+        argv: run
+            .argv
+            .iter()
+            .map(|word| word.as_bytes().to_vec())
+            .collect(),
+        env: env::vars_os()
+            .map(|(name, value)| (name.into_vec(), value.into_vec()))
+            .collect(),
+        cwd: cwd.into_os_string().into_vec(),
+        terminal: terminal
+            .then(terminal::size)
+            .transpose()
+            .map_err(RunError::Terminal)?,
+        output: output.map(|path| path.into_os_string().into_vec()),
+        modules: kernel.modules.clone().into_os_string().into_vec(),
+    })
+}
+
+fn own(fd: BorrowedFd<'_>) -> Result<File, RunError> {
+    Ok(File::from(
+        fd.try_clone_to_owned().map_err(RunError::Stream)?,
+    ))
+}
+
+fn listen(control: UnixStream, tell: &Sender<Event>) {
+    let mut control = BufReader::new(control);
+    let hello = greeted(&mut control);
+    while hello && let Ok(Some(message)) = wire::receive(&mut control) {
+        // Nobody waits any more: the run is over.
+        if tell.send(Event::Message(message)).is_err() {
+            return;
+        }
+    }
+    let _ = tell.send(Event::Gone);
+}
+
+fn greeted(stream: &mut impl Read) -> bool {
+    let mut hello = [0];
+    stream.read_exact(&mut hello).is_ok() && hello == [HELLO]
+}
+
+fn pass_out(port: Port, mut from: UnixStream, mut to: File, tell: &Sender<Event>) {
+    if !greeted(&mut from) {
+        return;
+    }
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        let event = match to.write_all(buffer.get(..n).unwrap_or_default()) {
+            Ok(()) => Event::Passed(port, n as u64),
+            Err(error) => Event::Failed(RunError::Stream(error)),
+        };
+        if tell.send(event).is_err() {
+            return;
+        }
+    }
+}
+
+fn pass_in(from: Option<io::Stdin>, mut to: &UnixStream) {
+    if !greeted(&mut to) {
+        return;
+    }
+    if let Some(mut from) = from {
+        // A command that no longer reads ends the copying, and that is no error.
+        let _ = io::copy(&mut from, &mut to);
+    }
+    // This is how the inside sees the end.
+    let _ = to.shutdown(Shutdown::Write);
+}
