@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The registers with which the boot processor enters the kernel. The others wait for its SIPI.
 
-use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 use thiserror::Error;
 
@@ -44,7 +44,10 @@ fn setting(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> RegsError {
 }
 
 /// What every vCPU gets.
-pub fn set_common(vcpu: &VcpuFd) -> Result<(), RegsError> {
+pub fn set_common(vcpu: &VcpuFd, xcr0: Option<u64>) -> Result<(), RegsError> {
+    if let Some(value) = xcr0 {
+        set_xcr0(vcpu, value)?;
+    }
     let msr = |index, data| kvm_msr_entry {
         index,
         data,
@@ -70,6 +73,15 @@ pub fn set_common(vcpu: &VcpuFd) -> Result<(), RegsError> {
     set_delivery_mode(&mut lapic, APIC_LVT0, APIC_MODE_EXTINT);
     set_delivery_mode(&mut lapic, APIC_LVT1, APIC_MODE_NMI);
     vcpu.set_lapic(&lapic).map_err(setting("local APIC"))
+}
+
+/// The kernel sets XCR0 itself, and KVM normally sees it do so. A host whose virtualization does not
+/// intercept XSETBV (QEMU's TCG, the emulated host) leaves KVM with a stale value, which it would
+/// load over the guest's. So it starts as the kernel will have it.
+fn set_xcr0(vcpu: &VcpuFd, value: u64) -> Result<(), RegsError> {
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    xcrs.xcrs[0] = kvm_xcr { xcr: 0, value, ..Default::default() };
+    vcpu.set_xcrs(&xcrs).map_err(setting("XCR0"))
 }
 
 /// What only the boot processor gets.
