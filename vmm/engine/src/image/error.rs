@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why there is no image.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::digest::{Digest, DigestError};
+use super::platform::Platform;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("No such image: {0}")]
+    NotFound(String),
+    #[error("{id} is the start of more than one image ID")]
+    AmbiguousId { id: String },
+    #[error(
+        "image with reference {reference} was found but its platform ({found}) does not match \
+         the specified platform ({wanted})"
+    )]
+    WrongPlatform {
+        reference: String,
+        found: Box<Platform>,
+        wanted: Box<Platform>,
+    },
+    #[error("no matching manifest for {wanted} in the manifest list entries")]
+    NoMatchingManifest { wanted: Platform },
+
+    #[error("open image archive {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("read image archive {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is no tar archive", path.display())]
+    NotTar {
+        path: PathBuf,
+        source: walnut_erofs::tar::TarError,
+    },
+    #[error("image archive {} is truncated: {member} ends at byte {end}, the file at {len}",
+        path.display())]
+    Truncated {
+        path: PathBuf,
+        member: String,
+        end: u64,
+        len: u64,
+    },
+    #[error("image archive {} lists more than {limit} files", path.display())]
+    TooManyMembers { path: PathBuf, limit: usize },
+    #[error("{} has no {member}{hint}", path.display())]
+    MissingMember {
+        path: PathBuf,
+        member: String,
+        hint: &'static str,
+    },
+    #[error("{what} is {size} bytes long, more than {limit}")]
+    TooLarge { what: String, size: u64, limit: u64 },
+    #[error("{what} is malformed")]
+    Json {
+        what: String,
+        source: serde_json::Error,
+    },
+    #[error("{what} is malformed: {reason}")]
+    Malformed { what: String, reason: &'static str },
+    #[error("{what} has a digest that can't be checked")]
+    Digest { what: String, source: DigestError },
+    #[error("{} holds several images: write one of {} behind it", path.display(), choices.join(", "))]
+    WhichImage { path: PathBuf, choices: Vec<String> },
+    #[error("{} holds no image \"{image}\"; it holds {}", path.display(), list(choices))]
+    NotInArchive {
+        path: PathBuf,
+        image: String,
+        choices: Vec<String>,
+    },
+
+    #[error("{what} is corrupt: expected digest {expected}, got {got}")]
+    DigestMismatch {
+        what: String,
+        expected: Digest,
+        got: Digest,
+    },
+    #[error("{what} is corrupt: expected {expected} bytes, got {got}")]
+    SizeMismatch {
+        what: String,
+        expected: u64,
+        got: u64,
+    },
+    #[error("layer {layer} is compressed with {name}; gzip and zstd are supported")]
+    Compression { layer: Digest, name: &'static str },
+    #[error("layer {layer} can't be applied")]
+    Layer {
+        layer: Digest,
+        source: walnut_erofs::LayerError,
+    },
+    #[error("read layer {layer}")]
+    ReadLayer { layer: Digest, source: io::Error },
+    #[error("finish the image of {image}")]
+    Finish {
+        image: String,
+        source: walnut_erofs::FinishError,
+    },
+
+    #[error("{action} {} in the image store", path.display())]
+    Store {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("the image store's {} was written by a newer walnut", path.display())]
+    NewerStore { path: PathBuf },
+}
+
+fn list(choices: &[String]) -> String {
+    if choices.is_empty() {
+        "only unnamed ones".into()
+    } else {
+        choices.join(", ")
+    }
+}

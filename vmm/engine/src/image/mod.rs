@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Images: what they are called, where they come from, and where they are kept.
+//!
+//! ```text
+//! Reference ─▶ Source (archive, directory) ─▶ manifest, config ─▶ layers ─▶ Store ─▶ Image
+//! ```
+//!
+//! [`Store::resolve`] turns a [`Reference`] into an [`Image`]: a configuration and one EROFS image
+//! to boot from. What comes out of an archive is hostile: JSON and tar headers are bounded, every
+//! blob's digest and every layer's diff_id is compared while it streams by, and nothing is
+//! published before all of it was right.
+//!
+//! An archive whose image is in the store already costs reading its index and no more.
+
+mod archive;
+mod decompress;
+mod digest;
+mod docker;
+mod error;
+mod layers;
+mod manifest;
+mod oci;
+mod platform;
+mod progress;
+mod publish;
+mod reference;
+mod source;
+mod store;
+mod table;
+
+pub use digest::{Digest, DigestError};
+pub use error::ImageError;
+pub use platform::{Platform, PlatformError};
+pub use progress::{Progress, Quiet, Terminal};
+pub use reference::{DEFAULT_REGISTRY, Name, Reference, ReferenceError};
+pub use store::{Image, Store};
+pub use table::Listed;

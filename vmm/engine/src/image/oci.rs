@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Images in an OCI layout (OCI image-spec, image-layout.md, image-index.md, manifest.md).
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
+
+use super::digest::Digest;
+use super::error::ImageError;
+use super::manifest::{Document, Draft, LayerSpec, check_config};
+use super::platform::Platform;
+use super::reference::Name;
+use super::source::{Source, blob_path};
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// containerd and Docker put the whole name here.
+const FULL_NAME: &str = "io.containerd.image.name";
+
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Indexes that may stand inside each other.
+const MAX_DEPTH: usize = 4;
+
+/// The manifest that was asked for, not yet read.
+pub(super) struct Choice {
+    pub manifest: Digest,
+    pub names: Vec<Name>,
+}
+
+/// Picks an image by its reference name, or the only one there is.
+pub(super) fn choose(
+    source: &Source,
+    image: Option<&str>,
+    platform: &Platform,
+) -> Result<Choice, ImageError> {
+    if !source.has("index.json") {
+        let hint = match source.has("manifest.json") {
+            true => ", so it holds no OCI image; it looks like a docker-archive",
+            false => ", so it holds no OCI image",
+        };
+        let (path, member) = (source.path().into(), "index.json".into());
+        return Err(ImageError::MissingMember { path, member, hint });
+    }
+    let what = format!("index.json of {}", source.path().display());
+    let index = parse_index(&source.read("index.json")?, &what)?;
+    let named: Vec<&Descriptor> = match image {
+        Some(image) => index
+            .manifests()
+            .iter()
+            .filter(|entry| is_called(entry, image))
+            .collect(),
+        None => index.manifests().iter().collect(),
+    };
+    let choices = || names_in(&index);
+    let chosen = match (&named[..], image) {
+        ([], Some(image)) => {
+            let (path, image) = (source.path().into(), image.into());
+            return Err(ImageError::NotInArchive {
+                path,
+                image,
+                choices: choices(),
+            });
+        }
+        ([], None) => {
+            return Err(ImageError::Malformed {
+                what,
+                reason: "it names no manifest",
+            });
+        }
+        ([only], _) => pick(source, only, platform, 0)?,
+        (several, _) => {
+            let fitting = pick_among(source, several, platform, 0)?;
+            if image.is_none() && several.iter().any(|entry| !same_image(entry, several[0])) {
+                let path = source.path().into();
+                return Err(ImageError::WhichImage {
+                    path,
+                    choices: choices(),
+                });
+            }
+            fitting
+        }
+    };
+    let names = named.iter().flat_map(|entry| full_names(entry)).collect();
+    Ok(Choice {
+        manifest: chosen,
+        names,
+    })
+}
+
+/// Reads manifest and configuration.
+pub(super) fn read(
+    source: &Source,
+    choice: Choice,
+    platform: &Platform,
+    reference: &str,
+) -> Result<Draft, ImageError> {
+    let what = format!("manifest {}", choice.manifest);
+    let bytes = source.read_blob(&what, choice.manifest)?;
+    let manifest: ImageManifest =
+        serde_json::from_slice(&bytes).map_err(|source| ImageError::Json {
+            what: what.clone(),
+            source,
+        })?;
+    let config_digest = digest(manifest.config(), &what)?;
+    let config = Document {
+        digest: config_digest,
+        bytes: source.read_blob(
+            &format!("image configuration {config_digest}"),
+            config_digest,
+        )?,
+    };
+    let diff_ids = check_config(&config, manifest.layers().len(), platform, reference)?;
+    let layers = manifest
+        .layers()
+        .iter()
+        .zip(diff_ids)
+        .map(|(layer, diff_id)| {
+            let digest = digest(layer, &what)?;
+            let size = Some(layer.size());
+            Ok(LayerSpec {
+                member: blob_path(digest),
+                digest: Some(digest),
+                size,
+                diff_id,
+            })
+        });
+    Ok(Draft {
+        layers: layers.collect::<Result<_, ImageError>>()?,
+        manifest: Some(Document {
+            digest: choice.manifest,
+            bytes,
+        }),
+        config,
+        names: choice.names,
+    })
+}
+
+fn digest(descriptor: &Descriptor, what: &str) -> Result<Digest, ImageError> {
+    Digest::from_oci(descriptor.digest()).map_err(|source| ImageError::Digest {
+        what: what.into(),
+        source,
+    })
+}
+
+fn parse_index(bytes: &[u8], what: &str) -> Result<ImageIndex, ImageError> {
+    serde_json::from_slice(bytes).map_err(|source| ImageError::Json {
+        what: what.into(),
+        source,
+    })
+}
+
+/// The manifest that an entry leads to, through any indexes.
+fn pick(
+    source: &Source,
+    entry: &Descriptor,
+    platform: &Platform,
+    depth: usize,
+) -> Result<Digest, ImageError> {
+    let digest = digest(entry, "an index entry")?;
+    let is_index = match entry.media_type() {
+        MediaType::ImageIndex => true,
+        MediaType::ImageManifest => false,
+        MediaType::Other(other) if other == DOCKER_INDEX => true,
+        MediaType::Other(other) if other == DOCKER_MANIFEST => false,
+        _ => {
+            let what = format!("the index entry for {digest}");
+            return Err(ImageError::Malformed {
+                what,
+                reason: "it is neither manifest nor index",
+            });
+        }
+    };
+    if !is_index {
+        return Ok(digest);
+    }
+    let what = format!("image index {digest}");
+    if depth == MAX_DEPTH {
+        return Err(ImageError::Malformed {
+            what,
+            reason: "indexes are nested too deep",
+        });
+    }
+    let index = parse_index(&source.read_blob(&what, digest)?, &what)?;
+    let entries: Vec<&Descriptor> = index.manifests().iter().collect();
+    pick_among(source, &entries, platform, depth + 1)
+}
+
+/// The first entry for our platform; one that doesn't say counts as fitting where nothing else
+/// does, and its configuration will tell.
+fn pick_among(
+    source: &Source,
+    entries: &[&Descriptor],
+    platform: &Platform,
+    depth: usize,
+) -> Result<Digest, ImageError> {
+    let offers = |entry: &&&Descriptor| {
+        entry
+            .platform()
+            .as_ref()
+            .is_some_and(|offered| platform.accepts(&offered.into()))
+    };
+    let entry = entries
+        .iter()
+        .find(offers)
+        .or_else(|| entries.iter().find(|entry| entry.platform().is_none()))
+        .ok_or_else(|| ImageError::NoMatchingManifest {
+            wanted: platform.clone(),
+        })?;
+    pick(source, entry, platform, depth)
+}
+
+fn annotation<'a>(entry: &'a Descriptor, key: &str) -> Option<&'a str> {
+    entry.annotations().as_ref()?.get(key).map(String::as_str)
+}
+
+fn is_called(entry: &Descriptor, image: &str) -> bool {
+    let wanted = image.parse::<Name>().ok();
+    annotation(entry, REF_NAME) == Some(image)
+        || entry.digest().as_ref() == image
+        || (wanted.is_some() && full_names(entry).any(|name| Some(name) == wanted))
+}
+
+/// Names by which the store may know the image. A bare tag (`latest`) says nothing of the
+/// repository, so it is none.
+fn full_names(entry: &Descriptor) -> impl Iterator<Item = Name> {
+    let full = annotation(entry, FULL_NAME);
+    let short = annotation(entry, REF_NAME).filter(|name| name.contains([':', '/']));
+    full.or(short)
+        .and_then(|name| name.parse().ok())
+        .into_iter()
+}
+
+fn same_image(entry: &Descriptor, other: &Descriptor) -> bool {
+    entry.digest() == other.digest()
+        || [REF_NAME, FULL_NAME].iter().any(|key| {
+            annotation(entry, key).is_some() && annotation(entry, key) == annotation(other, key)
+        })
+        || (entry.platform().is_some() && other.platform().is_some() && is_unnamed(entry))
+}
+
+fn is_unnamed(entry: &Descriptor) -> bool {
+    annotation(entry, REF_NAME).is_none() && annotation(entry, FULL_NAME).is_none()
+}
+
+fn names_in(index: &ImageIndex) -> Vec<String> {
+    let name = |entry: &Descriptor| {
+        annotation(entry, REF_NAME)
+            .or_else(|| annotation(entry, FULL_NAME))
+            .map_or_else(|| entry.digest().to_string(), printable)
+    };
+    index.manifests().iter().take(20).map(name).collect()
+}
+
+fn printable(name: &str) -> String {
+    name.chars()
+        .take(100)
+        .flat_map(char::escape_default)
+        .collect()
+}
