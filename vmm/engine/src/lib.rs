@@ -1,2 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The engine: from a command line to a container in a virtual machine of its own, and back to an
+//! exit code.
+//!
+//! [`cli`] holds the literal flags, [`container`] what they mean, [`spec`] the OCI runtime spec
+//! made of that, [`storage`] its root file system; [`vm`] starts and ends the machine, [`run`]
+//! drives it all. The binary is a thin front of this library.
+
 #![deny(unsafe_code)]
+
+pub mod cli;
+pub mod container;
+// pub mod doctor;
+pub mod image;
+pub mod kvm;
+pub mod logger;
+pub mod paths;
+pub mod run;
+pub mod spec;
+pub mod storage;
+pub mod units;
+pub mod vm;

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line: literal flags here and in [`run`], what they mean in [`crate::container`].
+
+pub mod run;
+mod usage;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use usage::UsageError;
+
+const EXAMPLES: &str = "\
+Examples:
+  walnut run --rm oci-archive:busybox.tar echo hello
+  walnut run --rm -it docker-archive:debian.tar bash
+  walnut run --rm --rootfs ./rootfs -v \"$PWD\":/work -w /work -- ./script.sh
+  walnut doctor
+
+Files:
+  --root   images and containers; /var/lib/walnut, or $XDG_DATA_HOME/walnut
+  --state  what lives as long as a machine; /run/walnut, or $XDG_RUNTIME_DIR/walnut
+
+Environment:
+  WALNUT_LOG              error, warn, info, debug or trace: what is told on stderr
+  WALNUT_LIBEXEC          where walnut-vmm, vmlinux and initramfs.cpio are, if not beside walnut
+  WALNUT_READY_TIMEOUT_S  how long a machine may take to come up, in seconds";
+
+/// Runs each container in a virtual machine of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "walnut",
+    version,
+    after_help = EXAMPLES,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Where images and containers are kept
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Where the state of running machines is kept
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
+    /// Say more; twice says everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create and run a container
+    Run(Box<run::RunArgs>),
+    /// Say what this machine can do, and what to do about what it can't
+    Doctor,
+}
+
+impl Cli {
+    /// # Errors
+    /// What is wrong with the arguments, in Docker's words where it has some. Help and version are
+    /// no errors of ours: clap prints them.
+    pub fn from_args(args: &[OsString]) -> Result<Self, UsageError> {
+        let mut command = Self::command();
+        command
+            .try_get_matches_from_mut(args)
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|e| UsageError::new(e, args))
+    }
+}
+
+#[cfg(test)]
+mod tests;

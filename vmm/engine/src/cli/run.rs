@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `walnut run`'s flags, as they are typed.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, ValueEnum};
+
+use crate::units::{MilliCpus, UnitError, parse_size};
+
+const EXAMPLES: &str = "\
+IMAGE is oci-archive:FILE[:REF], docker-archive:FILE[:REF], oci:DIR[:REF], or the name of an image
+that is already loaded. Flags after IMAGE belong to the command.
+
+Examples:
+  walnut run --rm oci-archive:busybox.tar echo hello
+  walnut run --rm -it oci-archive:busybox.tar sh
+  tar c . | walnut run --rm -i busybox tar t
+  walnut run --rm -v \"$PWD\":/src:ro -w /src --memory 256m --cpus 2 busybox ls
+  walnut run --rm --rootfs ./rootfs -- ./script.sh
+
+Exit status: the command's own; 125 if walnut fails, 126 if the command can't be invoked, 127 if it
+can't be found, 128 + n if signal n ended it.";
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = EXAMPLES,
+    args_override_self = true,
+    disable_help_flag = true,
+    override_usage = "walnut run [OPTIONS] IMAGE [COMMAND] [ARG...]\n       \
+                      walnut run [OPTIONS] --rootfs DIR [--] COMMAND [ARG...]"
+)]
+pub struct RunArgs {
+    /// Add a host name to /etc/hosts (host:ip)
+    #[arg(long, value_name = "HOST:IP")]
+    pub add_host: Vec<String>,
+    /// Add Linux capabilities
+    #[arg(long, value_name = "CAP")]
+    pub cap_add: Vec<String>,
+    /// Drop Linux capabilities
+    #[arg(long, value_name = "CAP")]
+    pub cap_drop: Vec<String>,
+    /// Number of CPUs; the machine has as many as hold them
+    #[arg(long, value_name = "N", value_parser = MilliCpus::parse)]
+    pub cpus: Option<MilliCpus>,
+    /// DNS servers for /etc/resolv.conf, instead of the host's
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<String>,
+    /// DNS options for /etc/resolv.conf
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+    /// DNS search domains for /etc/resolv.conf
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// Overwrite the entrypoint of the image
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Set an environment variable; NAME alone takes the value from here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Add supplementary groups
+    #[arg(long, value_name = "GROUP")]
+    pub group_add: Vec<String>,
+    /// Print this help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Host name of the container
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Keep standard input open
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub interactive: bool,
+    /// Memory limit, such as 64m or 1.5g; the machine has a little more
+    #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
+    pub memory: Option<u64>,
+    /// Name of the container
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Limit on the number of processes; -1 is none
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Platform of the image, if it has several
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// All capabilities and all devices of its own machine
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub privileged: bool,
+    /// Mount the container's root file system read-only
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub read_only: bool,
+    /// Remove the container when it exits
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub rm: bool,
+    /// Run a directory of the host instead of an image; what is written goes there
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: Option<PathBuf>,
+    /// seccomp=PROFILE.json, seccomp=unconfined or no-new-privileges
+    #[arg(long, value_name = "OPTION")]
+    pub security_opt: Vec<String>,
+    /// Size of /dev/shm; half of the memory unless given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub shm_size: Option<u64>,
+    /// Signal that asks the container to stop
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
+    /// Seconds between that signal and SIGKILL; -1 is for ever
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub stop_timeout: Option<i32>,
+    /// size=SIZE limits the writable layer
+    #[arg(long, value_name = "OPTION")]
+    pub storage_opt: Vec<String>,
+    /// Kernel parameters of the machine
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub sysctl: Vec<String>,
+    /// Say on stderr how long each phase took
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "table")]
+    pub timings: Option<TimingsFormat>,
+    /// Mount a tmpfs
+    #[arg(long, value_name = "DIR[:OPTIONS]")]
+    pub tmpfs: Vec<String>,
+    /// Allocate a terminal
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub tty: bool,
+    /// Set resource limits
+    #[arg(long, value_name = "TYPE=SOFT[:HARD]")]
+    pub ulimit: Vec<String>,
+    /// User name or number, and group
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Bind mount a directory or file of the host
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub volume: Vec<String>,
+    /// Working directory inside the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+
+    #[arg(trailing_var_arg = true, required_unless_present = "rootfs", hide = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TimingsFormat {
+    Table,
+    Json,
+}
+
+/// Docker's floor: what a process, its page tables and its cgroup need to exist at all.
+pub const MIN_MEMORY_LIMIT: u64 = 6 << 20;
+
+#[derive(Debug, thiserror::Error)]
+enum MemoryLimitError {
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    #[error("minimum memory limit allowed is 6MB")]
+    TooLow,
+}
+
+fn memory_limit(text: &str) -> Result<u64, MemoryLimitError> {
+    let limit = parse_size(text)?;
+    if limit < MIN_MEMORY_LIMIT {
+        return Err(MemoryLimitError::TooLow);
+    }
+    Ok(limit)
+}
+
+/// The one-letter names, for messages.
+pub(super) fn short_of(long: &str) -> Option<char> {
+    Some(match long {
+        "env" => 'e',
+        "hostname" => 'h',
+        "interactive" => 'i',
+        "memory" => 'm',
+        "tty" => 't',
+        "user" => 'u',
+        "volume" => 'v',
+        "workdir" => 'w',
+        _ => return None,
+    })
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use super::*;
+
+fn parse(line: &[&str]) -> Result<Cli, UsageError> {
+    let args: Vec<OsString> = std::iter::once("walnut")
+        .chain(line.iter().copied())
+        .map(OsString::from)
+        .collect();
+    Cli::from_args(&args)
+}
+
+fn run(line: &[&str]) -> run::RunArgs {
+    let full: Vec<&str> = std::iter::once("run").chain(line.iter().copied()).collect();
+    match parse(&full).unwrap().command {
+        Command::Run(args) => *args,
+        Command::Doctor => panic!("not run"),
+    }
+}
+
+fn words(line: &[&str]) -> (String, u8) {
+    let error = parse(line).unwrap_err();
+    (error.to_string(), error.exit_code())
+}
+
+#[test]
+fn clap_accepts_the_definition() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn flags_after_the_image_belong_to_the_command() {
+    let args = run(&["--rm", "-it", "busybox", "ls", "-l", "--rm=false", "--", "-e", "x"]);
+    assert!(args.rm && args.interactive && args.tty);
+    assert_eq!(args.args, ["busybox", "ls", "-l", "--rm=false", "--", "-e", "x"]);
+    assert!(args.env.is_empty());
+}
+
+#[test]
+fn flags_as_docker_users_type_them() {
+    let args = run(&[
+        "-ti", "-eA=b", "-e", "C", "--env=D=e", "-w/work", "-u", "1000:1000", "-m", "1.5g", "--cpus=1.5",
+        "-v", "/a:/b:ro", "-v=/c:/d", "--rm=true", "--tty=false", "--name", "a", "--name", "b",
+        "--pids-limit", "-1", "--timings", "image",
+    ]);
+    assert!(args.interactive && !args.tty && args.rm);
+    assert_eq!(args.env, ["A=b", "C", "D=e"]);
+    assert_eq!(args.workdir.as_deref(), Some("/work"));
+    assert_eq!(args.memory, Some(3 << 29));
+    assert_eq!(args.cpus.unwrap().milli(), 1500);
+    assert_eq!(args.volume, ["/a:/b:ro", "/c:/d"]);
+    assert_eq!(args.name.as_deref(), Some("b"));
+    assert_eq!(args.pids_limit, Some(-1));
+    assert_eq!(args.timings, Some(run::TimingsFormat::Table));
+    assert_eq!(args.args, ["image"]);
+    assert_eq!(run(&["--timings=json", "i"]).timings, Some(run::TimingsFormat::Json));
+}
+
+#[test]
+fn a_rootfs_needs_no_image() {
+    let args = run(&["--rootfs", "./r", "--", "./script.sh", "--flag"]);
+    assert_eq!(args.rootfs.as_deref(), Some(std::path::Path::new("./r")));
+    assert_eq!(args.args, ["./script.sh", "--flag"]);
+}
+
+#[test]
+fn global_flags_stand_before_the_verb() {
+    let cli = parse(&["--root", "/r", "-vv", "--state=/s", "doctor"]).unwrap();
+    assert_eq!(cli.root.as_deref(), Some(std::path::Path::new("/r")));
+    assert_eq!(cli.verbose, 2);
+    assert!(matches!(cli.command, Command::Doctor));
+}
+
+#[test]
+fn mistakes_in_dockers_words() {
+    for (line, said) in [
+        (&["run", "--frob", "i"][..], "unknown flag: --frob; see 'walnut run --help'"),
+        (&["run", "--frob=1", "i"], "unknown flag: --frob; see 'walnut run --help'"),
+        (&["run", "-x", "i"], "unknown shorthand flag: 'x' in -x; see 'walnut run --help'"),
+        (&["run"], "\"walnut run\" requires at least 1 argument; see 'walnut run --help'"),
+        (
+            &["run", "-m", "foo", "i"],
+            "invalid argument \"foo\" for \"-m, --memory\" flag: invalid size: 'foo'; \
+             see 'walnut run --help'",
+        ),
+        (
+            &["run", "-m", "1m", "i"],
+            "invalid argument \"1m\" for \"-m, --memory\" flag: minimum memory limit allowed is \
+             6MB; see 'walnut run --help'",
+        ),
+        (
+            &["run", "--cpus", "two", "i"],
+            "invalid argument \"two\" for \"--cpus\" flag: failed to parse 'two' as a number of \
+             CPUs; see 'walnut run --help'",
+        ),
+        (&["run", "--name"], "flag needs an argument: --name; see 'walnut run --help'"),
+        (&["run", "-e"], "flag needs an argument: -e, --env; see 'walnut run --help'"),
+    ] {
+        assert_eq!(words(line), (said.to_owned(), 125), "{line:?}");
+    }
+    let unknown = "'frob' is not a walnut command; see 'walnut --help'";
+    assert_eq!(words(&["frob"]), (unknown.to_owned(), 1));
+}
+
+#[test]
+fn help_is_no_mistake() {
+    for line in [&["--help"][..], &["run", "--help"], &["--version"], &["doctor", "--help"]] {
+        let error = parse(line).unwrap_err();
+        assert!(error.as_help().is_some() && error.exit_code() == 0, "{line:?}");
+    }
+    // `-h` is the host name, as in Docker.
+    assert_eq!(run(&["-h", "box", "i"]).hostname.as_deref(), Some("box"));
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a container may use: memory, processors, processes, file descriptors.
+//!
+//! The machine is made to fit: its memory is the container's limit and what the guest itself
+//! needs, its processors are the whole ones that hold the allowance. The limit proper is the
+//! guest's cgroup, so that a container which oversteps it meets Docker's OOM killer, not a panic.
+
+use oci_spec::runtime::PosixRlimitType;
+use thiserror::Error;
+use walnut_vmm_config::{MAX_CPUS, MIN_MEMORY_MIB};
+
+use crate::units::{GIB, MIB, MilliCpus, human_size};
+
+#[derive(Debug, Error)]
+pub enum LimitError {
+    #[error("--memory {} is more than this machine has ({})", human_size(*.asked), human_size(*.host))]
+    AboveHost { asked: u64, host: u64 },
+    #[error("range of CPUs is from 0.01 to {MAX_CPUS}.00")]
+    Cpus,
+    #[error("invalid ulimit argument: {0}")]
+    Ulimit(String),
+    #[error("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")]
+    UlimitOrder { soft: u64, hard: u64 },
+    #[error("find out how much memory this machine has")]
+    HostMemory,
+}
+
+/// Of the machine, for a container without a limit of its own. Pages that nobody touches cost the
+/// host nothing.
+const DEFAULT_MEMORY_MIB: u32 = 512;
+/// For a container without an allowance of its own; more are asked for by `--cpus`.
+const DEFAULT_CPUS: u8 = 2;
+/// Kernel, agent and their working memory, beside the container's.
+const GUEST_OVERHEAD: u64 = 48 * MIB;
+/// The kernel keeps 64 bytes of `struct page` for each 4 KiB page.
+const PAGE_STRUCT_SHARE: u64 = 64;
+
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub cpus: Option<MilliCpus>,
+    pub pids: Option<i64>,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
+}
+
+impl Limits {
+    pub fn check(&self) -> Result<(), LimitError> {
+        if let Some(asked) = self.memory {
+            let host = host_memory().ok_or(LimitError::HostMemory)?;
+            if asked > host {
+                return Err(LimitError::AboveHost { asked, host });
+            }
+        }
+        if let Some(cpus) = self.cpus
+            && (cpus.milli() < MilliCpus::MIN.milli() || cpus.ceil() > u32::from(MAX_CPUS))
+        {
+            return Err(LimitError::Cpus);
+        }
+        Ok(())
+    }
+
+    /// The machine's memory.
+    pub fn machine_memory_mib(&self) -> u32 {
+        let Some(limit) = self.memory else {
+            return DEFAULT_MEMORY_MIB;
+        };
+        let bytes = limit + limit / PAGE_STRUCT_SHARE + GUEST_OVERHEAD;
+        let mib = bytes.div_ceil(MIB).next_multiple_of(2);
+        u32::try_from(mib).unwrap_or(u32::MAX).max(MIN_MEMORY_MIB)
+    }
+
+    /// The machine's virtual processors.
+    pub fn machine_cpus(&self) -> u8 {
+        match self.cpus {
+            Some(cpus) => u8::try_from(cpus.ceil()).unwrap_or(MAX_CPUS).clamp(1, MAX_CPUS),
+            None => {
+                let host = std::thread::available_parallelism().map_or(1, usize::from);
+                u8::try_from(host).unwrap_or(MAX_CPUS).clamp(1, DEFAULT_CPUS)
+            }
+        }
+    }
+
+    /// Bytes of `/dev/shm`: half of what the container may use.
+    pub fn shm_bytes(&self) -> u64 {
+        let memory = self.memory.unwrap_or(u64::from(DEFAULT_MEMORY_MIB) * MIB);
+        self.shm_size.unwrap_or(memory / 2)
+    }
+}
+
+/// All of it, in use or not.
+fn host_memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let bytes = u128::from(info.totalram) * u128::from(info.mem_unit);
+    // sysinfo leaves out what the firmware and the kernel image hold: be generous.
+    u64::try_from(bytes).ok().map(|bytes| bytes.next_multiple_of(GIB / 4))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ulimit {
+    pub kind: PosixRlimitType,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+impl Ulimit {
+    /// `nofile=1024:2048`, `core=0`, `nproc=-1`.
+    pub fn parse(text: &str) -> Result<Self, LimitError> {
+        let invalid = || LimitError::Ulimit(text.to_owned());
+        let (name, values) = text.split_once('=').ok_or_else(invalid)?;
+        let kind = kind_of(name).ok_or_else(invalid)?;
+        let value = |text: &str| match text {
+            "-1" | "unlimited" => Ok(u64::MAX),
+            _ => text.parse::<u64>().map_err(|_| invalid()),
+        };
+        let (soft, hard) = match values.split_once(':') {
+            Some((soft, hard)) => (value(soft)?, value(hard)?),
+            None => (value(values)?, value(values)?),
+        };
+        if soft > hard {
+            return Err(LimitError::UlimitOrder { soft, hard });
+        }
+        Ok(Self { kind, soft, hard })
+    }
+}
+
+fn kind_of(name: &str) -> Option<PosixRlimitType> {
+    Some(match name {
+        "as" => PosixRlimitType::RlimitAs,
+        "core" => PosixRlimitType::RlimitCore,
+        "cpu" => PosixRlimitType::RlimitCpu,
+        "data" => PosixRlimitType::RlimitData,
+        "fsize" => PosixRlimitType::RlimitFsize,
+        "locks" => PosixRlimitType::RlimitLocks,
+        "memlock" => PosixRlimitType::RlimitMemlock,
+        "msgqueue" => PosixRlimitType::RlimitMsgqueue,
+        "nice" => PosixRlimitType::RlimitNice,
+        "nofile" => PosixRlimitType::RlimitNofile,
+        "nproc" => PosixRlimitType::RlimitNproc,
+        "rss" => PosixRlimitType::RlimitRss,
+        "rtprio" => PosixRlimitType::RlimitRtprio,
+        "rttime" => PosixRlimitType::RlimitRttime,
+        "sigpending" => PosixRlimitType::RlimitSigpending,
+        "stack" => PosixRlimitType::RlimitStack,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_fits_the_container() {
+        let limits = Limits { memory: Some(256 * MIB), ..Limits::default() };
+        assert_eq!(limits.machine_memory_mib(), 308);
+        assert_eq!(limits.shm_bytes(), 128 * MIB);
+        let tiny = Limits { memory: Some(6 * MIB), ..Limits::default() };
+        assert_eq!(tiny.machine_memory_mib(), MIN_MEMORY_MIB);
+        assert_eq!(Limits::default().machine_memory_mib(), DEFAULT_MEMORY_MIB);
+        let half = Limits { cpus: Some(MilliCpus::parse("2.5").unwrap()), ..Limits::default() };
+        assert_eq!(half.machine_cpus(), 3);
+    }
+
+    #[test]
+    fn more_than_there_is_is_refused() {
+        let limits = Limits { memory: Some(1 << 50), ..Limits::default() };
+        let said = limits.check().unwrap_err().to_string();
+        assert!(said.starts_with("--memory 1048576 GiB is more than this machine has ("), "{said}");
+        for cpus in ["0", "0.001", "33", "32.5"] {
+            let limits = Limits { cpus: Some(MilliCpus::parse(cpus).unwrap()), ..Limits::default() };
+            assert!(limits.check().is_err(), "{cpus}");
+        }
+    }
+
+    #[test]
+    fn ulimits() {
+        let parsed = Ulimit::parse("nofile=1024:2048").unwrap();
+        assert_eq!((parsed.soft, parsed.hard), (1024, 2048));
+        assert_eq!(Ulimit::parse("core=-1").unwrap().hard, u64::MAX);
+        assert!(Ulimit::parse("nofile=2:1").unwrap_err().to_string().ends_with("2 > 1"));
+        for bad in ["", "nofile", "foo=1", "nofile=a", "nofile=1:2:3", "nofile="] {
+            let said = Ulimit::parse(bad).unwrap_err().to_string();
+            assert_eq!(said, format!("invalid ulimit argument: {bad}"));
+        }
+    }
+}

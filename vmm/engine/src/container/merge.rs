@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From flags and image to a [`Container`], by Docker's rules.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::{
+    Container, ContainerError, ContainerId, Dns, Limits, Security, Ulimit, env, signal, volume,
+};
+use crate::cli::run::RunArgs;
+use crate::units::parse_size;
+
+/// `SIGTERM`.
+const DEFAULT_STOP_SIGNAL: u32 = 15;
+const DEFAULT_STOP_TIMEOUT_S: i32 = 10;
+/// Of a host name (`HOST_NAME_MAX`).
+const MAX_HOSTNAME: usize = 64;
+
+/// What an image says about its containers; all empty for a `--rootfs`.
+#[derive(Clone, Debug, Default)]
+pub struct ImageDefaults {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    pub env: Vec<String>,
+    pub working_dir: String,
+    pub user: String,
+    pub stop_signal: String,
+}
+
+impl From<&oci_spec::image::ImageConfiguration> for ImageDefaults {
+    fn from(image: &oci_spec::image::ImageConfiguration) -> Self {
+        let Some(config) = image.config() else {
+            return Self::default();
+        };
+        Self {
+            entrypoint: config.entrypoint().clone().unwrap_or_default(),
+            cmd: config.cmd().clone().unwrap_or_default(),
+            env: config.env().clone().unwrap_or_default(),
+            working_dir: config.working_dir().clone().unwrap_or_default(),
+            user: config.user().clone().unwrap_or_default(),
+            stop_signal: config.stop_signal().clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Container {
+    /// What the flags alone say, checked before any image is looked for; `here` is this process's
+    /// working directory. [`Self::apply_image`] completes it.
+    pub fn from_flags(args: &RunArgs, here: &Path) -> Result<Self, ContainerError> {
+        let id = ContainerId::random().map_err(ContainerError::Id)?;
+        let hostname = args.hostname.clone().unwrap_or_else(|| id.short().to_owned());
+        if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(['/', '\0']) {
+            return Err(ContainerError::Hostname(hostname));
+        }
+        if let Some(name) = &args.name {
+            check_name(name)?;
+        }
+        let (volumes, tmpfs) = volume::parse_all(&args.volume, &args.tmpfs, here)?;
+        let stop_signal = args.stop_signal.as_deref().map(signal::parse).transpose()?;
+        Ok(Self {
+            name: args.name.clone(),
+            args: Vec::new(),
+            env: env::requested(&args.env_file, &args.env)?,
+            cwd: working_dir(args.workdir.as_deref())?,
+            user: args.user.clone().unwrap_or_default(),
+            group_add: args.group_add.clone(),
+            tty: args.tty,
+            interactive: args.interactive,
+            read_only: args.read_only,
+            limits: limits(args)?,
+            security: Security::new(
+                &args.cap_add,
+                &args.cap_drop,
+                args.privileged,
+                &args.security_opt,
+            )?,
+            sysctls: args.sysctl.iter().map(|s| sysctl(s)).collect::<Result<_, _>>()?,
+            hosts: args.add_host.iter().map(|s| host(s)).collect::<Result<_, _>>()?,
+            dns: dns(args)?,
+            stop_signal: stop_signal.unwrap_or(0),
+            stop_timeout_s: args.stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
+            storage_size: storage_size(&args.storage_opt)?,
+            remove: args.rm,
+            id,
+            hostname,
+            volumes,
+            tmpfs,
+        })
+    }
+
+    /// Fills in what the flags left to the image; `command` is what follows the image's name.
+    pub fn apply_image(
+        &mut self,
+        entrypoint: Option<&str>,
+        command: &[String],
+        image: &ImageDefaults,
+    ) -> Result<(), ContainerError> {
+        self.args = full_command(entrypoint, command, image)?;
+        self.env = env::merge(&self.hostname, self.tty, &image.env, &self.env);
+        if self.cwd.is_empty() {
+            // An image's is relative to the root.
+            let absolute = image.working_dir.starts_with('/');
+            self.cwd = format!("{}{}", if absolute { "" } else { "/" }, image.working_dir);
+        }
+        if self.user.is_empty() {
+            self.user.clone_from(&image.user);
+        }
+        if self.stop_signal == 0 {
+            self.stop_signal = match image.stop_signal.as_str() {
+                "" => DEFAULT_STOP_SIGNAL,
+                signal => signal::parse(signal)?,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// A given entrypoint drops the image's command with its entrypoint; an empty one drops only them.
+fn full_command(
+    entrypoint: Option<&str>,
+    command: &[String],
+    image: &ImageDefaults,
+) -> Result<Vec<String>, ContainerError> {
+    let mut full = match entrypoint {
+        Some("") => Vec::new(),
+        Some(program) => vec![program.to_owned()],
+        None => image.entrypoint.clone(),
+    };
+    if command.is_empty() && entrypoint.is_none() {
+        full.extend(image.cmd.iter().cloned());
+    } else {
+        full.extend(command.iter().cloned());
+    }
+    if full.is_empty() { Err(ContainerError::NoCommand) } else { Ok(full) }
+}
+
+/// Empty where none is given.
+fn working_dir(given: Option<&str>) -> Result<String, ContainerError> {
+    match given.unwrap_or_default() {
+        dir if dir.is_empty() || dir.starts_with('/') => Ok(dir.to_owned()),
+        dir => Err(ContainerError::WorkingDir(dir.to_owned())),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ContainerError> {
+    let mut bytes = name.strip_prefix('/').unwrap_or(name).bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = bytes.len() > 0
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if first && rest { Ok(()) } else { Err(ContainerError::Name(name.to_owned())) }
+}
+
+fn limits(args: &RunArgs) -> Result<Limits, ContainerError> {
+    let limits = Limits {
+        memory: args.memory,
+        cpus: args.cpus,
+        // To Docker, 0 and -1 are no limit.
+        pids: args.pids_limit.filter(|limit| *limit > 0),
+        shm_size: args.shm_size,
+        ulimits: args.ulimit.iter().map(|s| Ulimit::parse(s)).collect::<Result<_, _>>()?,
+    };
+    limits.check()?;
+    Ok(limits)
+}
+
+fn sysctl(text: &str) -> Result<(String, String), ContainerError> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !name.contains("..") => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err(ContainerError::Sysctl(text.to_owned())),
+    }
+}
+
+/// `name:address`, or `name=address`; an IPv6 address may stand in brackets.
+fn host(text: &str) -> Result<(String, String), ContainerError> {
+    let invalid = || ContainerError::AddHost(text.to_owned());
+    let (name, address) = text.split_once(['=', ':']).ok_or_else(invalid)?;
+    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+    let parsed: IpAddr = bare.parse().map_err(|_| invalid())?;
+    let clean = !name.is_empty() && !name.contains(char::is_whitespace);
+    if clean { Ok((name.to_owned(), parsed.to_string())) } else { Err(invalid()) }
+}
+
+fn dns(args: &RunArgs) -> Result<Dns, ContainerError> {
+    for server in &args.dns {
+        if server.parse::<IpAddr>().is_err() {
+            return Err(ContainerError::Dns(server.clone()));
+        }
+    }
+    Ok(Dns {
+        servers: args.dns.clone(),
+        search: args.dns_search.clone(),
+        options: args.dns_option.clone(),
+    })
+}
+
+fn storage_size(options: &[String]) -> Result<Option<u64>, ContainerError> {
+    let mut size = None;
+    for option in options {
+        let invalid = || ContainerError::StorageOpt(option.clone());
+        let value = option.strip_prefix("size=").ok_or_else(invalid)?;
+        size = Some(parse_size(value).map_err(|_| invalid())?);
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn image() -> ImageDefaults {
+        ImageDefaults {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["cmd".into(), "arg".into()],
+            env: vec!["A=1".into()],
+            working_dir: "/srv".into(),
+            user: "alice".into(),
+            stop_signal: "SIGINT".into(),
+        }
+    }
+
+    fn resolve_with(image: &ImageDefaults, line: &[&str]) -> Result<Container, ContainerError> {
+        let argv: Vec<std::ffi::OsString> =
+            ["walnut", "run"].iter().chain(line).map(Into::into).collect();
+        let Command::Run(args) = Cli::from_args(&argv).unwrap().command else { panic!("not run") };
+        let mut container = Container::from_flags(&args, Path::new("/"))?;
+        container.apply_image(args.entrypoint.as_deref(), &args.args[1..], image)?;
+        Ok(container)
+    }
+
+    fn resolve(line: &[&str]) -> Result<Container, ContainerError> {
+        resolve_with(&image(), line)
+    }
+
+    #[test]
+    fn the_image_is_the_default() {
+        let container = resolve(&["image"]).unwrap();
+        assert_eq!(container.args, ["/entry", "cmd", "arg"]);
+        assert_eq!((container.cwd.as_str(), container.user.as_str()), ("/srv", "alice"));
+        assert_eq!(container.stop_signal, 2);
+        assert!(container.env.contains(&"A=1".to_owned()));
+        assert_eq!(container.hostname, container.id.short());
+    }
+
+    #[test]
+    fn entrypoint_and_command() {
+        assert_eq!(resolve(&["image", "x"]).unwrap().args, ["/entry", "x"]);
+        assert_eq!(resolve(&["--entrypoint", "e", "image"]).unwrap().args, ["e"]);
+        assert_eq!(resolve(&["--entrypoint", "e", "image", "x"]).unwrap().args, ["e", "x"]);
+        assert_eq!(resolve(&["--entrypoint=", "image", "x"]).unwrap().args, ["x"]);
+        let none = resolve(&["--entrypoint=", "image"]).unwrap_err();
+        assert_eq!(none.to_string(), "no command specified");
+        let empty = resolve_with(&ImageDefaults::default(), &["image"]).unwrap_err();
+        assert_eq!(empty.to_string(), "no command specified");
+    }
+
+    #[test]
+    fn flags_win_over_the_image() {
+        let container = resolve(&[
+            "-w", "/w", "-u", "0:0", "-e", "A=2", "-h", "box", "--stop-signal", "9", "image",
+        ])
+        .unwrap();
+        assert_eq!((container.cwd.as_str(), container.user.as_str()), ("/w", "0:0"));
+        assert_eq!(container.stop_signal, 9);
+        assert!(container.env.contains(&"A=2".to_owned()));
+        assert!(container.env.contains(&"HOSTNAME=box".to_owned()));
+    }
+
+    #[test]
+    fn mistakes_name_what_is_wrong() {
+        for (line, said) in [
+            (
+                &["-w", "rel", "image"][..],
+                "the working directory 'rel' is invalid, it needs to be an absolute path",
+            ),
+            (&["--add-host", "a:b", "image"], "bad format for add-host: \"a:b\""),
+            (&["--dns", "here", "image"], "here is not an ip address"),
+            (
+                &["--storage-opt", "foo=1", "image"],
+                "invalid argument \"foo=1\" for \"--storage-opt\" flag: only size=SIZE is known",
+            ),
+            (&["--hostname", "a/b", "image"], "invalid hostname: 'a/b'"),
+            (&["--stop-signal", "FOO", "image"], "invalid signal: FOO"),
+        ] {
+            assert_eq!(resolve(line).unwrap_err().to_string(), said, "{line:?}");
+        }
+        for bad in ["", "a", "-a", "a b", "ä1"] {
+            assert!(matches!(check_name(bad), Err(ContainerError::Name(_))), "{bad}");
+        }
+        assert!(check_name("web_1.a-b").is_ok());
+    }
+
+    #[test]
+    fn hosts() {
+        assert_eq!(host("a:1.2.3.4").unwrap(), ("a".into(), "1.2.3.4".into()));
+        assert_eq!(host("a:[::1]").unwrap(), ("a".into(), "::1".into()));
+        assert_eq!(host("a=::1").unwrap(), ("a".into(), "::1".into()));
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container as asked for: the literal flags and the image's own configuration, merged by
+//! Docker's rules and checked once. Everything after this works on [`Container`].
+
+pub mod env;
+pub mod id;
+pub mod limits;
+mod merge;
+pub mod security;
+pub mod signal;
+pub mod volume;
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+pub use id::ContainerId;
+pub use limits::{Limits, Ulimit};
+pub use merge::ImageDefaults;
+pub use security::{Security, Seccomp};
+pub use volume::{Tmpfs, Volume};
+
+#[derive(Debug, Error)]
+pub enum ContainerError {
+    #[error(transparent)]
+    Env(#[from] env::EnvError),
+    #[error(transparent)]
+    Volume(#[from] volume::VolumeError),
+    #[error(transparent)]
+    Limit(#[from] limits::LimitError),
+    #[error(transparent)]
+    Security(#[from] security::SecurityError),
+    #[error(transparent)]
+    Signal(#[from] signal::SignalError),
+    #[error("no command specified")]
+    NoCommand,
+    #[error("the working directory '{0}' is invalid, it needs to be an absolute path")]
+    WorkingDir(String),
+    #[error(
+        "invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, at least two of them"
+    )]
+    Name(String),
+    #[error("invalid hostname: '{0}'")]
+    Hostname(String),
+    #[error("bad format for add-host: \"{0}\"")]
+    AddHost(String),
+    #[error("{0} is not an ip address")]
+    Dns(String),
+    #[error("invalid argument \"{0}\" for \"--sysctl\" flag: it needs to be NAME=VALUE")]
+    Sysctl(String),
+    #[error("invalid argument \"{0}\" for \"--storage-opt\" flag: only size=SIZE is known")]
+    StorageOpt(String),
+    #[error("create a container ID")]
+    Id(#[source] std::io::Error),
+    #[error("run {path}: {reason}")]
+    Rootfs { path: PathBuf, reason: String },
+}
+
+/// A container, resolved: no flag is looked at after this.
+#[derive(Debug)]
+pub struct Container {
+    pub id: ContainerId,
+    pub name: Option<String>,
+    pub hostname: String,
+    /// Entrypoint and command.
+    pub args: Vec<String>,
+    /// `NAME=value` each, names once.
+    pub env: Vec<String>,
+    pub cwd: String,
+    /// `[name|uid][:name|gid]`, for the agent to look up; empty is root.
+    pub user: String,
+    pub group_add: Vec<String>,
+    pub tty: bool,
+    pub interactive: bool,
+    pub read_only: bool,
+    pub volumes: Vec<Volume>,
+    pub tmpfs: Vec<Tmpfs>,
+    pub limits: Limits,
+    pub security: Security,
+    pub sysctls: Vec<(String, String)>,
+    pub hosts: Vec<(String, String)>,
+    pub dns: Dns,
+    pub stop_signal: u32,
+    pub stop_timeout_s: i32,
+    /// Of the writable layer, in bytes.
+    pub storage_size: Option<u64>,
+    pub remove: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub search: Vec<String>,
+    pub options: Vec<String>,
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `-v` and `--tmpfs`: what is mounted where in the container.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    #[error("invalid volume specification: '{spec}': {reason}")]
+    Spec { spec: String, reason: String },
+    #[error("invalid mount config for type \"bind\": bind source path does not exist: {0}")]
+    Missing(PathBuf),
+    #[error("look at volume source {path}")]
+    Inspect { path: PathBuf, source: io::Error },
+    #[error("Duplicate mount point: {0}")]
+    Duplicate(PathBuf),
+    #[error("invalid tmpfs specification: '{spec}': {reason}")]
+    Tmpfs { spec: String, reason: String },
+}
+
+/// A directory or a file of the host, and where the container sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub source: PathBuf,
+    pub target: PathBuf,
+    pub readonly: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    pub target: PathBuf,
+    /// Options of mount(8), as given.
+    pub options: Vec<String>,
+}
+
+impl Volume {
+    /// `SOURCE:TARGET[:OPTIONS]`; `cwd` is what a source that begins with a dot is relative to.
+    pub fn parse(spec: &str, cwd: &Path) -> Result<Self, VolumeError> {
+        let refuse = |reason: String| VolumeError::Spec { spec: spec.to_owned(), reason };
+        let parts: Vec<&str> = spec.split(':').collect();
+        let (source, target, options) = match parts[..] {
+            [source, target] => (source, target, ""),
+            [source, target, options] => (source, target, options),
+            [_] => {
+                return Err(refuse(
+                    "anonymous volumes are not there yet; name a directory of the host".to_owned(),
+                ));
+            }
+            _ => return Err(refuse("too many colons".to_owned())),
+        };
+        if source.is_empty() || target.is_empty() {
+            return Err(refuse("empty section between colons".to_owned()));
+        }
+        if !source.starts_with(['/', '.']) {
+            return Err(refuse(format!(
+                "named volumes are not there yet; for a directory of the host write ./{source}"
+            )));
+        }
+        let target = mount_point(target).map_err(refuse)?;
+        let readonly = parse_options(options).map_err(refuse)?;
+        Ok(Self { source: existing(&cwd.join(source))?, target, readonly })
+    }
+}
+
+/// Absolute, without `.` and `..`, not the root itself.
+fn mount_point(text: &str) -> Result<PathBuf, String> {
+    if !text.starts_with('/') {
+        return Err(format!(
+            "invalid mount path: '{text}' mount path must be absolute"
+        ));
+    }
+    let mut clean = PathBuf::from("/");
+    for component in Path::new(text).components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            _ => {}
+        }
+    }
+    if clean == Path::new("/") {
+        return Err("invalid specification: destination can't be '/'".to_owned());
+    }
+    Ok(clean)
+}
+
+fn parse_options(options: &str) -> Result<bool, String> {
+    let mut readonly = false;
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        match option {
+            "ro" => readonly = true,
+            "rw" => readonly = false,
+            // SELinux labels and consistency hints mean nothing here; private is what it always is.
+            "z" | "Z" | "cached" | "delegated" | "consistent" | "default" | "nocopy" | "private"
+            | "rprivate" => {}
+            _ => return Err(format!("invalid mode: {option}")),
+        }
+    }
+    Ok(readonly)
+}
+
+fn existing(source: &Path) -> Result<PathBuf, VolumeError> {
+    match fs::canonicalize(source) {
+        Ok(path) => Ok(path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(VolumeError::Missing(source.to_owned()))
+        }
+        Err(error) => Err(VolumeError::Inspect { path: source.to_owned(), source: error }),
+    }
+}
+
+impl Tmpfs {
+    /// `DIR[:OPTIONS]`.
+    pub fn parse(spec: &str) -> Result<Self, VolumeError> {
+        let (target, options) = spec.split_once(':').unwrap_or((spec, ""));
+        let target = mount_point(target)
+            .map_err(|reason| VolumeError::Tmpfs { spec: spec.to_owned(), reason })?;
+        // Docker's own, unless one of those given says otherwise.
+        let mut all: Vec<String> =
+            ["noexec", "nosuid", "nodev"].map(str::to_owned).into_iter().collect();
+        for option in options.split(',').filter(|o| !o.is_empty()) {
+            let opposite = match option {
+                "exec" => "noexec",
+                "suid" => "nosuid",
+                "dev" => "nodev",
+                _ => option,
+            };
+            all.retain(|known| known != opposite);
+            all.push(option.to_owned());
+        }
+        Ok(Self { target, options: all })
+    }
+}
+
+/// All volumes and tmpfs mounts, none at the same place as another.
+pub fn parse_all(
+    volumes: &[String],
+    tmpfs: &[String],
+    cwd: &Path,
+) -> Result<(Vec<Volume>, Vec<Tmpfs>), VolumeError> {
+    let volumes: Vec<Volume> =
+        volumes.iter().map(|spec| Volume::parse(spec, cwd)).collect::<Result<_, _>>()?;
+    let tmpfs: Vec<Tmpfs> = tmpfs.iter().map(|spec| Tmpfs::parse(spec)).collect::<Result<_, _>>()?;
+    let mut seen = HashSet::new();
+    let targets = volumes.iter().map(|v| &v.target).chain(tmpfs.iter().map(|t| &t.target));
+    for target in targets {
+        if !seen.insert(target) {
+            return Err(VolumeError::Duplicate(target.clone()));
+        }
+    }
+    Ok((volumes, tmpfs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(spec: &str) -> Result<Volume, String> {
+        Volume::parse(spec, Path::new("/usr")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn as_docker_users_write_them() {
+        let volume = parse("/usr:/work/../src/:ro,z").unwrap();
+        assert_eq!(volume.source, Path::new("/usr"));
+        assert_eq!(volume.target, Path::new("/src"));
+        assert!(volume.readonly);
+        let relative = parse("./..:/b").unwrap();
+        assert_eq!((relative.source.to_str(), relative.readonly), (Some("/"), false));
+    }
+
+    #[test]
+    fn mistakes_say_what_and_why() {
+        for (spec, said) in [
+            (
+                "/nonexistent/x:/b",
+                "invalid mount config for type \"bind\": bind source path does not exist: \
+                 /nonexistent/x",
+            ),
+            (
+                "/usr:b",
+                "invalid volume specification: '/usr:b': invalid mount path: 'b' mount path must \
+                 be absolute",
+            ),
+            (
+                "/usr:/",
+                "invalid volume specification: '/usr:/': invalid specification: destination \
+                 can't be '/'",
+            ),
+            ("/usr:/b:rx", "invalid volume specification: '/usr:/b:rx': invalid mode: rx"),
+            (
+                ":/b",
+                "invalid volume specification: ':/b': empty section between colons",
+            ),
+        ] {
+            assert_eq!(parse(spec), Err(said.to_owned()));
+        }
+        assert!(parse("data:/b").unwrap_err().contains("named volumes"));
+        assert!(parse("/data").unwrap_err().contains("anonymous volumes"));
+    }
+
+    #[test]
+    fn one_mount_a_place() {
+        let both = parse_all(&["/usr:/a".into()], &["/a/".into()], Path::new("/"));
+        assert_eq!(both.unwrap_err().to_string(), "Duplicate mount point: /a");
+    }
+
+    #[test]
+    fn tmpfs_options() {
+        let tmpfs = Tmpfs::parse("/run:exec,size=64m").unwrap();
+        assert_eq!(tmpfs.options, ["nosuid", "nodev", "exec", "size=64m"]);
+        assert!(Tmpfs::parse("run").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(spec in "[/.:a-z]{0,16}") {
+            let _ = parse(&spec);
+            let _ = Tmpfs::parse(&spec);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! This process's signals while a container runs: blocked in every thread, read from a descriptor.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+#[error("take over signals")]
+pub struct SignalError(#[from] nix::Error);
+
+/// What a container may be told by signalling `walnut run`, as `docker run` passes signals on.
+const FORWARDED: &[Signal] = &[
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGTERM,
+];
+
+#[derive(Debug)]
+pub struct Signals {
+    fd: SignalFd,
+    all: SigSet,
+}
+
+/// One signal that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caught {
+    /// The terminal changed its size.
+    Resize,
+    Signal(Signal),
+}
+
+impl Signals {
+    /// Before any thread is made: they inherit the mask.
+    pub fn take_over() -> Result<Self, SignalError> {
+        let mut all: SigSet = FORWARDED.iter().copied().collect();
+        all.add(Signal::SIGWINCH);
+        all.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self { fd: SignalFd::with_flags(&all, flags)?, all })
+    }
+
+    /// Runs `spawn` with the signals as they were: a program that is started inherits the mask.
+    /// One that comes just then ends this process, and the machine with it.
+    pub fn released<T>(&self, spawn: impl FnOnce() -> T) -> Result<T, SignalError> {
+        self.all.thread_unblock()?;
+        let value = spawn();
+        self.all.thread_block()?;
+        Ok(value)
+    }
+
+    pub fn next(&self) -> Result<Option<Caught>, SignalError> {
+        let Some(info) = self.fd.read_signal()? else {
+            return Ok(None);
+        };
+        let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+        Ok(Signal::try_from(number).ok().map(|signal| match signal {
+            Signal::SIGWINCH => Caught::Resize,
+            other => Caught::Signal(other),
+        }))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

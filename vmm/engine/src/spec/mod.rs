@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The OCI runtime spec (config.json) that the agent hands to libcontainer: Docker's defaults for a
+//! Linux container, within the guest.
+
+pub mod files;
+mod mounts;
+pub mod seccomp;
+mod seccomp_table;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
+    LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
+    LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+};
+use thiserror::Error;
+
+use crate::container::{Container, Seccomp, security};
+use crate::storage::Layout;
+
+#[derive(Debug, Error)]
+pub enum SpecError {
+    #[error("build the runtime spec")]
+    Build(#[from] OciSpecError),
+    #[error("write the runtime spec")]
+    Write(#[from] serde_json::Error),
+}
+
+/// Of `cpu.max`, in microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+/// Docker's, for a daemon that has no limit of its own.
+const DEFAULT_NOFILE: u64 = 1 << 20;
+/// The annotation by which engines pass an image's STOPSIGNAL on.
+const STOP_SIGNAL_ANNOTATION: &str = "org.opencontainers.image.stopSignal";
+
+/// Docker's: what the kernel shows of the whole machine.
+const MASKED_PATHS: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+const READONLY_PATHS: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// `config.json`, as bytes for the agent.
+pub fn generate(container: &Container, layout: &Layout) -> Result<Vec<u8>, SpecError> {
+    Ok(serde_json::to_vec(&build(container, layout)?)?)
+}
+
+fn build(container: &Container, layout: &Layout) -> Result<Spec, SpecError> {
+    let annotations = HashMap::from([(
+        STOP_SIGNAL_ANNOTATION.to_owned(),
+        container.stop_signal.to_string(),
+    )]);
+    let root = RootBuilder::default()
+        .path(layout.rootfs)
+        .readonly(container.read_only)
+        .build()?;
+    let spec = SpecBuilder::default()
+        .version("1.2.0")
+        .hostname(container.hostname.clone())
+        .root(root)
+        .mounts(mounts::all(container, layout)?)
+        .process(process(container)?)
+        .linux(linux(container)?)
+        .annotations(annotations)
+        .build()?;
+    Ok(spec)
+}
+
+fn process(container: &Container) -> Result<Process, SpecError> {
+    let process = ProcessBuilder::default()
+        .terminal(container.tty)
+        .args(container.args.clone())
+        .env(container.env.clone())
+        .cwd(PathBuf::from(&container.cwd))
+        .capabilities(capabilities(container)?)
+        .rlimits(rlimits(container)?)
+        .no_new_privileges(container.security.no_new_privileges)
+        .oom_score_adj(0)
+        .build()?;
+    Ok(process)
+}
+
+fn capabilities(container: &Container) -> Result<LinuxCapabilities, SpecError> {
+    let set: HashSet<Capability> = container
+        .security
+        .capabilities
+        .iter()
+        .filter_map(|name| security::capability(name))
+        .collect();
+    // Nothing inheritable, nothing ambient: what a program gets from its file is its own.
+    Ok(LinuxCapabilitiesBuilder::default()
+        .bounding(set.clone())
+        .permitted(set.clone())
+        .effective(set)
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new())
+        .build()?)
+}
+
+fn rlimits(container: &Container) -> Result<Vec<PosixRlimit>, SpecError> {
+    let ulimits = &container.limits.ulimits;
+    let mut all = Vec::with_capacity(ulimits.len() + 1);
+    if !ulimits.iter().any(|u| u.kind == PosixRlimitType::RlimitNofile) {
+        all.push((PosixRlimitType::RlimitNofile, DEFAULT_NOFILE, DEFAULT_NOFILE));
+    }
+    all.extend(ulimits.iter().map(|u| (u.kind, u.soft, u.hard)));
+    let build = |(kind, soft, hard)| {
+        PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build()
+    };
+    Ok(all.into_iter().map(build).collect::<Result<_, OciSpecError>>()?)
+}
+
+fn linux(container: &Container) -> Result<Linux, SpecError> {
+    let privileged = container.security.privileged;
+    let paths = |list: &[&str]| -> Vec<String> {
+        if privileged { Vec::new() } else { list.iter().map(ToString::to_string).collect() }
+    };
+    let linux = LinuxBuilder::default()
+        .namespaces(namespaces()?)
+        .masked_paths(paths(MASKED_PATHS))
+        .readonly_paths(paths(READONLY_PATHS))
+        .sysctl(sysctls(container))
+        .cgroups_path(PathBuf::from(format!("/{}", container.id)))
+        .resources(resources(container)?)
+        .devices(if privileged { privileged_devices()? } else { Vec::new() });
+    Ok(match seccomp(container)? {
+        Some(profile) => linux.seccomp(profile).build()?,
+        None => linux.build()?,
+    })
+}
+
+/// All but the network: the machine has one container, whose network the machine's is.
+fn namespaces() -> Result<Vec<oci_spec::runtime::LinuxNamespace>, SpecError> {
+    let kinds = [
+        LinuxNamespaceType::Mount,
+        LinuxNamespaceType::Pid,
+        LinuxNamespaceType::Ipc,
+        LinuxNamespaceType::Uts,
+        LinuxNamespaceType::Cgroup,
+    ];
+    let build = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
+    Ok(kinds.into_iter().map(build).collect::<Result<_, OciSpecError>>()?)
+}
+
+/// Docker's two, so that no service needs root for a low port or a ping, and the user's: any of
+/// them, since the kernel is the container's own.
+fn sysctls(container: &Container) -> HashMap<String, String> {
+    let defaults = [
+        ("net.ipv4.ip_unprivileged_port_start", "0"),
+        ("net.ipv4.ping_group_range", "0 2147483647"),
+    ];
+    let mut all: HashMap<String, String> =
+        defaults.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    all.extend(container.sysctls.iter().cloned());
+    all
+}
+
+fn seccomp(container: &Container) -> Result<Option<LinuxSeccomp>, SpecError> {
+    let capabilities = &container.security.capabilities;
+    Ok(match &container.security.seccomp {
+        Seccomp::Unconfined => None,
+        Seccomp::Default => Some(seccomp::default_profile(capabilities)?),
+        Seccomp::Profile(profile) => Some(profile.resolve(capabilities)?),
+    })
+}
+
+fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
+    let limits = &container.limits;
+    let mut resources = LinuxResourcesBuilder::default().devices(device_rules(container)?);
+    if let Some(memory) = limits.memory {
+        let bytes = i64::try_from(memory).unwrap_or(i64::MAX);
+        // Memory and swap together: the guest has none.
+        let memory = LinuxMemoryBuilder::default().limit(bytes).swap(bytes).build()?;
+        resources = resources.memory(memory);
+    }
+    if let Some(cpus) = limits.cpus.filter(|cpus| !cpus.is_whole()) {
+        let quota = u64::from(cpus.milli()) * CPU_PERIOD_US / 1000;
+        let quota = i64::try_from(quota).unwrap_or(i64::MAX);
+        resources =
+            resources.cpu(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?);
+    }
+    if let Some(limit) = limits.pids {
+        resources = resources.pids(LinuxPidsBuilder::default().limit(limit).build()?);
+    }
+    Ok(resources.build()?)
+}
+
+/// Docker's: any node may be made, only these may be opened.
+fn device_rules(container: &Container) -> Result<Vec<LinuxDeviceCgroup>, SpecError> {
+    let rule = |allow: bool, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
+        let rule = LinuxDeviceCgroupBuilder::default().allow(allow).typ(kind).access(access);
+        let rule = match major {
+            Some(major) => rule.major(major),
+            None => rule,
+        };
+        match minor {
+            Some(minor) => rule.minor(minor).build(),
+            None => rule.build(),
+        }
+    };
+    if container.security.privileged {
+        return Ok(vec![rule(true, LinuxDeviceType::A, None, None, "rwm")?]);
+    }
+    let character = LinuxDeviceType::C;
+    let mut rules = vec![
+        rule(false, LinuxDeviceType::A, None, None, "rwm")?,
+        rule(true, character, None, None, "m")?,
+        rule(true, LinuxDeviceType::B, None, None, "m")?,
+    ];
+    // null, zero, full, random, urandom, tty, console, ptmx.
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+        rules.push(rule(true, character, Some(major), Some(minor), "rwm")?);
+    }
+    // The slaves of /dev/pts.
+    rules.push(rule(true, character, Some(136), None, "rwm")?);
+    Ok(rules)
+}
+
+/// Beside the runtime's own: what a privileged container most often looks for.
+fn privileged_devices() -> Result<Vec<LinuxDevice>, SpecError> {
+    let nodes = [
+        ("/dev/fuse", 10, 229, 0o666),
+        ("/dev/net/tun", 10, 200, 0o666),
+        ("/dev/kmsg", 1, 11, 0o644),
+        ("/dev/loop-control", 10, 237, 0o660),
+    ];
+    let build = |(path, major, minor, mode): (&str, i64, i64, u32)| {
+        LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(LinuxDeviceType::C)
+            .major(major)
+            .minor(minor)
+            .file_mode(mode)
+            .uid(0u32)
+            .gid(0u32)
+            .build()
+    };
+    Ok(nodes.into_iter().map(build).collect::<Result<_, OciSpecError>>()?)
+}
+
+#[cfg(test)]
+mod tests;

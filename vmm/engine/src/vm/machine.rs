@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The machine's document: what the monitor is told to build.
+
+use std::path::PathBuf;
+
+use walnut_vmm_config::{Console, DiskConfig, FsConfig, PmemConfig, VmConfig, VsockConfig};
+
+use super::rundir::RunDir;
+use crate::paths::Artifacts;
+
+/// The only guest of its monitor: any number from 3 on does.
+const GUEST_CID: u32 = 3;
+
+/// The guest kernel's command line.
+///
+/// - `earlycon`, `keep_bootcon`, `quiet`, `loglevel=1`: no console driver is set up and, but for a
+///   panic's own lines (KERN_EMERG), nothing is printed: each character is an exit to the monitor.
+/// - `panic=-1`, `reboot=k`: a panic resets at once, by the keyboard controller that the monitor
+///   has for just this.
+/// - `tsc=reliable`: no clock-source watchdog; KVM's TSC is.
+/// - `random.trust_cpu=on`: the generator is seeded from RDRAND before anything waits for it.
+/// - `no_timer_check`, `cryptomgr.notests`: self-tests of hardware that KVM emulates exactly.
+/// - `8250.nr_uarts=0`: the driver proper does not probe the port that earlycon uses.
+const CMDLINE: &str = "earlycon=uart8250,io,0x3f8 keep_bootcon quiet loglevel=1 panic=-1 reboot=k \
+     tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0";
+
+/// What differs from machine to machine.
+#[derive(Debug)]
+pub struct Machine {
+    pub cpus: u8,
+    pub memory_mib: u32,
+    pub disks: Vec<DiskConfig>,
+    pub pmem: Vec<PmemConfig>,
+    pub fs: Vec<FsConfig>,
+}
+
+impl Machine {
+    pub(super) fn config(
+        &self,
+        artifacts: &Artifacts,
+        dir: &RunDir,
+        lifeline_fd: i32,
+        report_fd: i32,
+    ) -> VmConfig {
+        VmConfig {
+            kernel: artifacts.kernel.clone(),
+            initrd: Some(artifacts.initramfs.clone()),
+            cmdline: cmdline(),
+            cpus: self.cpus,
+            memory_mib: self.memory_mib,
+            console: Console::File(console(dir)),
+            vsock: Some(VsockConfig { socket: dir.vsock(), guest_cid: GUEST_CID }),
+            disks: self.disks.clone(),
+            pmem: self.pmem.clone(),
+            fs: self.fs.clone(),
+            lifeline_fd: Some(lifeline_fd),
+            report_fd: Some(report_fd),
+        }
+    }
+}
+
+fn console(dir: &RunDir) -> PathBuf {
+    dir.console()
+}
+
+/// With `WALNUT_LOG=debug` or more, the kernel and the agent tell the console all they have.
+fn cmdline() -> String {
+    if log::log_enabled!(log::Level::Debug) {
+        return format!("{} ignore_loglevel walnut.debug", CMDLINE.replace("quiet loglevel=1 ", ""));
+    }
+    CMDLINE.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_the_kernels_buffer() {
+        // COMMAND_LINE_SIZE is 2048; each device appends about 40 bytes.
+        assert!(CMDLINE.len() < 1024 && !CMDLINE.contains("  "));
+    }
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A virtual machine's life, seen from the engine: start its monitor, wait until the guest's agent
+//! says hello, connect to it, end it.
+//!
+//! Everything is waited for with poll(2): the agent's connection, the monitor's reports, its death,
+//! a signal to this process, a deadline. One machine belongs to one process; its monitor holds the
+//! read end of a pipe and ends when this process does, however that happens.
+
+mod machine;
+mod report;
+pub mod rundir;
+mod words;
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use thiserror::Error;
+use walnut_protocol::agent::Hello;
+use walnut_protocol::hello::{HelloError, read_hello};
+use walnut_protocol::{Client, READY_PORT, RPC_PORT};
+use walnut_vmm_config::Ending;
+
+pub use machine::Machine;
+pub use report::Reports;
+use rundir::RunDir;
+
+use crate::paths::Artifacts;
+
+#[derive(Debug, Error)]
+pub enum VmError {
+    #[error("write the machine's configuration")]
+    Config(#[source] io::Error),
+    #[error("listen for the agent")]
+    Listen(#[source] io::Error),
+    #[error("start {path}")]
+    Spawn {
+        path: std::path::PathBuf,
+        source: io::Error,
+    },
+    #[error("wait for the machine")]
+    Poll(#[source] Errno),
+    #[error("take the agent's call")]
+    Accept(#[source] io::Error),
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    #[error("{}", words::ended(&.ending.as_ref(), .during, .log))]
+    Ended {
+        ending: Option<Ending>,
+        during: &'static str,
+        /// The end of the console, or of what the monitor said.
+        log: String,
+    },
+    #[error("{}", words::not_ready(.after, .console))]
+    NotReady { after: Duration, console: String },
+    #[error("connect to the guest's port {port}")]
+    Connect { port: u32, source: io::Error },
+}
+
+/// How the wait for the agent ended, if not in an error.
+#[derive(Debug)]
+pub enum Ready {
+    Hello(Hello),
+    /// `interrupt` became readable.
+    Interrupted,
+}
+
+/// Time for a connected peer to say one short thing.
+const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the monitor to end by itself, after the guest's reset or its last report.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A machine; killed and cleared away when dropped.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    pidfd: OwnedFd,
+    reports: Reports,
+    listener: UnixListener,
+    /// The agent's first connection; it stays open as long as the agent lives.
+    hello: Option<UnixStream>,
+    /// Closing it ends the monitor.
+    _lifeline: OwnedFd,
+    dir: RunDir,
+}
+
+impl Vm {
+    /// Starts a monitor. The guest is on its way when this returns, no more.
+    pub fn start(artifacts: &Artifacts, machine: &Machine, dir: RunDir) -> Result<Self, VmError> {
+        // Before the guest can call.
+        let listener =
+            UnixListener::bind(dir.vsock_port(READY_PORT)).map_err(VmError::Listen)?;
+        let config_error = |e: Errno| VmError::Config(e.into());
+        let (lifeline_read, lifeline) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
+        let (report_read, report) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
+        let document =
+            machine.config(artifacts, &dir, lifeline_read.as_raw_fd(), report.as_raw_fd());
+        log::debug!("machine: {document:?}");
+        let config = config_file(&document).map_err(VmError::Config)?;
+        let log = File::create(dir.monitor_log()).map_err(VmError::Config)?;
+        // The monitor inherits these three. No other thread starts a program meanwhile.
+        for fd in [config.as_fd(), lifeline_read.as_fd(), report.as_fd()] {
+            fcntl_setfd(fd, FdFlags::empty()).map_err(config_error)?;
+        }
+        let child = Command::new(&artifacts.monitor)
+            .args(["--config-fd", &config.as_raw_fd().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // A terminal's ^C is for the container; the monitor ends with its lifeline.
+            .process_group(0)
+            .spawn()
+            .map_err(|source| VmError::Spawn { path: artifacts.monitor.clone(), source })?;
+        let pidfd = pid_of(&child)
+            .ok_or(Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(VmError::Poll)?;
+        let reports = Reports::new(report_read).map_err(VmError::Config)?;
+        Ok(Self { child, pidfd, reports, listener, hello: None, _lifeline: lifeline, dir })
+    }
+
+    /// Waits for the agent's hello, the monitor's end, `interrupt` or the deadline.
+    pub fn wait_ready(
+        &mut self,
+        timeout: Duration,
+        interrupt: BorrowedFd<'_>,
+    ) -> Result<Ready, VmError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let called = POLLIN;
+            let events = self.poll_with(
+                &[(self.listener.as_fd(), called), (interrupt, POLLIN)],
+                deadline.saturating_duration_since(Instant::now()),
+            )?;
+            self.reports.drain();
+            if events.ready[1] {
+                return Ok(Ready::Interrupted);
+            }
+            if events.ready[0] {
+                return self.greet().map(Ready::Hello);
+            }
+            if events.dead {
+                return Err(self.ended("it was starting"));
+            }
+            if events.timeout {
+                return Err(VmError::NotReady { after: timeout, console: self.console_tail() });
+            }
+        }
+    }
+
+    fn greet(&mut self) -> Result<Hello, VmError> {
+        let (mut stream, _) = self.listener.accept().map_err(VmError::Accept)?;
+        stream.set_read_timeout(Some(PEER_TIMEOUT)).map_err(VmError::Accept)?;
+        let hello = read_hello(&mut stream)?;
+        self.hello = Some(stream);
+        Ok(hello)
+    }
+
+    /// Polls `fds` and, beside them, the monitor's reports and death.
+    fn poll_with(
+        &self,
+        fds: &[(BorrowedFd<'_>, PollFlags)],
+        timeout: Duration,
+    ) -> Result<Events, VmError> {
+        let mut set: Vec<PollFd<'_>> = Vec::with_capacity(fds.len() + 2);
+        set.extend(fds.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        set.push(PollFd::new(&self.pidfd, POLLIN));
+        set.extend(self.reports.fd().map(|fd| PollFd::from_borrowed_fd(fd, POLLIN)));
+        let timeout = Timespec::try_from(timeout).ok();
+        let count = match poll(&mut set, timeout.as_ref()) {
+            Err(Errno::INTR) => 0,
+            polled => polled.map_err(VmError::Poll)?,
+        };
+        let is_ready = |at: usize| !set[at].revents().is_empty();
+        Ok(Events {
+            ready: (0..fds.len()).map(is_ready).collect(),
+            dead: is_ready(fds.len()),
+            timeout: count == 0,
+        })
+    }
+
+    /// Polls `fds` for as long as the monitor lives; which of them are ready.
+    pub fn poll(&mut self, fds: &[BorrowedFd<'_>]) -> Result<Events, VmError> {
+        let fds: Vec<_> = fds.iter().map(|fd| (*fd, POLLIN)).collect();
+        let events = self.poll_with(&fds, Duration::MAX)?;
+        self.reports.drain();
+        Ok(events)
+    }
+
+    /// A stream to the guest's listener on `port`.
+    pub fn connect(&self, port: u32) -> Result<UnixStream, VmError> {
+        let fail = |source| VmError::Connect { port, source };
+        let mut stream = UnixStream::connect(self.dir.vsock()).map_err(fail)?;
+        stream.set_read_timeout(Some(PEER_TIMEOUT)).map_err(fail)?;
+        stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(fail)?;
+        expect_ok(&mut stream).map_err(fail)?;
+        stream.set_read_timeout(None).map_err(fail)?;
+        Ok(stream)
+    }
+
+    pub fn agent(&self) -> Result<Client, VmError> {
+        let stream = self.connect(RPC_PORT)?;
+        Client::new(stream).map_err(|source| VmError::Connect { port: RPC_PORT, source })
+    }
+
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
+    /// Why the monitor ended, for somebody who found it dead or a connection to it closed.
+    pub fn ended(&mut self, during: &'static str) -> VmError {
+        self.wait_end(END_TIMEOUT);
+        self.reports.drain();
+        let log = match self.reports.ending {
+            Some(Ending::GuestPanic { .. }) => self.console_tail(),
+            _ => tail(&self.dir.monitor_log()),
+        };
+        VmError::Ended { ending: self.reports.ending.clone(), during, log }
+    }
+
+    /// Waits until the monitor has ended, at most `timeout`; whether it has.
+    pub fn wait_end(&mut self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.poll_with(&[], left) {
+                Ok(events) if events.dead => return true,
+                Ok(events) if events.timeout && left.is_zero() => return false,
+                // A report, or a signal.
+                Ok(_) => self.reports.drain(),
+                Err(_) => return false,
+            }
+        }
+    }
+
+    pub fn console_tail(&self) -> String {
+        tail(&self.dir.console())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Fails only for one that has ended by itself.
+        let _ = self.child.kill();
+        if let Err(e) = self.child.wait() {
+            log::warn!("wait for the monitor: {e}");
+        }
+    }
+}
+
+/// What [`Vm::poll`] woke up for.
+#[derive(Debug)]
+pub struct Events {
+    /// In the order of the descriptors given.
+    pub ready: Vec<bool>,
+    /// The monitor has ended.
+    pub dead: bool,
+    timeout: bool,
+}
+
+const POLLIN: PollFlags = PollFlags::IN;
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(child.id()).ok()?)
+}
+
+fn config_file(document: &walnut_vmm_config::VmConfig) -> io::Result<File> {
+    let mut file = File::from(memfd_create("walnut-machine", MemfdFlags::CLOEXEC)?);
+    serde_json::to_writer(&file, document)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// The monitor's answer to `CONNECT`: `OK <port>`, or nothing but the end.
+fn expect_ok(stream: &mut UnixStream) -> io::Result<()> {
+    use std::io::Read;
+    let mut line = Vec::with_capacity(16);
+    let mut byte = [0];
+    // Nothing after the line may be taken: it is the guest's.
+    while line.len() < 32 {
+        if stream.read(&mut byte)? == 0 {
+            let refused = "nobody listens there in the guest";
+            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, refused));
+        }
+        if byte[0] == b'\n' {
+            break;
+        }
+        line.push(byte[0]);
+    }
+    if line.starts_with(b"OK ") {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the monitor's answer is not OK"))
+}
+
+/// The last lines of a small log, indented for an error message.
+fn tail(path: &std::path::Path) -> String {
+    const LINES: usize = 12;
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LINES)..];
+    // The console is the guest's: it must not drive the user's terminal.
+    last.iter()
+        .map(|line| format!("\n  {}", line.replace(|c: char| c.is_control() && c != '\t', "?")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A running machine's directory: its sockets, its console, its monitor's log.
+//!
+//! The directory is locked (flock) as long as its owner lives. An unlocked one was left by a
+//! command that was killed: the next one removes it. The monitor itself ends with its lifeline.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use crate::paths::{PathError, Paths, private_dir};
+
+#[derive(Debug, Error)]
+pub enum RunDirError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("create {path}")]
+    Create { path: PathBuf, source: io::Error },
+    #[error("lock {path}")]
+    Lock { path: PathBuf, source: Errno },
+    #[error(
+        "the path {path} is {} bytes too long for a unix socket; give a shorter --state DIR",
+        path.as_os_str().len() - MAX_SOCKET_PATH
+    )]
+    TooLong { path: PathBuf },
+}
+
+/// `sun_path` holds 108 bytes, the last of them zero (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+const SOCKET: &str = "v";
+
+/// Removed, with all that is in it, when dropped.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl RunDir {
+    /// Removes what dead commands left, then makes one for `name`.
+    pub fn create(paths: &Paths, name: &str) -> Result<Self, RunDirError> {
+        paths.ensure_state()?;
+        let machines = paths.machines();
+        private_dir(&machines)?;
+        // Nobody may take a directory for a dead one's between its creation and its locking.
+        let _registry = lock_registry(&paths.state)?;
+        sweep(&machines);
+        let path = machines.join(name);
+        let longest = path.join(format!("{SOCKET}_{}", u32::MAX));
+        if longest.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(RunDirError::TooLong { path: longest });
+        }
+        fs::create_dir(&path)
+            .map_err(|source| RunDirError::Create { path: path.clone(), source })?;
+        let lock =
+            File::open(&path).map_err(|source| RunDirError::Create { path: path.clone(), source })?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|source| RunDirError::Lock { path: path.clone(), source })?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where the host connects to the guest's ports.
+    pub fn vsock(&self) -> PathBuf {
+        self.path.join(SOCKET)
+    }
+
+    /// Where the guest's connections to the host's `port` arrive.
+    pub fn vsock_port(&self, port: u32) -> PathBuf {
+        self.path.join(format!("{SOCKET}_{port}"))
+    }
+
+    pub fn console(&self) -> PathBuf {
+        self.path.join("console")
+    }
+
+    pub fn monitor_log(&self) -> PathBuf {
+        self.path.join("monitor.log")
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_dir_all(&self.path) {
+            log::warn!("remove {}: {e}", self.path.display());
+        }
+    }
+}
+
+fn lock_registry(state: &Path) -> Result<File, RunDirError> {
+    let path = state.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| RunDirError::Create { path: path.clone(), source })?;
+    flock(&file, FlockOperation::LockExclusive)
+        .map_err(|source| RunDirError::Lock { path, source })?;
+    Ok(file)
+}
+
+/// Removes the directories that nobody has locked.
+fn sweep(machines: &Path) {
+    let Ok(entries) = fs::read_dir(machines) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(dir) = File::open(&path) else {
+            continue;
+        };
+        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            log::info!("remove {}, which a killed command left", path.display());
+            if let Err(e) = fs::remove_dir_all(&path) {
+                log::warn!("remove {}: {e}", path.display());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(dir: &Path) -> Paths {
+        Paths { root: dir.join("root"), state: dir.join("s") }
+    }
+
+    #[test]
+    fn a_dead_commands_directory_goes_a_living_ones_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let paths = paths(temp.path());
+        let alive = RunDir::create(&paths, "alive").unwrap();
+        let stale = paths.machines().join("stale");
+        fs::create_dir_all(stale.join("sub")).unwrap();
+        fs::write(stale.join("sub/file"), "x").unwrap();
+        let second = RunDir::create(&paths, "second").unwrap();
+        assert!(!stale.exists());
+        assert!(alive.vsock().parent().unwrap().exists());
+        drop(second);
+        drop(alive);
+        assert_eq!(fs::read_dir(paths.machines()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_long_path_is_refused_in_words() {
+        let temp = tempfile::tempdir().unwrap();
+        let paths = paths(&temp.path().join("x".repeat(100)));
+        let said = RunDir::create(&paths, "n").unwrap_err().to_string();
+        assert!(said.contains("too long for a unix socket"), "{said}");
+    }
+}
