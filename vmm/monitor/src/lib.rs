@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! walnut-vmm: a minimal KVM microVM monitor. It boots one Linux guest with virtio-mmio devices, and
-//! knows nothing of containers or images.
+//! knows nothing of containers or images. Start reading at [`run`], in boot order.
 
 #![deny(unsafe_code)]
 
 pub mod arch;
 mod bus;
+pub mod cli;
 mod console;
+mod devices;
 pub mod ending;
 pub mod host;
+pub mod jail;
 pub mod logging;
+mod machine;
 pub mod memory;
 pub mod report;
+pub mod run;
 pub mod terminal;
 mod vcpu;
 pub mod virtio;

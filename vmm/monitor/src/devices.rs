@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The devices that a configuration asks for, opened. Their order here is their order in the guest:
+//! `/dev/vda` before `/dev/vdb`.
+
+use thiserror::Error;
+use vm_memory::GuestAddress;
+use walnut_vmm_config::VmConfig;
+
+use crate::arch::x86_64::layout;
+use crate::virtio::VirtioDevice;
+//BALLOON
+use crate::virtio::blk::{Blk, BlkError};
+use crate::virtio::fs::{Fs, FsError};
+use crate::virtio::pmem::{Pmem, PmemError};
+use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{Vsock, VsockError};
+
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    #[error(transparent)]
+    Blk(#[from] BlkError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error(transparent)]
+    Pmem(#[from] PmemError),
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
+}
+
+/// Which thread serves a device, and so which calls its seccomp filter allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    EventLoop,
+    BlkWorker,
+    FsWorker,
+}
+
+pub struct Opened {
+    /// For log lines and thread names.
+    pub name: String,
+    pub served: Served,
+    pub device: Box<dyn VirtioDevice>,
+}
+
+/// A pmem device's memory, to be mapped into the guest.
+pub struct Mapping {
+    pub guest: GuestAddress,
+    pub len: u64,
+    pub host: u64,
+}
+
+pub struct Devices {
+    pub list: Vec<Opened>,
+    pub pmem: Vec<Mapping>,
+}
+
+impl Devices {
+    pub fn open(config: &VmConfig, pmem_start: u64) -> Result<Self, DeviceError> {
+        let mut devices = Self { list: Vec::new(), pmem: Vec::new() };
+        devices.add("rng".to_owned(), Served::EventLoop, Rng);
+        //BALLOON
+        if let Some(vsock) = &config.vsock {
+            devices.add("vsock".to_owned(), Served::EventLoop, Vsock::new(vsock)?);
+        }
+        let mut guest = pmem_start;
+        for (index, pmem) in config.pmem.iter().enumerate() {
+            let pmem = Pmem::new(pmem, GuestAddress(guest))?;
+            let mapping =
+                Mapping { guest: GuestAddress(guest), len: pmem.len(), host: pmem.host_addr() };
+            guest += layout::pmem_align(mapping.len);
+            devices.pmem.push(mapping);
+            devices.add(format!("pmem{index}"), Served::EventLoop, pmem);
+        }
+        for (index, disk) in config.disks.iter().enumerate() {
+            devices.add(format!("blk{index}"), Served::BlkWorker, Blk::new(disk)?);
+        }
+        for fs in &config.fs {
+            devices.add(format!("fs-{}", fs.tag), Served::FsWorker, Fs::new(fs)?);
+        }
+        Ok(devices)
+    }
+
+    fn add(&mut self, name: String, served: Served, device: impl VirtioDevice + 'static) {
+        self.list.push(Opened { name, served, device: Box::new(device) });
+    }
+}

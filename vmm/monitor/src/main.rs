@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The monitor's way in: arguments, run, one line about how it ended, exit code.
+
+#![deny(unsafe_code)]
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+use walnut_vmm::cli::Args;
+use walnut_vmm::report::{Reporter, now_us};
+use walnut_vmm::{ending, logging, run, terminal};
+use walnut_vmm_config::Ending;
+
+fn main() -> ExitCode {
+    let started_us = now_us();
+    logging::start();
+    let config = match Args::parse().into_config() {
+        Ok(config) => config,
+        Err(error) => return fail(&chain(&error)),
+    };
+    let mut reporter = Reporter::new(run::report_file(&config));
+    reporter.started(started_us);
+    let saved = terminal::prepare(&config.console);
+    let ending = run::run(config, &mut reporter)
+        .unwrap_or_else(|error| Ending::Failed { message: chain(&error) });
+    terminal::restore(saved);
+    let words = ending::describe(&ending);
+    reporter.ended(ending);
+    words.map_or(ExitCode::SUCCESS, |words| fail(&words))
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("walnut-vmm: {message}");
+    ExitCode::FAILURE
+}
+
+/// What failed, and why, and why that: one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The life of a monitor: open, build, jail, run, wind up.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::thread;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use thiserror::Error;
+use walnut_vmm_config::{Console as ConsoleConfig, Ending, MAX_CPUS, MIN_MEMORY_MIB, VmConfig};
+
+use crate::console::{Console, ConsoleError, ConsoleInput, ConsoleOutput, Tail};
+use crate::devices::Served;
+use crate::ending::Ender;
+use crate::jail::{self, JailError, Thread};
+use crate::machine::{Machine, MachineError};
+use crate::report::Reporter;
+use crate::virtio::events::DeviceEvents;
+use crate::virtio::fs::volumes;
+
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error("a machine has 1 to {MAX_CPUS} CPUs, not {0}")]
+    Cpus(u8),
+    #[error("{0} MiB of memory are too little: the guest needs {MIN_MEMORY_MIB} MiB")]
+    Memory(u32),
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Volumes(#[from] volumes::VolumesError),
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    #[error("cannot {what}")]
+    Event { what: &'static str, source: std::io::Error },
+    #[error("the event loop failed: {0:?}")]
+    Loop(event_manager::Error),
+}
+
+fn event(what: &'static str) -> impl Fn(std::io::Error) -> RunError {
+    move |source| RunError::Event { what, source }
+}
+
+type Loop = EventManager<Box<dyn MutEventSubscriber>>;
+
+/// Runs the machine to its end. To be called from a process with one thread only.
+pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunError> {
+    if config.cpus == 0 || config.cpus > MAX_CPUS {
+        return Err(RunError::Cpus(config.cpus));
+    }
+    if config.memory_mib < MIN_MEMORY_MIB {
+        return Err(RunError::Memory(config.memory_mib));
+    }
+    let signals = block_signals().map_err(event("watch for signals"))?;
+    volumes::prepare(&mut config.fs)?;
+    let ender = Ender::new().map_err(event("make an event"))?;
+    let (output, interactive) = match &config.console {
+        ConsoleConfig::Stdio => (ConsoleOutput::stdout(), true),
+        ConsoleConfig::File(path) => (ConsoleOutput::file(path)?, false),
+    };
+    let tail = output.tail();
+    let console = Console::new(output).map_err(event("make the console's events"))?;
+    let machine = Machine::build(&config, &console, &ender)?;
+
+    let mut event_loop = Loop::new().map_err(RunError::Loop)?;
+    event_loop.add_subscriber(Box::new(Ends::new(ender.clone(), signals, lifeline(&config))));
+    if interactive {
+        let input = ConsoleInput::new(console.serial.clone(), console.room);
+        event_loop.add_subscriber(Box::new(input));
+    }
+    for events in machine.events {
+        event_loop.add_subscriber(Box::new(events));
+    }
+    jail::enter(&machine.workers.iter().map(|&(served, _)| served).collect::<Vec<_>>())?;
+    for (served, events) in machine.workers {
+        spawn_worker(served, events, &ender)?;
+    }
+    reporter.running();
+    for (index, vcpu) in machine.vcpus.into_iter().enumerate() {
+        let ender = ender.clone();
+        spawn(format!("vcpu{index}"), Thread::Vcpu, ender, move || vcpu.run())?;
+    }
+    jail::confine(Thread::EventLoop)?;
+    loop {
+        event_loop.run().map_err(RunError::Loop)?;
+        if let Some(ending) = ender.ending() {
+            return Ok(name_panic(ending, &tail));
+        }
+    }
+}
+
+/// A panicking guest resets itself; its console says which of the two it was.
+fn name_panic(ending: Ending, tail: &Tail) -> Ending {
+    match (ending, tail.panic_line()) {
+        (Ending::GuestReset | Ending::TripleFault, Some(message)) => Ending::GuestPanic { message },
+        (ending, _) => ending,
+    }
+}
+
+fn spawn_worker(served: Served, events: DeviceEvents, ender: &Ender) -> Result<(), RunError> {
+    let kind = match served {
+        Served::BlkWorker => Thread::Blk,
+        Served::FsWorker | Served::EventLoop => Thread::Fs,
+    };
+    let name = events.name().to_owned();
+    spawn(name, kind, ender.clone(), move || {
+        if let Err(error) = work(events) {
+            log::error!("a worker's event loop failed: {error:?}");
+        }
+    })
+}
+
+fn work(events: DeviceEvents) -> Result<(), event_manager::Error> {
+    let mut event_loop = EventManager::<DeviceEvents>::new()?;
+    event_loop.add_subscriber(events);
+    loop {
+        event_loop.run()?;
+    }
+}
+
+/// Starts a thread that first confines itself; if it can't, or returns, the machine ends.
+fn spawn(
+    name: String,
+    kind: Thread,
+    ender: Ender,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<(), RunError> {
+    let confined = move || {
+        match jail::confine(kind) {
+            Ok(()) => body(),
+            Err(error) => ender.end(Ending::Failed { message: error.to_string() }),
+        }
+        ender.end(Ending::Failed { message: "a thread of the monitor ended".to_owned() });
+    };
+    let spawned = thread::Builder::new().name(name).stack_size(STACK).spawn(confined);
+    spawned.map(drop).map_err(event("start a thread"))
+}
+
+/// Threads of the monitor are shallow.
+const STACK: usize = 256 << 10;
+
+/// SIGINT, SIGTERM and SIGHUP become events of the loop, in all threads.
+fn block_signals() -> std::io::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+fn lifeline(config: &VmConfig) -> Option<OwnedFd> {
+    config.lifeline_fd.map(inherited)
+}
+
+/// Takes a descriptor that the parent passed by number.
+pub fn inherited(fd: RawFd) -> OwnedFd {
+    #[expect(unsafe_code, reason = "an inherited descriptor is only known by its number")]
+    // SAFETY: the parent says that this number is ours alone; a wrong one fails at its first use.
+    unsafe {
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+/// Opens the report descriptor's file.
+pub fn report_file(config: &VmConfig) -> Option<File> {
+    config.report_fd.map(|fd| File::from(inherited(fd)))
+}
+
+/// Everything that ends the machine from outside of it.
+struct Ends {
+    ender: Ender,
+    signals: SignalFd,
+    lifeline: Option<OwnedFd>,
+}
+
+impl Ends {
+    fn new(ender: Ender, signals: SignalFd, lifeline: Option<OwnedFd>) -> Self {
+        Self { ender, signals, lifeline }
+    }
+}
+
+impl MutEventSubscriber for Ends {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        // The ender's own event only wakes the loop.
+        if events.fd() != self.ender.as_raw_fd() {
+            self.ender.end(Ending::Stopped);
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let lifeline = self.lifeline.as_ref().map(AsRawFd::as_raw_fd);
+        let fds = [self.ender.as_raw_fd(), self.signals.as_raw_fd()];
+        for fd in fds.into_iter().chain(lifeline) {
+            if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
+                self.ender.end(Ending::Failed { message: format!("cannot watch {fd}: {error:?}") });
+            }
+        }
+    }
+}
