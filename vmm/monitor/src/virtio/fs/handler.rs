@@ -21,7 +21,7 @@ enum State {
     /// No message yet.
     Idle(Source),
     Running {
-        session: Session,
+        session: Box<Session>,
         tag: String,
         /// A malformed message was logged; the next ones won't be.
         complained: bool,
@@ -61,7 +61,7 @@ impl State {
         let tag = source.tag().to_owned();
         *self = match Session::start(source) {
             Ok(session) => Self::Running {
-                session,
+                session: Box::new(session),
                 tag,
                 complained: false,
             },

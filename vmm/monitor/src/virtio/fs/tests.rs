@@ -164,8 +164,12 @@ impl Client {
     }
 }
 
-fn object<T: ByteValued>(bytes: &[u8]) -> T {
-    *T::from_slice(&bytes[..size_of::<T>()].to_vec()).expect("bytes of an aligned allocation")
+fn object<T: ByteValued + Default>(bytes: &[u8]) -> T {
+    let mut object = T::default();
+    object
+        .as_mut_slice()
+        .copy_from_slice(&bytes[..size_of::<T>()]);
+    object
 }
 
 fn directory() -> tempfile::TempDir {

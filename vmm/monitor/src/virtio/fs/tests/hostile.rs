@@ -87,8 +87,8 @@ proptest! {
                 .map(|(addr, len, kind)| match kind {
                     0 => (addr, len, 0),
                     // Mostly within memory.
-                    1 => (addr % 0x100_0000, len % 0x10000, 0),
-                    _ => (addr % 0x100_0000, len % 0x10000, 2),
+                    1 => (Driver::buffers() + addr % 0xf0_0000, len % 0x10000, 0),
+                    _ => (Driver::buffers() + addr % 0xf0_0000, len % 0x10000, 2),
                 })
                 .collect();
             client.driver.chain(REQUESTS, &chain);
