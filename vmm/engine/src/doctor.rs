@@ -43,7 +43,11 @@ struct Finding {
 }
 
 fn finding(verdict: Verdict, subject: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict, subject, text: text.into() }
+    Finding {
+        verdict,
+        subject,
+        text: text.into(),
+    }
 }
 
 /// Prints all findings; 1 if something that is needed is missing.
@@ -66,7 +70,9 @@ pub fn run(paths: &Paths) -> anyhow::Result<u8> {
         };
         writeln!(out, "{mark}  {:<9} {}", found.subject, found.text)?;
     }
-    Ok(u8::from(findings.iter().any(|found| found.verdict == Verdict::Bad)))
+    Ok(u8::from(
+        findings.iter().any(|found| found.verdict == Verdict::Bad),
+    ))
 }
 
 fn version() -> Finding {
@@ -79,7 +85,11 @@ fn version() -> Finding {
 fn kvm_findings() -> Vec<Finding> {
     let mut findings = Vec::new();
     if kvm::has_virtualization() {
-        findings.push(finding(Verdict::Good, "processor", "has virtualization (vmx or svm)"));
+        findings.push(finding(
+            Verdict::Good,
+            "processor",
+            "has virtualization (vmx or svm)",
+        ));
     } else {
         findings.push(finding(Verdict::Bad, "processor", kvm::NO_VIRTUALIZATION));
     }
@@ -89,7 +99,11 @@ fn kvm_findings() -> Vec<Finding> {
     }
     match Kvm::new() {
         Ok(kvm) => findings.push(api(&kvm)),
-        Err(e) => findings.push(finding(Verdict::Bad, "kvm", format!("open {}: {e}", kvm::DEVICE))),
+        Err(e) => findings.push(finding(
+            Verdict::Bad,
+            "kvm",
+            format!("open {}: {e}", kvm::DEVICE),
+        )),
     }
     findings
 }
@@ -108,7 +122,11 @@ fn api(kvm: &Kvm) -> Finding {
     if !missing.is_empty() {
         return finding(Verdict::Bad, "kvm", format!("lacks {}", missing.join(", ")));
     }
-    let text = format!("{} opens, up to {} vCPUs a machine", kvm::DEVICE, kvm.get_max_vcpus());
+    let text = format!(
+        "{} opens, up to {} vCPUs a machine",
+        kvm::DEVICE,
+        kvm.get_max_vcpus()
+    );
     finding(Verdict::Good, "kvm", text)
 }
 
@@ -127,8 +145,7 @@ fn files() -> Vec<Finding> {
                     finding(Verdict::Good, "file", text)
                 }
                 Err(e) => {
-                    let text =
-                        format!("{}: {e}; `make build` makes it", path.display());
+                    let text = format!("{}: {e}; `make build` makes it", path.display());
                     finding(Verdict::Bad, "file", text)
                 }
             }
@@ -145,24 +162,43 @@ fn state(paths: &Paths) -> Finding {
 
 /// On the file system that the store is on, or will be.
 fn room(root: &Path) -> Finding {
-    let existing = root.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let existing = root
+        .ancestors()
+        .find(|dir| dir.exists())
+        .unwrap_or(Path::new("/"));
     match rustix::fs::statvfs(existing) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let verdict = if free < LOW_ROOM { Verdict::Weak } else { Verdict::Good };
+            let verdict = if free < LOW_ROOM {
+                Verdict::Weak
+            } else {
+                Verdict::Good
+            };
             let text = format!("{}, {} free", root.display(), human_size(free));
             finding(verdict, "store", text)
         }
-        Err(e) => finding(Verdict::Bad, "store", format!("{}: {e}", existing.display())),
+        Err(e) => finding(
+            Verdict::Bad,
+            "store",
+            format!("{}: {e}", existing.display()),
+        ),
     }
 }
 
 fn mkfs() -> Finding {
-    let found = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4", "/usr/bin/mkfs.ext4"]
-        .into_iter()
-        .any(|path| Path::new(path).exists());
+    let found = [
+        "/usr/sbin/mkfs.ext4",
+        "/sbin/mkfs.ext4",
+        "/usr/bin/mkfs.ext4",
+    ]
+    .into_iter()
+    .any(|path| Path::new(path).exists());
     if found {
-        return finding(Verdict::Good, "mkfs.ext4", "is there, for containers run without --rm");
+        return finding(
+            Verdict::Good,
+            "mkfs.ext4",
+            "is there, for containers run without --rm",
+        );
     }
     let text = "is missing, so containers need --rm; `apt-get install e2fsprogs` brings it";
     finding(Verdict::Weak, "mkfs.ext4", text)

@@ -28,27 +28,37 @@ pub enum KvmError {
 
 /// The explanation for a machine whose KVM is no hardware's.
 pub const NO_VIRTUALIZATION: &str = "\
-     /proc/cpuinfo shows neither vmx nor svm: whatever answers at /dev/kvm here (kvm_pvm, say) \
-     can't run a stock guest kernel. `make shell` opens an emulated host in which walnut works, and \
-     a machine with nested virtualization runs it directly";
+     this machine's processor has no virtualization (neither vmx nor svm in /proc/cpuinfo): what \
+     answers at /dev/kvm, kvm_pvm perhaps, can't run a stock guest kernel; take a machine with \
+     nested virtualization, or `make shell`, a shell in an emulated host";
 
 /// Opens the device as the monitor will: the same answer, before anything is started.
 pub fn check() -> Result<(), KvmError> {
     open()?;
-    if has_virtualization() { Ok(()) } else { Err(KvmError::NoVirtualization) }
+    if has_virtualization() {
+        Ok(())
+    } else {
+        Err(KvmError::NoVirtualization)
+    }
 }
 
 pub fn open() -> Result<File, KvmError> {
-    OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => KvmError::Missing,
-        io::ErrorKind::PermissionDenied => KvmError::Permission { hint: permission_hint() },
-        _ if e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
-            || e.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) =>
-        {
-            KvmError::Missing
-        }
-        _ => KvmError::Open(e),
-    })
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => KvmError::Missing,
+            io::ErrorKind::PermissionDenied => KvmError::Permission {
+                hint: permission_hint(),
+            },
+            _ if e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
+                || e.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) =>
+            {
+                KvmError::Missing
+            }
+            _ => KvmError::Open(e),
+        })
 }
 
 /// Whether the first processor has `vmx` (Intel) or `svm` (AMD).
@@ -62,7 +72,10 @@ pub fn has_virtualization() -> bool {
 
 fn cpuinfo_has_virtualization(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
-    flags.is_none_or(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+    flags.is_none_or(|line| {
+        line.split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+    })
 }
 
 fn permission_hint() -> String {

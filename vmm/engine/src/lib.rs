@@ -10,7 +10,7 @@
 
 pub mod cli;
 pub mod container;
-// pub mod doctor;
+pub mod doctor;
 pub mod image;
 pub mod kvm;
 pub mod logger;

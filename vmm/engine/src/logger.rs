@@ -25,7 +25,9 @@ impl Log for Stderr {
 
 /// Warnings, unless `WALNUT_LOG` or `verbose` say otherwise; the louder of the two wins.
 pub fn init(verbose: u8) {
-    let asked = std::env::var("WALNUT_LOG").ok().and_then(|level| level.parse().ok());
+    let asked = std::env::var("WALNUT_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok());
     let flagged = match verbose {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
@@ -33,7 +35,11 @@ pub fn init(verbose: u8) {
         _ => LevelFilter::Trace,
     };
     let level = asked.map_or(flagged, |asked: LevelFilter| {
-        if verbose == 0 { asked } else { asked.max(flagged) }
+        if verbose == 0 {
+            asked
+        } else {
+            asked.max(flagged)
+        }
     });
     log::set_max_level(level);
     // Only a second call could fail.

@@ -21,7 +21,9 @@ pub enum PathError {
     Foreign { path: PathBuf, owner: u32 },
     #[error("find where this program is")]
     Executable(#[source] io::Error),
-    #[error("find {name} in {dir}: {source}; `make build` puts it there, $WALNUT_LIBEXEC names another place")]
+    #[error(
+        "find {name} in {dir}: {source}; `make build` puts it there, $WALNUT_LIBEXEC names another place"
+    )]
     Artifact {
         name: &'static str,
         dir: PathBuf,
@@ -42,7 +44,11 @@ impl Paths {
     /// The given ones, or root's, or this user's own. Nothing is created yet.
     pub fn resolve(root: Option<PathBuf>, state: Option<PathBuf>) -> Result<Self, PathError> {
         let uid = rustix::process::geteuid();
-        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let var = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
         let root = match root {
             Some(root) => absolute(root)?,
             None if uid.is_root() => PathBuf::from("/var/lib/walnut"),
@@ -72,7 +78,10 @@ impl Paths {
         })?;
         let owner = meta.uid();
         if owner != rustix::process::geteuid().as_raw() {
-            return Err(PathError::Foreign { path: self.state.clone(), owner });
+            return Err(PathError::Foreign {
+                path: self.state.clone(),
+                owner,
+            });
         }
         Ok(())
     }
@@ -92,7 +101,10 @@ pub fn private_dir(path: &Path) -> Result<(), PathError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| PathError::Create { path: path.to_owned(), source })
+        .map_err(|source| PathError::Create {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, PathError> {
@@ -126,7 +138,11 @@ impl Artifacts {
             let path = dir.join(name);
             match fs::metadata(&path) {
                 Ok(_) => Ok(path),
-                Err(source) => Err(PathError::Artifact { name, dir: dir.clone(), source }),
+                Err(source) => Err(PathError::Artifact {
+                    name,
+                    dir: dir.clone(),
+                    source,
+                }),
             }
         };
         Ok(Self {

@@ -62,7 +62,9 @@ impl Layout {
         let lower = match source {
             Source::Image(path) => {
                 layout.pmem.push(config::PmemConfig { path: path.clone() });
-                layout.mounts.push(mount("erofs", "/dev/pmem0", IMAGE, &["ro", "dax=always"]));
+                layout
+                    .mounts
+                    .push(mount("erofs", "/dev/pmem0", IMAGE, &["ro", "dax=always"]));
                 IMAGE
             }
             Source::Directory(_) => ROOTFS_PATH,
@@ -99,7 +101,8 @@ impl Layout {
                 tag: VOLUMES_TAG.to_owned(),
                 source: config::FsSource::Volumes(volumes),
             });
-            self.mounts.push(mount("virtiofs", VOLUMES_TAG, VOLUMES, &[]));
+            self.mounts
+                .push(mount("virtiofs", VOLUMES_TAG, VOLUMES, &[]));
         }
     }
 
@@ -113,19 +116,25 @@ impl Layout {
                 });
                 // Inode tables are written when first used, not all at once by a thread.
                 let options = ["noatime", "discard", "noinit_itable"];
-                self.mounts.push(mount("ext4", "/dev/vda", WRITABLE, &options));
+                self.mounts
+                    .push(mount("ext4", "/dev/vda", WRITABLE, &options));
             }
             None => {
                 let size = container.storage_size.map(|bytes| format!("size={bytes}"));
-                let options: Vec<&str> =
-                    ["mode=0700"].into_iter().chain(size.as_deref()).collect();
-                self.mounts.push(mount("tmpfs", "tmpfs", WRITABLE, &options));
+                let options: Vec<&str> = ["mode=0700"].into_iter().chain(size.as_deref()).collect();
+                self.mounts
+                    .push(mount("tmpfs", "tmpfs", WRITABLE, &options));
             }
         }
         let lower = format!("lowerdir={lower}");
         let upper = format!("upperdir={WRITABLE}/upper");
         let work = format!("workdir={WRITABLE}/work");
-        self.mounts.push(mount("overlay", "overlay", OVERLAY, &[&lower, &upper, &work]));
+        self.mounts.push(mount(
+            "overlay",
+            "overlay",
+            OVERLAY,
+            &[&lower, &upper, &work],
+        ));
     }
 }
 

@@ -51,7 +51,11 @@ fn multiply(number: &str, factor: u64) -> Option<u64> {
     if !digits(whole) || !digits(fraction) || (whole.is_empty() && fraction.is_empty()) {
         return None;
     }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let mut total = whole.checked_mul(factor)?;
     let mut scale = 1u128;
     let mut numerator = 0u128;
@@ -132,12 +136,27 @@ mod tests {
 
     #[test]
     fn bad_sizes_in_dockers_words() {
-        assert_eq!(parse_size("foo").unwrap_err().to_string(), "invalid size: 'foo'");
+        assert_eq!(
+            parse_size("foo").unwrap_err().to_string(),
+            "invalid size: 'foo'"
+        );
         assert_eq!(parse_size("").unwrap_err().to_string(), "invalid size: ''");
-        assert_eq!(parse_size("-3m").unwrap_err().to_string(), "invalid size: '-3m'");
-        assert_eq!(parse_size("1.2.3m").unwrap_err().to_string(), "invalid size: '1.2.3m'");
-        assert_eq!(parse_size("3 apples").unwrap_err().to_string(), "invalid suffix: 'apples'");
-        assert_eq!(parse_size("99999999p").unwrap_err().to_string(), "invalid size: '99999999p'");
+        assert_eq!(
+            parse_size("-3m").unwrap_err().to_string(),
+            "invalid size: '-3m'"
+        );
+        assert_eq!(
+            parse_size("1.2.3m").unwrap_err().to_string(),
+            "invalid size: '1.2.3m'"
+        );
+        assert_eq!(
+            parse_size("3 apples").unwrap_err().to_string(),
+            "invalid suffix: 'apples'"
+        );
+        assert_eq!(
+            parse_size("99999999p").unwrap_err().to_string(),
+            "invalid size: '99999999p'"
+        );
     }
 
     #[test]

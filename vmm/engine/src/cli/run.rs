@@ -153,7 +153,11 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
 
-    #[arg(trailing_var_arg = true, required_unless_present = "rootfs", hide = true)]
+    #[arg(
+        trailing_var_arg = true,
+        required_unless_present = "rootfs",
+        hide = true
+    )]
     pub args: Vec<String>,
 }
 

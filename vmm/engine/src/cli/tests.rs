@@ -30,18 +30,52 @@ fn clap_accepts_the_definition() {
 
 #[test]
 fn flags_after_the_image_belong_to_the_command() {
-    let args = run(&["--rm", "-it", "busybox", "ls", "-l", "--rm=false", "--", "-e", "x"]);
+    let args = run(&[
+        "--rm",
+        "-it",
+        "busybox",
+        "ls",
+        "-l",
+        "--rm=false",
+        "--",
+        "-e",
+        "x",
+    ]);
     assert!(args.rm && args.interactive && args.tty);
-    assert_eq!(args.args, ["busybox", "ls", "-l", "--rm=false", "--", "-e", "x"]);
+    assert_eq!(
+        args.args,
+        ["busybox", "ls", "-l", "--rm=false", "--", "-e", "x"]
+    );
     assert!(args.env.is_empty());
 }
 
 #[test]
 fn flags_as_docker_users_type_them() {
     let args = run(&[
-        "-ti", "-eA=b", "-e", "C", "--env=D=e", "-w/work", "-u", "1000:1000", "-m", "1.5g", "--cpus=1.5",
-        "-v", "/a:/b:ro", "-v=/c:/d", "--rm=true", "--tty=false", "--name", "a", "--name", "b",
-        "--pids-limit", "-1", "--timings", "image",
+        "-ti",
+        "-eA=b",
+        "-e",
+        "C",
+        "--env=D=e",
+        "-w/work",
+        "-u",
+        "1000:1000",
+        "-m",
+        "1.5g",
+        "--cpus=1.5",
+        "-v",
+        "/a:/b:ro",
+        "-v=/c:/d",
+        "--rm=true",
+        "--tty=false",
+        "--name",
+        "a",
+        "--name",
+        "b",
+        "--pids-limit",
+        "-1",
+        "--timings",
+        "image",
     ]);
     assert!(args.interactive && !args.tty && args.rm);
     assert_eq!(args.env, ["A=b", "C", "D=e"]);
@@ -53,7 +87,10 @@ fn flags_as_docker_users_type_them() {
     assert_eq!(args.pids_limit, Some(-1));
     assert_eq!(args.timings, Some(run::TimingsFormat::Table));
     assert_eq!(args.args, ["image"]);
-    assert_eq!(run(&["--timings=json", "i"]).timings, Some(run::TimingsFormat::Json));
+    assert_eq!(
+        run(&["--timings=json", "i"]).timings,
+        Some(run::TimingsFormat::Json)
+    );
 }
 
 #[test]
@@ -74,10 +111,22 @@ fn global_flags_stand_before_the_verb() {
 #[test]
 fn mistakes_in_dockers_words() {
     for (line, said) in [
-        (&["run", "--frob", "i"][..], "unknown flag: --frob; see 'walnut run --help'"),
-        (&["run", "--frob=1", "i"], "unknown flag: --frob; see 'walnut run --help'"),
-        (&["run", "-x", "i"], "unknown shorthand flag: 'x' in -x; see 'walnut run --help'"),
-        (&["run"], "\"walnut run\" requires at least 1 argument; see 'walnut run --help'"),
+        (
+            &["run", "--frob", "i"][..],
+            "unknown flag: --frob; see 'walnut run --help'",
+        ),
+        (
+            &["run", "--frob=1", "i"],
+            "unknown flag: --frob; see 'walnut run --help'",
+        ),
+        (
+            &["run", "-x", "i"],
+            "unknown shorthand flag: 'x' in -x; see 'walnut run --help'",
+        ),
+        (
+            &["run"],
+            "\"walnut run\" requires at least 1 argument; see 'walnut run --help'",
+        ),
         (
             &["run", "-m", "foo", "i"],
             "invalid argument \"foo\" for \"-m, --memory\" flag: invalid size: 'foo'; \
@@ -93,8 +142,14 @@ fn mistakes_in_dockers_words() {
             "invalid argument \"two\" for \"--cpus\" flag: failed to parse 'two' as a number of \
              CPUs; see 'walnut run --help'",
         ),
-        (&["run", "--name"], "flag needs an argument: --name; see 'walnut run --help'"),
-        (&["run", "-e"], "flag needs an argument: -e, --env; see 'walnut run --help'"),
+        (
+            &["run", "--name"],
+            "flag needs an argument: --name; see 'walnut run --help'",
+        ),
+        (
+            &["run", "-e"],
+            "flag needs an argument: -e, --env; see 'walnut run --help'",
+        ),
     ] {
         assert_eq!(words(line), (said.to_owned(), 125), "{line:?}");
     }
@@ -104,9 +159,17 @@ fn mistakes_in_dockers_words() {
 
 #[test]
 fn help_is_no_mistake() {
-    for line in [&["--help"][..], &["run", "--help"], &["--version"], &["doctor", "--help"]] {
+    for line in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["--version"],
+        &["doctor", "--help"],
+    ] {
         let error = parse(line).unwrap_err();
-        assert!(error.as_help().is_some() && error.exit_code() == 0, "{line:?}");
+        assert!(
+            error.as_help().is_some() && error.exit_code() == 0,
+            "{line:?}"
+        );
     }
     // `-h` is the host name, as in Docker.
     assert_eq!(run(&["-h", "box", "i"]).hostname.as_deref(), Some("box"));

@@ -85,7 +85,10 @@ impl UsageError {
             ErrorKind::ValueValidation => {
                 let cause = std::error::Error::source(&self.inner).map(ToString::to_string);
                 let cause = cause.unwrap_or_else(|| "invalid value".to_owned());
-                format!("invalid argument \"{value}\" for \"{}\" flag: {cause}", self.flag())
+                format!(
+                    "invalid argument \"{value}\" for \"{}\" flag: {cause}",
+                    self.flag()
+                )
             }
             ErrorKind::InvalidValue if value.is_empty() => {
                 format!("flag needs an argument: {}", self.flag())

@@ -35,8 +35,10 @@ pub fn requested(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>, Env
     let lookup = |name: &str| std::env::var_os(name);
     let mut all = Vec::new();
     for path in files {
-        let bytes = fs::read(path)
-            .map_err(|source| EnvError::File { path: path.clone(), source })?;
+        let bytes = fs::read(path).map_err(|source| EnvError::File {
+            path: path.clone(),
+            source,
+        })?;
         let text =
             String::from_utf8(bytes).map_err(|_| EnvError::NotUtf8 { path: path.clone() })?;
         all.extend(from_file(path, &text, &lookup)?);
@@ -66,7 +68,11 @@ fn from_file(path: &Path, text: &str, lookup: Lookup<'_>) -> Result<Vec<String>,
         }
         if name.contains(char::is_whitespace) {
             let (path, line) = (path.to_owned(), number + 1);
-            return Err(EnvError::Whitespace { path, line, name: name.to_owned() });
+            return Err(EnvError::Whitespace {
+                path,
+                line,
+                name: name.to_owned(),
+            });
         }
         all.extend(complete(line, lookup)?);
     }
@@ -92,9 +98,12 @@ pub fn merge(hostname: &str, tty: bool, image: &[String], requested: &[String]) 
         env.push("TERM=xterm".to_owned());
     }
     for entry in image.iter().chain(requested) {
-        let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
+        let name = entry
+            .split_once('=')
+            .map_or(entry.as_str(), |(name, _)| name);
         let same = |e: &String| {
-            e.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
+            e.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('='))
         };
         match (env.iter().position(same), entry.contains('=')) {
             (Some(at), true) => env[at].clone_from(entry),
@@ -123,7 +132,16 @@ mod tests {
             &strings(&["PATH=/bin", "LANG=C", "GONE=1"]),
             &strings(&["LANG=de", "NEW=x=y", "GONE", "NEVER"]),
         );
-        assert_eq!(env, ["PATH=/bin", "HOSTNAME=box", "TERM=xterm", "LANG=de", "NEW=x=y"]);
+        assert_eq!(
+            env,
+            [
+                "PATH=/bin",
+                "HOSTNAME=box",
+                "TERM=xterm",
+                "LANG=de",
+                "NEW=x=y"
+            ]
+        );
         assert_eq!(merge("b", false, &[], &[]), [DEFAULT_PATH, "HOSTNAME=b"]);
     }
 
@@ -134,7 +152,10 @@ mod tests {
         let all = from_file(Path::new("f"), text, &lookup).unwrap();
         assert_eq!(all, ["A=b c ", "HERE=yes", "E="]);
         let error = from_file(Path::new("f"), "ok=1\nA B=c", &lookup).unwrap_err();
-        assert_eq!(error.to_string(), "f:2: variable 'A B' contains whitespaces");
+        assert_eq!(
+            error.to_string(),
+            "f:2: variable 'A B' contains whitespaces"
+        );
         assert!(from_file(Path::new("f"), "=x", &lookup).is_err());
     }
 

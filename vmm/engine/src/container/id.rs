@@ -44,10 +44,17 @@ mod tests {
 
     #[test]
     fn sixty_four_digits_never_twice() {
-        let (a, b) = (ContainerId::random().unwrap(), ContainerId::random().unwrap());
+        let (a, b) = (
+            ContainerId::random().unwrap(),
+            ContainerId::random().unwrap(),
+        );
         assert_ne!(a, b);
         assert_eq!(a.as_str().len(), 64);
-        assert!(a.as_str().bytes().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()));
+        assert!(
+            a.as_str()
+                .bytes()
+                .all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
+        );
         assert!(a.as_str().starts_with(a.short()) && a.short().len() == 12);
     }
 }

@@ -75,10 +75,14 @@ impl Limits {
     /// The machine's virtual processors.
     pub fn machine_cpus(&self) -> u8 {
         match self.cpus {
-            Some(cpus) => u8::try_from(cpus.ceil()).unwrap_or(MAX_CPUS).clamp(1, MAX_CPUS),
+            Some(cpus) => u8::try_from(cpus.ceil())
+                .unwrap_or(MAX_CPUS)
+                .clamp(1, MAX_CPUS),
             None => {
                 let host = std::thread::available_parallelism().map_or(1, usize::from);
-                u8::try_from(host).unwrap_or(MAX_CPUS).clamp(1, DEFAULT_CPUS)
+                u8::try_from(host)
+                    .unwrap_or(MAX_CPUS)
+                    .clamp(1, DEFAULT_CPUS)
             }
         }
     }
@@ -95,7 +99,9 @@ fn host_memory() -> Option<u64> {
     let info = rustix::system::sysinfo();
     let bytes = u128::from(info.totalram) * u128::from(info.mem_unit);
     // sysinfo leaves out what the firmware and the kernel image hold: be generous.
-    u64::try_from(bytes).ok().map(|bytes| bytes.next_multiple_of(GIB / 4))
+    u64::try_from(bytes)
+        .ok()
+        .map(|bytes| bytes.next_multiple_of(GIB / 4))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,23 +160,41 @@ mod tests {
 
     #[test]
     fn the_machine_fits_the_container() {
-        let limits = Limits { memory: Some(256 * MIB), ..Limits::default() };
+        let limits = Limits {
+            memory: Some(256 * MIB),
+            ..Limits::default()
+        };
         assert_eq!(limits.machine_memory_mib(), 308);
         assert_eq!(limits.shm_bytes(), 128 * MIB);
-        let tiny = Limits { memory: Some(6 * MIB), ..Limits::default() };
+        let tiny = Limits {
+            memory: Some(6 * MIB),
+            ..Limits::default()
+        };
         assert_eq!(tiny.machine_memory_mib(), MIN_MEMORY_MIB);
         assert_eq!(Limits::default().machine_memory_mib(), DEFAULT_MEMORY_MIB);
-        let half = Limits { cpus: Some(MilliCpus::parse("2.5").unwrap()), ..Limits::default() };
+        let half = Limits {
+            cpus: Some(MilliCpus::parse("2.5").unwrap()),
+            ..Limits::default()
+        };
         assert_eq!(half.machine_cpus(), 3);
     }
 
     #[test]
     fn more_than_there_is_is_refused() {
-        let limits = Limits { memory: Some(1 << 50), ..Limits::default() };
+        let limits = Limits {
+            memory: Some(1 << 50),
+            ..Limits::default()
+        };
         let said = limits.check().unwrap_err().to_string();
-        assert!(said.starts_with("--memory 1048576 GiB is more than this machine has ("), "{said}");
+        assert!(
+            said.starts_with("--memory 1048576 GiB is more than this machine has ("),
+            "{said}"
+        );
         for cpus in ["0", "0.001", "33", "32.5"] {
-            let limits = Limits { cpus: Some(MilliCpus::parse(cpus).unwrap()), ..Limits::default() };
+            let limits = Limits {
+                cpus: Some(MilliCpus::parse(cpus).unwrap()),
+                ..Limits::default()
+            };
             assert!(limits.check().is_err(), "{cpus}");
         }
     }
@@ -180,7 +204,12 @@ mod tests {
         let parsed = Ulimit::parse("nofile=1024:2048").unwrap();
         assert_eq!((parsed.soft, parsed.hard), (1024, 2048));
         assert_eq!(Ulimit::parse("core=-1").unwrap().hard, u64::MAX);
-        assert!(Ulimit::parse("nofile=2:1").unwrap_err().to_string().ends_with("2 > 1"));
+        assert!(
+            Ulimit::parse("nofile=2:1")
+                .unwrap_err()
+                .to_string()
+                .ends_with("2 > 1")
+        );
         for bad in ["", "nofile", "foo=1", "nofile=a", "nofile=1:2:3", "nofile="] {
             let said = Ulimit::parse(bad).unwrap_err().to_string();
             assert_eq!(said, format!("invalid ulimit argument: {bad}"));

@@ -48,7 +48,10 @@ impl Container {
     /// working directory. [`Self::apply_image`] completes it.
     pub fn from_flags(args: &RunArgs, here: &Path) -> Result<Self, ContainerError> {
         let id = ContainerId::random().map_err(ContainerError::Id)?;
-        let hostname = args.hostname.clone().unwrap_or_else(|| id.short().to_owned());
+        let hostname = args
+            .hostname
+            .clone()
+            .unwrap_or_else(|| id.short().to_owned());
         if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(['/', '\0']) {
             return Err(ContainerError::Hostname(hostname));
         }
@@ -74,8 +77,16 @@ impl Container {
                 args.privileged,
                 &args.security_opt,
             )?,
-            sysctls: args.sysctl.iter().map(|s| sysctl(s)).collect::<Result<_, _>>()?,
-            hosts: args.add_host.iter().map(|s| host(s)).collect::<Result<_, _>>()?,
+            sysctls: args
+                .sysctl
+                .iter()
+                .map(|s| sysctl(s))
+                .collect::<Result<_, _>>()?,
+            hosts: args
+                .add_host
+                .iter()
+                .map(|s| host(s))
+                .collect::<Result<_, _>>()?,
             dns: dns(args)?,
             stop_signal: stop_signal.unwrap_or(0),
             stop_timeout_s: args.stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
@@ -131,7 +142,11 @@ fn full_command(
     } else {
         full.extend(command.iter().cloned());
     }
-    if full.is_empty() { Err(ContainerError::NoCommand) } else { Ok(full) }
+    if full.is_empty() {
+        Err(ContainerError::NoCommand)
+    } else {
+        Ok(full)
+    }
 }
 
 /// Empty where none is given.
@@ -147,7 +162,11 @@ fn check_name(name: &str) -> Result<(), ContainerError> {
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = bytes.len() > 0
         && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if first && rest { Ok(()) } else { Err(ContainerError::Name(name.to_owned())) }
+    if first && rest {
+        Ok(())
+    } else {
+        Err(ContainerError::Name(name.to_owned()))
+    }
 }
 
 fn limits(args: &RunArgs) -> Result<Limits, ContainerError> {
@@ -157,7 +176,11 @@ fn limits(args: &RunArgs) -> Result<Limits, ContainerError> {
         // To Docker, 0 and -1 are no limit.
         pids: args.pids_limit.filter(|limit| *limit > 0),
         shm_size: args.shm_size,
-        ulimits: args.ulimit.iter().map(|s| Ulimit::parse(s)).collect::<Result<_, _>>()?,
+        ulimits: args
+            .ulimit
+            .iter()
+            .map(|s| Ulimit::parse(s))
+            .collect::<Result<_, _>>()?,
     };
     limits.check()?;
     Ok(limits)
@@ -176,10 +199,17 @@ fn sysctl(text: &str) -> Result<(String, String), ContainerError> {
 fn host(text: &str) -> Result<(String, String), ContainerError> {
     let invalid = || ContainerError::AddHost(text.to_owned());
     let (name, address) = text.split_once(['=', ':']).ok_or_else(invalid)?;
-    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|a| a.strip_suffix(']'))
+        .unwrap_or(address);
     let parsed: IpAddr = bare.parse().map_err(|_| invalid())?;
     let clean = !name.is_empty() && !name.contains(char::is_whitespace);
-    if clean { Ok((name.to_owned(), parsed.to_string())) } else { Err(invalid()) }
+    if clean {
+        Ok((name.to_owned(), parsed.to_string()))
+    } else {
+        Err(invalid())
+    }
 }
 
 fn dns(args: &RunArgs) -> Result<Dns, ContainerError> {
@@ -222,9 +252,14 @@ mod tests {
     }
 
     fn resolve_with(image: &ImageDefaults, line: &[&str]) -> Result<Container, ContainerError> {
-        let argv: Vec<std::ffi::OsString> =
-            ["walnut", "run"].iter().chain(line).map(Into::into).collect();
-        let Command::Run(args) = Cli::from_args(&argv).unwrap().command else { panic!("not run") };
+        let argv: Vec<std::ffi::OsString> = ["walnut", "run"]
+            .iter()
+            .chain(line)
+            .map(Into::into)
+            .collect();
+        let Command::Run(args) = Cli::from_args(&argv).unwrap().command else {
+            panic!("not run")
+        };
         let mut container = Container::from_flags(&args, Path::new("/"))?;
         container.apply_image(args.entrypoint.as_deref(), &args.args[1..], image)?;
         Ok(container)
@@ -238,7 +273,10 @@ mod tests {
     fn the_image_is_the_default() {
         let container = resolve(&["image"]).unwrap();
         assert_eq!(container.args, ["/entry", "cmd", "arg"]);
-        assert_eq!((container.cwd.as_str(), container.user.as_str()), ("/srv", "alice"));
+        assert_eq!(
+            (container.cwd.as_str(), container.user.as_str()),
+            ("/srv", "alice")
+        );
         assert_eq!(container.stop_signal, 2);
         assert!(container.env.contains(&"A=1".to_owned()));
         assert_eq!(container.hostname, container.id.short());
@@ -247,9 +285,18 @@ mod tests {
     #[test]
     fn entrypoint_and_command() {
         assert_eq!(resolve(&["image", "x"]).unwrap().args, ["/entry", "x"]);
-        assert_eq!(resolve(&["--entrypoint", "e", "image"]).unwrap().args, ["e"]);
-        assert_eq!(resolve(&["--entrypoint", "e", "image", "x"]).unwrap().args, ["e", "x"]);
-        assert_eq!(resolve(&["--entrypoint=", "image", "x"]).unwrap().args, ["x"]);
+        assert_eq!(
+            resolve(&["--entrypoint", "e", "image"]).unwrap().args,
+            ["e"]
+        );
+        assert_eq!(
+            resolve(&["--entrypoint", "e", "image", "x"]).unwrap().args,
+            ["e", "x"]
+        );
+        assert_eq!(
+            resolve(&["--entrypoint=", "image", "x"]).unwrap().args,
+            ["x"]
+        );
         let none = resolve(&["--entrypoint=", "image"]).unwrap_err();
         assert_eq!(none.to_string(), "no command specified");
         let empty = resolve_with(&ImageDefaults::default(), &["image"]).unwrap_err();
@@ -259,10 +306,23 @@ mod tests {
     #[test]
     fn flags_win_over_the_image() {
         let container = resolve(&[
-            "-w", "/w", "-u", "0:0", "-e", "A=2", "-h", "box", "--stop-signal", "9", "image",
+            "-w",
+            "/w",
+            "-u",
+            "0:0",
+            "-e",
+            "A=2",
+            "-h",
+            "box",
+            "--stop-signal",
+            "9",
+            "image",
         ])
         .unwrap();
-        assert_eq!((container.cwd.as_str(), container.user.as_str()), ("/w", "0:0"));
+        assert_eq!(
+            (container.cwd.as_str(), container.user.as_str()),
+            ("/w", "0:0")
+        );
         assert_eq!(container.stop_signal, 9);
         assert!(container.env.contains(&"A=2".to_owned()));
         assert!(container.env.contains(&"HOSTNAME=box".to_owned()));
@@ -275,7 +335,10 @@ mod tests {
                 &["-w", "rel", "image"][..],
                 "the working directory 'rel' is invalid, it needs to be an absolute path",
             ),
-            (&["--add-host", "a:b", "image"], "bad format for add-host: \"a:b\""),
+            (
+                &["--add-host", "a:b", "image"],
+                "bad format for add-host: \"a:b\"",
+            ),
             (&["--dns", "here", "image"], "here is not an ip address"),
             (
                 &["--storage-opt", "foo=1", "image"],
@@ -287,7 +350,10 @@ mod tests {
             assert_eq!(resolve(line).unwrap_err().to_string(), said, "{line:?}");
         }
         for bad in ["", "a", "-a", "a b", "ä1"] {
-            assert!(matches!(check_name(bad), Err(ContainerError::Name(_))), "{bad}");
+            assert!(
+                matches!(check_name(bad), Err(ContainerError::Name(_))),
+                "{bad}"
+            );
         }
         assert!(check_name("web_1.a-b").is_ok());
     }

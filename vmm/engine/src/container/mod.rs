@@ -17,7 +17,7 @@ use thiserror::Error;
 pub use id::ContainerId;
 pub use limits::{Limits, Ulimit};
 pub use merge::ImageDefaults;
-pub use security::{Security, Seccomp};
+pub use security::{Seccomp, Security};
 pub use volume::{Tmpfs, Volume};
 
 #[derive(Debug, Error)]

@@ -107,7 +107,9 @@ const ALL: &[(&str, Capability)] = &[
 
 /// The spec's value for a name of [`Security::capabilities`].
 pub fn capability(name: &str) -> Option<Capability> {
-    ALL.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    ALL.iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, value)| *value)
 }
 
 impl Security {
@@ -119,7 +121,11 @@ impl Security {
     ) -> Result<Self, SecurityError> {
         let mut security = Self {
             capabilities: capabilities(add, drop, privileged)?,
-            seccomp: if privileged { Seccomp::Unconfined } else { Seccomp::Default },
+            seccomp: if privileged {
+                Seccomp::Unconfined
+            } else {
+                Seccomp::Default
+            },
             no_new_privileges: false,
             privileged,
         };
@@ -146,8 +152,10 @@ impl Security {
 
 fn read(path: &str) -> Result<Box<Profile>, SecurityError> {
     let path = PathBuf::from(path);
-    let text = fs::read(&path)
-        .map_err(|source| SecurityError::OpenProfile { path: path.clone(), source })?;
+    let text = fs::read(&path).map_err(|source| SecurityError::OpenProfile {
+        path: path.clone(),
+        source,
+    })?;
     serde_json::from_slice(&text).map_err(|source| SecurityError::ParseProfile { path, source })
 }
 
@@ -170,7 +178,10 @@ fn capabilities(
         return Ok(set);
     }
     set.retain(|name| !drop.contains(name));
-    set.extend(add.into_iter().filter(|name| *name != "ALL" && !drop.contains(name)));
+    set.extend(
+        add.into_iter()
+            .filter(|name| *name != "ALL" && !drop.contains(name)),
+    );
     Ok(set)
 }
 
@@ -227,7 +238,11 @@ mod tests {
             Security::new(&[], &[], false, &owned)
         };
         assert!(options(&["no-new-privileges"]).unwrap().no_new_privileges);
-        assert!(options(&["no-new-privileges:true"]).unwrap().no_new_privileges);
+        assert!(
+            options(&["no-new-privileges:true"])
+                .unwrap()
+                .no_new_privileges
+        );
         let open = options(&["seccomp=unconfined"]).unwrap();
         assert!(matches!(open.seccomp, Seccomp::Unconfined) && !open.no_new_privileges);
         assert!(options(&["frob=1"]).is_err());

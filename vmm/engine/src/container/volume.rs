@@ -40,7 +40,10 @@ pub struct Tmpfs {
 impl Volume {
     /// `SOURCE:TARGET[:OPTIONS]`; `cwd` is what a source that begins with a dot is relative to.
     pub fn parse(spec: &str, cwd: &Path) -> Result<Self, VolumeError> {
-        let refuse = |reason: String| VolumeError::Spec { spec: spec.to_owned(), reason };
+        let refuse = |reason: String| VolumeError::Spec {
+            spec: spec.to_owned(),
+            reason,
+        };
         let parts: Vec<&str> = spec.split(':').collect();
         let (source, target, options) = match parts[..] {
             [source, target] => (source, target, ""),
@@ -62,7 +65,11 @@ impl Volume {
         }
         let target = mount_point(target).map_err(refuse)?;
         let readonly = parse_options(options).map_err(refuse)?;
-        Ok(Self { source: existing(&cwd.join(source))?, target, readonly })
+        Ok(Self {
+            source: existing(&cwd.join(source))?,
+            target,
+            readonly,
+        })
     }
 }
 
@@ -96,8 +103,8 @@ fn parse_options(options: &str) -> Result<bool, String> {
             "ro" => readonly = true,
             "rw" => readonly = false,
             // SELinux labels and consistency hints mean nothing here; private is what it always is.
-            "z" | "Z" | "cached" | "delegated" | "consistent" | "default" | "nocopy" | "private"
-            | "rprivate" => {}
+            "z" | "Z" | "cached" | "delegated" | "consistent" | "default" | "nocopy"
+            | "private" | "rprivate" => {}
             _ => return Err(format!("invalid mode: {option}")),
         }
     }
@@ -110,7 +117,10 @@ fn existing(source: &Path) -> Result<PathBuf, VolumeError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             Err(VolumeError::Missing(source.to_owned()))
         }
-        Err(error) => Err(VolumeError::Inspect { path: source.to_owned(), source: error }),
+        Err(error) => Err(VolumeError::Inspect {
+            path: source.to_owned(),
+            source: error,
+        }),
     }
 }
 
@@ -118,11 +128,15 @@ impl Tmpfs {
     /// `DIR[:OPTIONS]`.
     pub fn parse(spec: &str) -> Result<Self, VolumeError> {
         let (target, options) = spec.split_once(':').unwrap_or((spec, ""));
-        let target = mount_point(target)
-            .map_err(|reason| VolumeError::Tmpfs { spec: spec.to_owned(), reason })?;
+        let target = mount_point(target).map_err(|reason| VolumeError::Tmpfs {
+            spec: spec.to_owned(),
+            reason,
+        })?;
         // Docker's own, unless one of those given says otherwise.
-        let mut all: Vec<String> =
-            ["noexec", "nosuid", "nodev"].map(str::to_owned).into_iter().collect();
+        let mut all: Vec<String> = ["noexec", "nosuid", "nodev"]
+            .map(str::to_owned)
+            .into_iter()
+            .collect();
         for option in options.split(',').filter(|o| !o.is_empty()) {
             let opposite = match option {
                 "exec" => "noexec",
@@ -133,7 +147,10 @@ impl Tmpfs {
             all.retain(|known| known != opposite);
             all.push(option.to_owned());
         }
-        Ok(Self { target, options: all })
+        Ok(Self {
+            target,
+            options: all,
+        })
     }
 }
 
@@ -143,11 +160,19 @@ pub fn parse_all(
     tmpfs: &[String],
     cwd: &Path,
 ) -> Result<(Vec<Volume>, Vec<Tmpfs>), VolumeError> {
-    let volumes: Vec<Volume> =
-        volumes.iter().map(|spec| Volume::parse(spec, cwd)).collect::<Result<_, _>>()?;
-    let tmpfs: Vec<Tmpfs> = tmpfs.iter().map(|spec| Tmpfs::parse(spec)).collect::<Result<_, _>>()?;
+    let volumes: Vec<Volume> = volumes
+        .iter()
+        .map(|spec| Volume::parse(spec, cwd))
+        .collect::<Result<_, _>>()?;
+    let tmpfs: Vec<Tmpfs> = tmpfs
+        .iter()
+        .map(|spec| Tmpfs::parse(spec))
+        .collect::<Result<_, _>>()?;
     let mut seen = HashSet::new();
-    let targets = volumes.iter().map(|v| &v.target).chain(tmpfs.iter().map(|t| &t.target));
+    let targets = volumes
+        .iter()
+        .map(|v| &v.target)
+        .chain(tmpfs.iter().map(|t| &t.target));
     for target in targets {
         if !seen.insert(target) {
             return Err(VolumeError::Duplicate(target.clone()));
@@ -172,7 +197,10 @@ mod tests {
         assert_eq!(volume.target, Path::new("/src"));
         assert!(volume.readonly);
         let relative = parse("./..:/b").unwrap();
-        assert_eq!((relative.source.to_str(), relative.readonly), (Some("/"), false));
+        assert_eq!(
+            (relative.source.to_str(), relative.readonly),
+            (Some("/"), false)
+        );
     }
 
     #[test]
@@ -193,7 +221,10 @@ mod tests {
                 "invalid volume specification: '/usr:/': invalid specification: destination \
                  can't be '/'",
             ),
-            ("/usr:/b:rx", "invalid volume specification: '/usr:/b:rx': invalid mode: rx"),
+            (
+                "/usr:/b:rx",
+                "invalid volume specification: '/usr:/b:rx': invalid mode: rx",
+            ),
             (
                 ":/b",
                 "invalid volume specification: ':/b': empty section between colons",

@@ -19,7 +19,9 @@ use walnut_protocol::CallError;
 
 use crate::cli::run::RunArgs;
 use crate::container::{Container, ContainerError, ImageDefaults};
-use crate::image::{Image, ImageError, Platform, Reference, Store, Terminal};
+use crate::image::{
+    Image, ImageError, Platform, PlatformError, Reference, ReferenceError, Store, Terminal,
+};
 use crate::kvm::{self, KvmError};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::spec::SpecError;
@@ -37,6 +39,10 @@ pub enum RunError {
     NotATty,
     #[error(transparent)]
     Container(#[from] ContainerError),
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]
@@ -182,17 +188,24 @@ impl<'a> Root<'a> {
 }
 
 fn directory(path: &std::path::Path) -> Result<PathBuf, RunError> {
-    let fail = |source| RunError::Rootfs { path: path.to_owned(), source };
+    let fail = |source| RunError::Rootfs {
+        path: path.to_owned(),
+        source,
+    };
     let path = std::fs::canonicalize(path).map_err(fail)?;
     let is_dir = std::fs::metadata(&path).map_err(fail)?.is_dir();
-    if is_dir { Ok(path) } else { Err(RunError::RootfsKind(path)) }
+    if is_dir {
+        Ok(path)
+    } else {
+        Err(RunError::RootfsKind(path))
+    }
 }
 
 /// From the store, or out of an archive into the store, which shows its progress.
 fn find_image(name: &str, platform: Option<&str>, paths: &Paths) -> Result<Image, RunError> {
-    let reference: Reference = name.parse().map_err(ImageError::from)?;
+    let reference: Reference = name.parse()?;
     let platform = match platform {
-        Some(text) => text.parse().map_err(ImageError::from)?,
+        Some(text) => text.parse()?,
         None => Platform::guest(),
     };
     let store = Store::open(&paths.root)?;

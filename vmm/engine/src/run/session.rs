@@ -99,7 +99,10 @@ impl<'a> Session<'a> {
                 Ready::Hello(hello) => {
                     let ready = now_us();
                     let reports = self.vm.reports();
-                    let known = [("monitor exec", reports.started_us), ("monitor", reports.running_us)];
+                    let known = [
+                        ("monitor exec", reports.started_us),
+                        ("monitor", reports.running_us),
+                    ];
                     for (phase, at) in known {
                         at.into_iter().for_each(|at| timings.mark_at(phase, at));
                     }
@@ -115,7 +118,10 @@ impl<'a> Session<'a> {
     /// While there is no container yet, a signal is for this process.
     fn ending_signal(&self) -> Result<Option<Signal>, signals::SignalError> {
         let ends = |signal: &Signal| {
-            matches!(signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT)
+            matches!(
+                signal,
+                Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT
+            )
         };
         while let Some(caught) = self.signals.next()? {
             if let Caught::Signal(signal) = caught
@@ -147,7 +153,11 @@ impl<'a> Session<'a> {
         let token = created(agent.within(CREATE_TIMEOUT).create(&self.create)?)?;
         timings.mark("create");
         let streams = self.connect_streams(&token)?;
-        let raw = if self.container.tty { RawTerminal::enter().map_err(RunError::Terminal)? } else { None };
+        let raw = if self.container.tty {
+            RawTerminal::enter().map_err(RunError::Terminal)?
+        } else {
+            None
+        };
         let commands = commander(agent.within(CALL_TIMEOUT), &self.container.id.to_string());
         if self.container.tty {
             self.resize(&agent.within(CALL_TIMEOUT));
@@ -183,10 +193,20 @@ impl<'a> Session<'a> {
                 .map_err(|e| RunError::Streams(std::io::Error::other(e)))?;
             Ok(stream)
         };
-        let stdin = self.container.interactive.then(|| connect(Stdio::Stdin)).transpose()?;
+        let stdin = self
+            .container
+            .interactive
+            .then(|| connect(Stdio::Stdin))
+            .transpose()?;
         let stdout = connect(Stdio::Stdout)?;
-        let stderr = (!self.container.tty).then(|| connect(Stdio::Stderr)).transpose()?;
-        Ok(Streams { stdin, stdout, stderr })
+        let stderr = (!self.container.tty)
+            .then(|| connect(Stdio::Stderr))
+            .transpose()?;
+        Ok(Streams {
+            stdin,
+            stdout,
+            stderr,
+        })
     }
 
     fn resize(&self, agent: &Client) {
@@ -276,7 +296,12 @@ impl<'a> Session<'a> {
     fn exit_code(&self, ended: &WaitResponse) -> u8 {
         if ended.oom_killed {
             let limit = self.container.limits.memory.map_or_else(
-                || format!("{} MiB of its machine", self.container.limits.machine_memory_mib()),
+                || {
+                    format!(
+                        "{} MiB of its machine",
+                        self.container.limits.machine_memory_mib()
+                    )
+                },
                 |limit| format!("--memory {}", crate::units::human_size(limit)),
             );
             log::warn!("the container ran out of memory ({limit}): a process was killed");
@@ -326,9 +351,11 @@ fn commander(agent: Client, container_id: &str) -> mpsc::Sender<Command> {
         for command in receiver {
             let container_id = container_id.clone();
             let done = match command {
-                Command::Kill(signal) => {
-                    agent.kill(&KillRequest { container_id, signal, ..KillRequest::default() })
-                }
+                Command::Kill(signal) => agent.kill(&KillRequest {
+                    container_id,
+                    signal,
+                    ..KillRequest::default()
+                }),
                 Command::Resize(width, height) => agent.resize_pty(&ResizePtyRequest {
                     container_id,
                     width,
@@ -352,7 +379,10 @@ fn wait_in_background(agent: Client, container_id: String) -> std::io::Result<(O
     let tell = rustix::io::dup(&done)?;
     let (sender, receiver) = mpsc::sync_channel(1);
     thread::Builder::new().name("wait".into()).spawn(move || {
-        let request = WaitRequest { container_id, ..WaitRequest::default() };
+        let request = WaitRequest {
+            container_id,
+            ..WaitRequest::default()
+        };
         // Nobody listens after an interrupt.
         let _ = sender.send(agent.wait(&request));
         let _ = rustix::io::write(&tell, &1u64.to_ne_bytes());
@@ -385,7 +415,10 @@ fn failure(failed: &Failed) -> RunError {
         (Ok(Stage::EXEC), _) => 126,
         _ => 125,
     };
-    RunError::Failed { message: failed.message.clone(), exit_code }
+    RunError::Failed {
+        message: failed.message.clone(),
+        exit_code,
+    }
 }
 
 #[cfg(test)]
@@ -395,7 +428,11 @@ mod tests {
     #[test]
     fn codes_of_a_command_that_never_ran() {
         let code = |stage: Stage, errno| {
-            let failed = Failed { stage: stage.into(), errno, ..Failed::default() };
+            let failed = Failed {
+                stage: stage.into(),
+                errno,
+                ..Failed::default()
+            };
             failure(&failed).exit_code()
         };
         assert_eq!(code(Stage::EXEC, 2), 127);

@@ -43,7 +43,10 @@ impl Signals {
         all.add(Signal::SIGWINCH);
         all.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self { fd: SignalFd::with_flags(&all, flags)?, all })
+        Ok(Self {
+            fd: SignalFd::with_flags(&all, flags)?,
+            all,
+        })
     }
 
     /// Runs `spawn` with the signals as they were: a program that is started inherits the mask.

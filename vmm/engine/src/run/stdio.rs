@@ -117,7 +117,9 @@ mod tests {
 
     /// Bytes that no copying by lines or text survives.
     fn sample() -> Vec<u8> {
-        (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+        (0..3_000_000u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect()
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::stdio::stdin;
-use rustix::termios::{OptionalActions, Termios, Winsize, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    OptionalActions, Termios, Winsize, isatty, tcgetattr, tcgetwinsize, tcsetattr,
+};
 
 /// What the terminal was like; here, so that a panic's hook finds it too.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -57,7 +59,11 @@ pub fn size() -> Option<(u32, u32)> {
         tcgetwinsize(stdin()),
         tcgetwinsize(rustix::stdio::stderr()),
     ];
-    sizes.into_iter().flatten().map(of).find(|(width, height)| *width > 0 && *height > 0)
+    sizes
+        .into_iter()
+        .flatten()
+        .map(of)
+        .find(|(width, height)| *width > 0 && *height > 0)
 }
 
 pub fn stdin_is_terminal() -> bool {

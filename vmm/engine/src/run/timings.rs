@@ -26,7 +26,10 @@ pub struct Timings {
 impl Timings {
     /// `begin_us` is when `main` was entered.
     pub fn new(begin_us: u64) -> Self {
-        Self { begin_us, marks: Vec::new() }
+        Self {
+            begin_us,
+            marks: Vec::new(),
+        }
     }
 
     /// `phase` has ended now.
@@ -99,7 +102,11 @@ mod tests {
         timings.mark_at("second", 4000);
         timings.mark_at("first", 1500);
         assert_eq!(timings.phases(), [("first", 500), ("second", 2500)]);
-        assert!(timings.table().contains("second                   2.50       3.00\n"));
+        assert!(
+            timings
+                .table()
+                .contains("second                   2.50       3.00\n")
+        );
         let json: serde_json::Value = serde_json::from_str(&timings.json()).unwrap();
         assert_eq!(json["phases"][1]["at_us"], 3000);
     }

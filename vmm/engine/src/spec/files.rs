@@ -52,14 +52,25 @@ fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
 /// The host's, less name servers on its loopback, which a machine of its own can't reach; what the
 /// flags say goes before it.
 fn resolv_conf(dns: &Dns, host: &str) -> String {
-    let host = if host.len() > MAX_RESOLV_CONF { "" } else { host };
-    let lines = || host.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    let host = if host.len() > MAX_RESOLV_CONF {
+        ""
+    } else {
+        host
+    };
+    let lines = || {
+        host.lines()
+            .filter_map(|line| line.trim().split_once(char::is_whitespace))
+    };
     let of = |keyword: &'static str| {
-        lines().filter(move |(key, _)| *key == keyword).map(|(_, rest)| rest.trim().to_owned())
+        lines()
+            .filter(move |(key, _)| *key == keyword)
+            .map(|(_, rest)| rest.trim().to_owned())
     };
     let mut text = String::new();
     let servers: Vec<String> = if dns.servers.is_empty() {
-        of("nameserver").filter(|server| !is_loopback(server)).collect()
+        of("nameserver")
+            .filter(|server| !is_loopback(server))
+            .collect()
     } else {
         dns.servers.clone()
     };
@@ -68,7 +79,9 @@ fn resolv_conf(dns: &Dns, host: &str) -> String {
     }
     // `--dns-search .` asks for none at all.
     let search = match dns.search.as_slice() {
-        [] => of("search").next_back().or_else(|| of("domain").next_back()),
+        [] => of("search")
+            .next_back()
+            .or_else(|| of("domain").next_back()),
         [dot] if dot == "." => None,
         domains => Some(domains.join(" ")),
     };
@@ -87,7 +100,10 @@ fn resolv_conf(dns: &Dns, host: &str) -> String {
 
 /// `fe80::1%eth0` has no meaning in another machine, either.
 fn is_loopback(server: &str) -> bool {
-    server.contains('%') || server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    server.contains('%')
+        || server
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -113,7 +129,10 @@ mod tests {
             search: vec![".".into()],
             options: vec!["ndots:2".into()],
         };
-        assert_eq!(resolv_conf(&dns, host), "nameserver 1.1.1.1\noptions ndots:2\n");
+        assert_eq!(
+            resolv_conf(&dns, host),
+            "nameserver 1.1.1.1\noptions ndots:2\n"
+        );
         assert_eq!(resolv_conf(&Dns::default(), ""), "");
     }
 }

@@ -54,8 +54,13 @@ const MASKED_PATHS: &[&str] = &[
     "/sys/firmware",
 ];
 
-const READONLY_PATHS: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// `config.json`, as bytes for the agent.
 pub fn generate(container: &Container, layout: &Layout) -> Result<Vec<u8>, SpecError> {
@@ -117,20 +122,38 @@ fn capabilities(container: &Container) -> Result<LinuxCapabilities, SpecError> {
 fn rlimits(container: &Container) -> Result<Vec<PosixRlimit>, SpecError> {
     let ulimits = &container.limits.ulimits;
     let mut all = Vec::with_capacity(ulimits.len() + 1);
-    if !ulimits.iter().any(|u| u.kind == PosixRlimitType::RlimitNofile) {
-        all.push((PosixRlimitType::RlimitNofile, DEFAULT_NOFILE, DEFAULT_NOFILE));
+    if !ulimits
+        .iter()
+        .any(|u| u.kind == PosixRlimitType::RlimitNofile)
+    {
+        all.push((
+            PosixRlimitType::RlimitNofile,
+            DEFAULT_NOFILE,
+            DEFAULT_NOFILE,
+        ));
     }
     all.extend(ulimits.iter().map(|u| (u.kind, u.soft, u.hard)));
     let build = |(kind, soft, hard)| {
-        PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build()
+        PosixRlimitBuilder::default()
+            .typ(kind)
+            .soft(soft)
+            .hard(hard)
+            .build()
     };
-    Ok(all.into_iter().map(build).collect::<Result<_, OciSpecError>>()?)
+    Ok(all
+        .into_iter()
+        .map(build)
+        .collect::<Result<_, OciSpecError>>()?)
 }
 
 fn linux(container: &Container) -> Result<Linux, SpecError> {
     let privileged = container.security.privileged;
     let paths = |list: &[&str]| -> Vec<String> {
-        if privileged { Vec::new() } else { list.iter().map(ToString::to_string).collect() }
+        if privileged {
+            Vec::new()
+        } else {
+            list.iter().map(ToString::to_string).collect()
+        }
     };
     let linux = LinuxBuilder::default()
         .namespaces(namespaces()?)
@@ -139,7 +162,11 @@ fn linux(container: &Container) -> Result<Linux, SpecError> {
         .sysctl(sysctls(container))
         .cgroups_path(PathBuf::from(format!("/{}", container.id)))
         .resources(resources(container)?)
-        .devices(if privileged { privileged_devices()? } else { Vec::new() });
+        .devices(if privileged {
+            privileged_devices()?
+        } else {
+            Vec::new()
+        });
     Ok(match seccomp(container)? {
         Some(profile) => linux.seccomp(profile).build()?,
         None => linux.build()?,
@@ -156,7 +183,10 @@ fn namespaces() -> Result<Vec<oci_spec::runtime::LinuxNamespace>, SpecError> {
         LinuxNamespaceType::Cgroup,
     ];
     let build = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
-    Ok(kinds.into_iter().map(build).collect::<Result<_, OciSpecError>>()?)
+    Ok(kinds
+        .into_iter()
+        .map(build)
+        .collect::<Result<_, OciSpecError>>()?)
 }
 
 /// Docker's two, so that no service needs root for a low port or a ping, and the user's: any of
@@ -166,8 +196,10 @@ fn sysctls(container: &Container) -> HashMap<String, String> {
         ("net.ipv4.ip_unprivileged_port_start", "0"),
         ("net.ipv4.ping_group_range", "0 2147483647"),
     ];
-    let mut all: HashMap<String, String> =
-        defaults.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    let mut all: HashMap<String, String> = defaults
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
     all.extend(container.sysctls.iter().cloned());
     all
 }
@@ -187,14 +219,21 @@ fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
     if let Some(memory) = limits.memory {
         let bytes = i64::try_from(memory).unwrap_or(i64::MAX);
         // Memory and swap together: the guest has none.
-        let memory = LinuxMemoryBuilder::default().limit(bytes).swap(bytes).build()?;
+        let memory = LinuxMemoryBuilder::default()
+            .limit(bytes)
+            .swap(bytes)
+            .build()?;
         resources = resources.memory(memory);
     }
     if let Some(cpus) = limits.cpus.filter(|cpus| !cpus.is_whole()) {
         let quota = u64::from(cpus.milli()) * CPU_PERIOD_US / 1000;
         let quota = i64::try_from(quota).unwrap_or(i64::MAX);
-        resources =
-            resources.cpu(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?);
+        resources = resources.cpu(
+            LinuxCpuBuilder::default()
+                .quota(quota)
+                .period(CPU_PERIOD_US)
+                .build()?,
+        );
     }
     if let Some(limit) = limits.pids {
         resources = resources.pids(LinuxPidsBuilder::default().limit(limit).build()?);
@@ -205,7 +244,10 @@ fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
 /// Docker's: any node may be made, only these may be opened.
 fn device_rules(container: &Container) -> Result<Vec<LinuxDeviceCgroup>, SpecError> {
     let rule = |allow: bool, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
-        let rule = LinuxDeviceCgroupBuilder::default().allow(allow).typ(kind).access(access);
+        let rule = LinuxDeviceCgroupBuilder::default()
+            .allow(allow)
+            .typ(kind)
+            .access(access);
         let rule = match major {
             Some(major) => rule.major(major),
             None => rule,
@@ -225,7 +267,16 @@ fn device_rules(container: &Container) -> Result<Vec<LinuxDeviceCgroup>, SpecErr
         rule(true, LinuxDeviceType::B, None, None, "m")?,
     ];
     // null, zero, full, random, urandom, tty, console, ptmx.
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+    for (major, minor) in [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ] {
         rules.push(rule(true, character, Some(major), Some(minor), "rwm")?);
     }
     // The slaves of /dev/pts.
@@ -252,7 +303,10 @@ fn privileged_devices() -> Result<Vec<LinuxDevice>, SpecError> {
             .gid(0u32)
             .build()
     };
-    Ok(nodes.into_iter().map(build).collect::<Result<_, OciSpecError>>()?)
+    Ok(nodes
+        .into_iter()
+        .map(build)
+        .collect::<Result<_, OciSpecError>>()?)
 }
 
 #[cfg(test)]

@@ -26,7 +26,11 @@ fn asked_for(container: &Container, layout: &Layout) -> Result<Vec<Mount>, SpecE
     let mut asked = Vec::new();
     for (volume, source) in container.volumes.iter().zip(&layout.volume_sources) {
         let access = if volume.readonly { "ro" } else { "rw" };
-        asked.push(bind(source, &volume.target, &["rbind", "rprivate", access])?);
+        asked.push(bind(
+            source,
+            &volume.target,
+            &["rbind", "rprivate", access],
+        )?);
     }
     for tmpfs in &container.tmpfs {
         asked.push(
@@ -49,7 +53,11 @@ fn own(container: &Container) -> Result<Vec<Mount>, SpecError> {
     let shm_size = format!("size={}", container.limits.shm_bytes());
     let strict = ["nosuid", "noexec", "nodev"];
     let with = |extra: &[&str]| -> Vec<String> {
-        strict.iter().chain(extra).map(ToString::to_string).collect()
+        strict
+            .iter()
+            .chain(extra)
+            .map(ToString::to_string)
+            .collect()
     };
     let plain = |all: &[&str]| -> Vec<String> { all.iter().map(ToString::to_string).collect() };
     let table: [(&str, &str, &str, Vec<String>); 7] = [
@@ -64,7 +72,14 @@ fn own(container: &Container) -> Result<Vec<Mount>, SpecError> {
             "/dev/pts",
             "devpts",
             "devpts",
-            plain(&["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            plain(&[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ]),
         ),
         ("/sys", "sysfs", "sysfs", with(&[access])),
         ("/sys/fs/cgroup", "cgroup", "cgroup", with(&[access])),
@@ -83,7 +98,11 @@ fn own(container: &Container) -> Result<Vec<Mount>, SpecError> {
         );
     }
     for (guest, target) in GENERATED {
-        mounts.push(bind(Path::new(guest), Path::new(target), &["rbind", "rprivate", "rw"])?);
+        mounts.push(bind(
+            Path::new(guest),
+            Path::new(target),
+            &["rbind", "rprivate", "rw"],
+        )?);
     }
     Ok(mounts)
 }

@@ -23,7 +23,9 @@ const GUEST_KERNEL: (u32, u32) = (6, 12);
 const ARCHITECTURES: [Arch; 2] = [Arch::ScmpArchX86_64, Arch::ScmpArchX86];
 
 /// Docker's default profile for a container with these capabilities.
-pub fn default_profile(capabilities: &BTreeSet<&'static str>) -> Result<LinuxSeccomp, OciSpecError> {
+pub fn default_profile(
+    capabilities: &BTreeSet<&'static str>,
+) -> Result<LinuxSeccomp, OciSpecError> {
     let mut names: BTreeSet<&str> = table::ALWAYS.iter().copied().collect();
     for (capability, calls) in table::WITH_CAPABILITY {
         if capabilities.contains(capability) {
@@ -31,16 +33,30 @@ pub fn default_profile(capabilities: &BTreeSet<&'static str>) -> Result<LinuxSec
         }
     }
     let mut rules = vec![allow(names.into_iter().map(str::to_owned).collect(), None)?];
-    let families_below = (LinuxSeccompOperator::ScmpCmpLt, table::SOCKET_FAMILIES_BELOW);
+    let families_below = (
+        LinuxSeccompOperator::ScmpCmpLt,
+        table::SOCKET_FAMILIES_BELOW,
+    );
     rules.push(allow_one("socket", families_below, None)?);
     for family in table::SOCKET_FAMILIES {
-        rules.push(allow_one("socket", (LinuxSeccompOperator::ScmpCmpEq, *family), None)?);
+        rules.push(allow_one(
+            "socket",
+            (LinuxSeccompOperator::ScmpCmpEq, *family),
+            None,
+        )?);
     }
     for persona in table::PERSONALITIES {
-        rules.push(allow_one("personality", (LinuxSeccompOperator::ScmpCmpEq, *persona), None)?);
+        rules.push(allow_one(
+            "personality",
+            (LinuxSeccompOperator::ScmpCmpEq, *persona),
+            None,
+        )?);
     }
     if !capabilities.contains("CAP_SYS_ADMIN") {
-        let no_namespace = (LinuxSeccompOperator::ScmpCmpMaskedEq, table::CLONE_NAMESPACES);
+        let no_namespace = (
+            LinuxSeccompOperator::ScmpCmpMaskedEq,
+            table::CLONE_NAMESPACES,
+        );
         rules.push(allow_one("clone", no_namespace, Some(0))?);
         // Its flags are behind a pointer: programs must fall back to clone(2).
         rules.push(
@@ -63,8 +79,9 @@ fn allow(
     names: Vec<String>,
     args: Option<Vec<LinuxSeccompArg>>,
 ) -> Result<LinuxSyscall, OciSpecError> {
-    let rule =
-        LinuxSyscallBuilder::default().names(names).action(LinuxSeccompAction::ScmpActAllow);
+    let rule = LinuxSyscallBuilder::default()
+        .names(names)
+        .action(LinuxSeccompAction::ScmpActAllow);
     match args {
         Some(args) => rule.args(args).build(),
         None => rule.build(),
@@ -77,7 +94,10 @@ fn allow_one(
     (op, value): (LinuxSeccompOperator, u64),
     value_two: Option<u64>,
 ) -> Result<LinuxSyscall, OciSpecError> {
-    let arg = LinuxSeccompArgBuilder::default().index(0usize).value(value).op(op);
+    let arg = LinuxSeccompArgBuilder::default()
+        .index(0usize)
+        .value(value)
+        .op(op);
     let arg = match value_two {
         Some(two) => arg.value_two(two).build()?,
         None => arg.build()?,
@@ -95,7 +115,10 @@ pub struct Profile {
     flags: Vec<LinuxSeccompFilterFlag>,
     /// Either this, or `archMap`; both are read for their form and answered by the guest's own.
     #[serde(default)]
-    #[expect(dead_code, reason = "a guest has one set of architectures, whatever the profile lists")]
+    #[expect(
+        dead_code,
+        reason = "a guest has one set of architectures, whatever the profile lists"
+    )]
     architectures: Vec<Arch>,
     #[serde(default)]
     syscalls: Vec<ProfileRule>,
@@ -142,32 +165,47 @@ impl Condition {
         let Some(text) = &self.min_kernel else {
             return true;
         };
-        let mut parts = text.split('.').map(|part| part.parse::<u32>().unwrap_or(u32::MAX));
+        let mut parts = text
+            .split('.')
+            .map(|part| part.parse::<u32>().unwrap_or(u32::MAX));
         let wanted = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         GUEST_KERNEL >= wanted
     }
 
     fn includes(&self, capabilities: &BTreeSet<&'static str>) -> bool {
         let arch = self.arches.is_empty() || self.arches.iter().any(|arch| arch == "amd64");
-        let caps = self.caps.iter().all(|cap| capabilities.contains(cap.as_str()));
+        let caps = self
+            .caps
+            .iter()
+            .all(|cap| capabilities.contains(cap.as_str()));
         arch && caps && self.kernel_is_new_enough()
     }
 
     fn excludes(&self, capabilities: &BTreeSet<&'static str>) -> bool {
         let kernel = self.min_kernel.is_some() && self.kernel_is_new_enough();
         self.arches.iter().any(|arch| arch == "amd64")
-            || self.caps.iter().any(|cap| capabilities.contains(cap.as_str()))
+            || self
+                .caps
+                .iter()
+                .any(|cap| capabilities.contains(cap.as_str()))
             || kernel
     }
 }
 
 impl Profile {
-    pub fn resolve(&self, capabilities: &BTreeSet<&'static str>) -> Result<LinuxSeccomp, OciSpecError> {
+    pub fn resolve(
+        &self,
+        capabilities: &BTreeSet<&'static str>,
+    ) -> Result<LinuxSeccomp, OciSpecError> {
         let applies = |rule: &&ProfileRule| {
             rule.includes.includes(capabilities) && !rule.excludes.excludes(capabilities)
         };
-        let rules =
-            self.syscalls.iter().filter(applies).map(ProfileRule::resolve).collect::<Result<Vec<_>, _>>()?;
+        let rules = self
+            .syscalls
+            .iter()
+            .filter(applies)
+            .map(ProfileRule::resolve)
+            .collect::<Result<Vec<_>, _>>()?;
         let profile = LinuxSeccompBuilder::default()
             .default_action(self.default_action)
             .architectures(ARCHITECTURES)
@@ -183,13 +221,18 @@ impl Profile {
 impl ProfileRule {
     fn resolve(&self) -> Result<LinuxSyscall, OciSpecError> {
         let names: Vec<String> = self.names.iter().chain(&self.name).cloned().collect();
-        let mut rule = LinuxSyscallBuilder::default().names(names).action(self.action);
+        let mut rule = LinuxSyscallBuilder::default()
+            .names(names)
+            .action(self.action);
         if let Some(errno) = self.errno_ret {
             rule = rule.errno_ret(errno);
         }
         // An empty list of arguments is no condition, but libseccomp's caller would see one.
         if let Some(args) = self.args.as_ref().filter(|args| !args.is_empty()) {
-            let args = args.iter().map(ProfileArg::resolve).collect::<Result<Vec<_>, _>>()?;
+            let args = args
+                .iter()
+                .map(ProfileArg::resolve)
+                .collect::<Result<Vec<_>, _>>()?;
             rule = rule.args(args);
         }
         rule.build()
@@ -224,13 +267,36 @@ mod tests {
         let profile = default_profile(&BTreeSet::new()).unwrap();
         assert_eq!(profile.default_action(), LinuxSeccompAction::ScmpActErrno);
         assert_eq!(profile.default_errno_ret(), Some(1));
-        for name in ["read", "execve", "futex_waitv", "mmap2", "socketcall", "ptrace", "statx"] {
+        for name in [
+            "read",
+            "execve",
+            "futex_waitv",
+            "mmap2",
+            "socketcall",
+            "ptrace",
+            "statx",
+        ] {
             assert!(allowed(&profile, name), "{name}");
         }
         for name in [
-            "mount", "unshare", "setns", "bpf", "keyctl", "add_key", "io_uring_setup", "reboot",
-            "kexec_load", "init_module", "userfaultfd", "socket", "clone", "clone3", "swapon",
-            "chroot", "pivot_root", "personality",
+            "mount",
+            "unshare",
+            "setns",
+            "bpf",
+            "keyctl",
+            "add_key",
+            "io_uring_setup",
+            "reboot",
+            "kexec_load",
+            "init_module",
+            "userfaultfd",
+            "socket",
+            "clone",
+            "clone3",
+            "swapon",
+            "chroot",
+            "pivot_root",
+            "personality",
         ] {
             assert!(!allowed(&profile, name), "{name}");
         }
@@ -238,21 +304,31 @@ mod tests {
 
     #[test]
     fn capabilities_open_their_calls() {
-        let profile = default_profile(&BTreeSet::from(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT"])).unwrap();
+        let profile =
+            default_profile(&BTreeSet::from(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT"])).unwrap();
         for name in ["mount", "unshare", "clone", "clone3", "chroot"] {
             assert!(allowed(&profile, name), "{name}");
         }
         assert!(!allowed(&profile, "reboot"));
         // No rule may contradict another: libseccomp refuses that.
         let refusals = profile.syscalls().iter().flatten();
-        assert!(refusals.into_iter().all(|r| r.action() == LinuxSeccompAction::ScmpActAllow));
+        assert!(
+            refusals
+                .into_iter()
+                .all(|r| r.action() == LinuxSeccompAction::ScmpActAllow)
+        );
     }
 
     #[test]
     fn clone3_does_not_exist_and_clone_makes_no_namespace() {
         let profile = default_profile(&BTreeSet::new()).unwrap();
         let rules = profile.syscalls().as_ref().unwrap();
-        let of = |name: &str| rules.iter().find(|r| r.names() == &[name.to_owned()]).unwrap();
+        let of = |name: &str| {
+            rules
+                .iter()
+                .find(|r| r.names() == &[name.to_owned()])
+                .unwrap()
+        };
         assert_eq!(of("clone3").errno_ret(), Some(38));
         let arg = of("clone").args().as_ref().unwrap()[0];
         assert_eq!((arg.value(), arg.value_two()), (0x7e02_0000, Some(0)));
@@ -263,15 +339,18 @@ mod tests {
     fn neither_vsock_nor_kernel_crypto() {
         let profile = default_profile(&BTreeSet::new()).unwrap();
         let may = |family: u64| {
-            profile.syscalls().iter().flatten().filter(|r| r.names() == &["socket".to_owned()]).any(
-                |rule| {
+            profile
+                .syscalls()
+                .iter()
+                .flatten()
+                .filter(|r| r.names() == &["socket".to_owned()])
+                .any(|rule| {
                     let arg = rule.args().as_ref().unwrap()[0];
                     match arg.op() {
                         LinuxSeccompOperator::ScmpCmpLt => family < arg.value(),
                         _ => family == arg.value(),
                     }
-                },
-            )
+                })
         };
         // AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET.
         assert!([1, 2, 10, 16, 17].into_iter().all(may));
@@ -294,11 +373,25 @@ mod tests {
         let profile: Profile = serde_json::from_str(text).unwrap();
         let names = |caps: &BTreeSet<&'static str>| -> Vec<String> {
             let resolved = profile.resolve(caps).unwrap();
-            resolved.syscalls().iter().flatten().flat_map(|r| r.names().clone()).collect()
+            resolved
+                .syscalls()
+                .iter()
+                .flatten()
+                .flat_map(|r| r.names().clone())
+                .collect()
         };
         assert_eq!(names(&BTreeSet::new()), ["mkdir", "chmod", "c"]);
         assert_eq!(names(&BTreeSet::from(["CAP_FOWNER"])), ["mkdir", "c"]);
-        let first = profile.resolve(&BTreeSet::new()).unwrap().syscalls().as_ref().unwrap()[0].clone();
-        assert_eq!((first.errno_ret(), first.args().is_none()), (Some(13), true));
+        let first = profile
+            .resolve(&BTreeSet::new())
+            .unwrap()
+            .syscalls()
+            .as_ref()
+            .unwrap()[0]
+            .clone();
+        assert_eq!(
+            (first.errno_ret(), first.args().is_none()),
+            (Some(13), true)
+        );
     }
 }

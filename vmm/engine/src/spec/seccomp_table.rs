@@ -4,6 +4,7 @@
 //! calls of other architectures and of later kernels are left out.
 
 /// Always allowed. Names that only the 32-bit ABI has are for the x86 sub-architecture.
+#[rustfmt::skip]
 pub(super) const ALWAYS: &[&str] = &[
     "accept", "accept4", "access", "adjtimex", "alarm", "arch_prctl", "bind", "brk", "cachestat",
     "capget", "capset", "chdir", "chmod", "chown", "chown32", "clock_adjtime", "clock_adjtime64",
@@ -62,6 +63,7 @@ pub(super) const ALWAYS: &[&str] = &[
 ];
 
 /// Allowed to a container that has the capability.
+#[rustfmt::skip]
 pub(super) const WITH_CAPABILITY: &[(&str, &[&str])] = &[
     ("CAP_BPF", &["bpf"]),
     ("CAP_DAC_READ_SEARCH", &["open_by_handle_at"]),
@@ -99,6 +101,7 @@ pub(super) const PERSONALITIES: &[u64] = &[0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_
 pub(super) const SOCKET_FAMILIES_BELOW: u64 = 12;
 /// Neither `AF_ALG` (38), which opens the kernel's cryptography to anyone, nor `AF_VSOCK` (40),
 /// on which the agent listens.
+#[rustfmt::skip]
 pub(super) const SOCKET_FAMILIES: &[u64] = &[
     13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44,
     45,

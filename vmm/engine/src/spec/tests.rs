@@ -17,20 +17,31 @@ fn generated(flags: &[&str]) -> Value {
         .chain(&["image", "prog", "arg"])
         .map(OsString::from)
         .collect();
-    let Command::Run(args) = Cli::from_args(&argv).unwrap().command else { panic!("not run") };
+    let Command::Run(args) = Cli::from_args(&argv).unwrap().command else {
+        panic!("not run")
+    };
     let mut container = Container::from_flags(&args, Path::new("/")).unwrap();
-    container.apply_image(None, &args.args[1..], &ImageDefaults::default()).unwrap();
+    container
+        .apply_image(None, &args.args[1..], &ImageDefaults::default())
+        .unwrap();
     let layout = Layout::new(&container, &Source::Image("/image".into()), None);
     serde_json::from_slice(&generate(&container, &layout).unwrap()).unwrap()
 }
 
 fn mount<'a>(spec: &'a Value, destination: &str) -> &'a Value {
     let mounts = spec["mounts"].as_array().unwrap();
-    mounts.iter().find(|m| m["destination"] == destination).unwrap()
+    mounts
+        .iter()
+        .find(|m| m["destination"] == destination)
+        .unwrap()
 }
 
 fn has_option(mount: &Value, option: &str) -> bool {
-    mount["options"].as_array().unwrap().iter().any(|o| o == option)
+    mount["options"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|o| o == option)
 }
 
 #[test]
@@ -47,9 +58,18 @@ fn a_plain_container() {
     assert_eq!(caps["bounding"].as_array().unwrap().len(), 14);
     assert_eq!(caps["ambient"].as_array().unwrap().len(), 0);
     assert!(has_option(mount(&spec, "/sys"), "ro"));
-    assert!(has_option(mount(&spec, "/dev/shm"), &format!("size={}", 256 << 20)));
+    assert!(has_option(
+        mount(&spec, "/dev/shm"),
+        &format!("size={}", 256 << 20)
+    ));
     assert_eq!(mount(&spec, "/etc/hosts")["source"], files::HOSTS);
-    assert!(spec["linux"]["seccomp"]["syscalls"].as_array().unwrap().len() > 2);
+    assert!(
+        spec["linux"]["seccomp"]["syscalls"]
+            .as_array()
+            .unwrap()
+            .len()
+            > 2
+    );
     let masked = spec["linux"]["maskedPaths"].as_array().unwrap();
     assert!(masked.iter().any(|path| path == "/proc/kcore"));
     assert!(spec["linux"]["resources"].get("memory").is_none());
@@ -69,21 +89,43 @@ fn no_network_namespace_of_its_own() {
 
 #[test]
 fn limits_are_cgroup_limits() {
-    let spec = generated(&["-m", "64m", "--cpus", "1.5", "--pids-limit", "50", "--shm-size", "1m"]);
+    let spec = generated(&[
+        "-m",
+        "64m",
+        "--cpus",
+        "1.5",
+        "--pids-limit",
+        "50",
+        "--shm-size",
+        "1m",
+    ]);
     let resources = &spec["linux"]["resources"];
     assert_eq!(resources["memory"]["limit"], 64 << 20);
     assert_eq!(resources["memory"]["swap"], 64 << 20);
-    assert_eq!((&resources["cpu"]["quota"], &resources["cpu"]["period"]), (&150_000.into(), &100_000.into()));
+    assert_eq!(
+        (&resources["cpu"]["quota"], &resources["cpu"]["period"]),
+        (&150_000.into(), &100_000.into())
+    );
     assert_eq!(resources["pids"]["limit"], 50);
     assert!(has_option(mount(&spec, "/dev/shm"), "size=1048576"));
     // Whole processors are the machine's own number: nothing to throttle.
-    assert!(generated(&["--cpus", "2"])["linux"]["resources"].get("cpu").is_none());
+    assert!(
+        generated(&["--cpus", "2"])["linux"]["resources"]
+            .get("cpu")
+            .is_none()
+    );
 }
 
 #[test]
 fn privileged_is_everything_its_machine_has() {
     let spec = generated(&["--privileged"]);
-    assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 41);
+    assert_eq!(
+        spec["process"]["capabilities"]["bounding"]
+            .as_array()
+            .unwrap()
+            .len(),
+        41
+    );
     assert!(spec["linux"].get("seccomp").is_none());
     assert_eq!(spec["linux"]["maskedPaths"].as_array().unwrap().len(), 0);
     assert_eq!(spec["linux"]["readonlyPaths"].as_array().unwrap().len(), 0);
@@ -94,7 +136,14 @@ fn privileged_is_everything_its_machine_has() {
 #[test]
 fn the_users_mounts_replace_and_follow_ours() {
     let spec = generated(&[
-        "-v", "/usr:/a/b:ro", "-v", "/etc:/a", "-v", "/etc/hostname:/etc/hosts", "--tmpfs", "/dev/shm:size=1m",
+        "-v",
+        "/usr:/a/b:ro",
+        "-v",
+        "/etc:/a",
+        "-v",
+        "/etc/hostname:/etc/hosts",
+        "--tmpfs",
+        "/dev/shm:size=1m",
     ]);
     let destinations: Vec<&str> = spec["mounts"]
         .as_array()
@@ -102,26 +151,45 @@ fn the_users_mounts_replace_and_follow_ours() {
         .iter()
         .map(|m| m["destination"].as_str().unwrap())
         .collect();
-    assert_eq!(destinations.iter().filter(|d| **d == "/etc/hosts").count(), 1);
+    assert_eq!(
+        destinations.iter().filter(|d| **d == "/etc/hosts").count(),
+        1
+    );
     assert_eq!(destinations.iter().filter(|d| **d == "/dev/shm").count(), 1);
     let at = |d: &str| destinations.iter().position(|x| *x == d).unwrap();
     assert!(at("/a") < at("/a/b") && at("/proc") < at("/a"));
     assert_eq!(mount(&spec, "/a/b")["source"], "/run/walnut/volumes/0");
     assert!(has_option(mount(&spec, "/a/b"), "ro") && has_option(mount(&spec, "/a"), "rw"));
-    assert_eq!(mount(&spec, "/etc/hosts")["source"], "/run/walnut/volumes/2");
+    assert_eq!(
+        mount(&spec, "/etc/hosts")["source"],
+        "/run/walnut/volumes/2"
+    );
 }
 
 #[test]
 fn small_switches() {
     let spec = generated(&[
-        "-t", "--read-only", "--security-opt", "no-new-privileges", "--sysctl", "vm.swappiness=1",
-        "--ulimit", "nofile=5:6", "--stop-signal", "INT", "-h", "box",
+        "-t",
+        "--read-only",
+        "--security-opt",
+        "no-new-privileges",
+        "--sysctl",
+        "vm.swappiness=1",
+        "--ulimit",
+        "nofile=5:6",
+        "--stop-signal",
+        "INT",
+        "-h",
+        "box",
     ]);
     assert_eq!(spec["process"]["terminal"], true);
     assert_eq!(spec["root"]["readonly"], true);
     assert_eq!(spec["process"]["noNewPrivileges"], true);
     assert_eq!(spec["linux"]["sysctl"]["vm.swappiness"], "1");
-    assert_eq!(spec["linux"]["sysctl"]["net.ipv4.ip_unprivileged_port_start"], "0");
+    assert_eq!(
+        spec["linux"]["sysctl"]["net.ipv4.ip_unprivileged_port_start"],
+        "0"
+    );
     assert_eq!(spec["process"]["rlimits"][0]["hard"], 6);
     assert_eq!(spec["annotations"][STOP_SIGNAL_ANNOTATION], "2");
     assert_eq!(spec["hostname"], "box");

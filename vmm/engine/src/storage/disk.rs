@@ -27,7 +27,9 @@ pub enum DiskError {
     Create { path: PathBuf, source: io::Error },
     #[error("lock {path}")]
     Lock { path: PathBuf, source: Errno },
-    #[error("run mkfs.ext4, which makes the container's disk: {0}; `apt-get install e2fsprogs` brings it")]
+    #[error(
+        "run mkfs.ext4, which makes the container's disk: {0}; `apt-get install e2fsprogs` brings it"
+    )]
     NoMkfs(io::Error),
     #[error("format {path}: mkfs.ext4 says: {message}")]
     Mkfs { path: PathBuf, message: String },
@@ -67,7 +69,10 @@ pub fn create(store: &Path, size: u64, target: &Path) -> Result<(), DiskError> {
 
 /// One at a time; whoever comes second finds it made.
 fn format(dir: &Path, blank: &Path, size: u64) -> Result<File, DiskError> {
-    let created = |path: &Path, source| DiskError::Create { path: path.to_owned(), source };
+    let created = |path: &Path, source| DiskError::Create {
+        path: path.to_owned(),
+        source,
+    };
     let lock_path = dir.join("lock");
     let lock = OpenOptions::new()
         .create(true)
@@ -75,8 +80,10 @@ fn format(dir: &Path, blank: &Path, size: u64) -> Result<File, DiskError> {
         .write(true)
         .open(&lock_path)
         .map_err(|e| created(&lock_path, e))?;
-    flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|source| DiskError::Lock { path: lock_path, source })?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|source| DiskError::Lock {
+        path: lock_path,
+        source,
+    })?;
     if let Ok(file) = File::open(blank) {
         return Ok(file);
     }
@@ -97,7 +104,12 @@ fn mkfs(path: &Path) -> Result<(), DiskError> {
         .find(|candidate| Path::new(candidate).exists());
     let output = Command::new(found.unwrap_or("mkfs.ext4"))
         .args(["-q", "-F", "-m", "0", "-L", "walnut-rw"])
-        .args(["-O", "^resize_inode", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
+        .args([
+            "-O",
+            "^resize_inode",
+            "-E",
+            "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        ])
         .arg(path)
         .stdin(Stdio::null())
         .output()
@@ -107,11 +119,18 @@ fn mkfs(path: &Path) -> Result<(), DiskError> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let message = said.lines().next().unwrap_or("nothing").to_owned();
-    Err(DiskError::Mkfs { path: path.to_owned(), message })
+    Err(DiskError::Mkfs {
+        path: path.to_owned(),
+        message,
+    })
 }
 
 fn copy_sparse(from: &File, target: &Path, size: u64) -> io::Result<()> {
-    let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
+    let to = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(target)?;
     if ioctl_ficlone(&to, from).is_ok() {
         return Ok(());
     }
@@ -128,7 +147,9 @@ fn copy_sparse(from: &File, target: &Path, size: u64) -> io::Result<()> {
         let end = seek(from, SeekFrom::Hole(start))?;
         at = start;
         while at < end {
-            let left = usize::try_from(end - at).unwrap_or(COPY_CHUNK).min(COPY_CHUNK);
+            let left = usize::try_from(end - at)
+                .unwrap_or(COPY_CHUNK)
+                .min(COPY_CHUNK);
             let read = from.read_at(&mut buffer[..left], at)?;
             if read == 0 {
                 return Ok(());
@@ -177,6 +198,9 @@ mod tests {
         // The superblock's magic (ext4's s_magic at 0x38 of the superblock, at 1024).
         assert_eq!(&fs::read(&a).unwrap()[1024 + 0x38..][..2], &[0x53, 0xef]);
         let small = create(dir.path(), MIB, &dir.path().join("c")).unwrap_err();
-        assert_eq!(small.to_string(), "--storage-opt size=1 MiB: the minimum is 16 MiB");
+        assert_eq!(
+            small.to_string(),
+            "--storage-opt size=1 MiB: the minimum is 16 MiB"
+        );
     }
 }

@@ -49,7 +49,10 @@ impl Machine {
             cpus: self.cpus,
             memory_mib: self.memory_mib,
             console: Console::File(console(dir)),
-            vsock: Some(VsockConfig { socket: dir.vsock(), guest_cid: GUEST_CID }),
+            vsock: Some(VsockConfig {
+                socket: dir.vsock(),
+                guest_cid: GUEST_CID,
+            }),
             disks: self.disks.clone(),
             pmem: self.pmem.clone(),
             fs: self.fs.clone(),
@@ -66,7 +69,10 @@ fn console(dir: &RunDir) -> PathBuf {
 /// With `WALNUT_LOG=debug` or more, the kernel and the agent tell the console all they have.
 fn cmdline() -> String {
     if log::log_enabled!(log::Level::Debug) {
-        return format!("{} ignore_loglevel walnut.debug", CMDLINE.replace("quiet loglevel=1 ", ""));
+        return format!(
+            "{} ignore_loglevel walnut.debug",
+            CMDLINE.replace("quiet loglevel=1 ", "")
+        );
     }
     CMDLINE.to_owned()
 }

@@ -97,13 +97,16 @@ impl Vm {
     /// Starts a monitor. The guest is on its way when this returns, no more.
     pub fn start(artifacts: &Artifacts, machine: &Machine, dir: RunDir) -> Result<Self, VmError> {
         // Before the guest can call.
-        let listener =
-            UnixListener::bind(dir.vsock_port(READY_PORT)).map_err(VmError::Listen)?;
+        let listener = UnixListener::bind(dir.vsock_port(READY_PORT)).map_err(VmError::Listen)?;
         let config_error = |e: Errno| VmError::Config(e.into());
         let (lifeline_read, lifeline) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
         let (report_read, report) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
-        let document =
-            machine.config(artifacts, &dir, lifeline_read.as_raw_fd(), report.as_raw_fd());
+        let document = machine.config(
+            artifacts,
+            &dir,
+            lifeline_read.as_raw_fd(),
+            report.as_raw_fd(),
+        );
         log::debug!("machine: {document:?}");
         let config = config_file(&document).map_err(VmError::Config)?;
         let log = File::create(dir.monitor_log()).map_err(VmError::Config)?;
@@ -119,13 +122,24 @@ impl Vm {
             // A terminal's ^C is for the container; the monitor ends with its lifeline.
             .process_group(0)
             .spawn()
-            .map_err(|source| VmError::Spawn { path: artifacts.monitor.clone(), source })?;
+            .map_err(|source| VmError::Spawn {
+                path: artifacts.monitor.clone(),
+                source,
+            })?;
         let pidfd = pid_of(&child)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(VmError::Poll)?;
         let reports = Reports::new(report_read).map_err(VmError::Config)?;
-        Ok(Self { child, pidfd, reports, listener, hello: None, _lifeline: lifeline, dir })
+        Ok(Self {
+            child,
+            pidfd,
+            reports,
+            listener,
+            hello: None,
+            _lifeline: lifeline,
+            dir,
+        })
     }
 
     /// Waits for the agent's hello, the monitor's end, `interrupt` or the deadline.
@@ -152,14 +166,19 @@ impl Vm {
                 return Err(self.ended("it was starting"));
             }
             if events.timeout {
-                return Err(VmError::NotReady { after: timeout, console: self.console_tail() });
+                return Err(VmError::NotReady {
+                    after: timeout,
+                    console: self.console_tail(),
+                });
             }
         }
     }
 
     fn greet(&mut self) -> Result<Hello, VmError> {
         let (mut stream, _) = self.listener.accept().map_err(VmError::Accept)?;
-        stream.set_read_timeout(Some(PEER_TIMEOUT)).map_err(VmError::Accept)?;
+        stream
+            .set_read_timeout(Some(PEER_TIMEOUT))
+            .map_err(VmError::Accept)?;
         let hello = read_hello(&mut stream)?;
         self.hello = Some(stream);
         Ok(hello)
@@ -172,9 +191,16 @@ impl Vm {
         timeout: Duration,
     ) -> Result<Events, VmError> {
         let mut set: Vec<PollFd<'_>> = Vec::with_capacity(fds.len() + 2);
-        set.extend(fds.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        set.extend(
+            fds.iter()
+                .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
+        );
         set.push(PollFd::new(&self.pidfd, POLLIN));
-        set.extend(self.reports.fd().map(|fd| PollFd::from_borrowed_fd(fd, POLLIN)));
+        set.extend(
+            self.reports
+                .fd()
+                .map(|fd| PollFd::from_borrowed_fd(fd, POLLIN)),
+        );
         let timeout = Timespec::try_from(timeout).ok();
         let count = match poll(&mut set, timeout.as_ref()) {
             Err(Errno::INTR) => 0,
@@ -201,7 +227,9 @@ impl Vm {
         let fail = |source| VmError::Connect { port, source };
         let mut stream = UnixStream::connect(self.dir.vsock()).map_err(fail)?;
         stream.set_read_timeout(Some(PEER_TIMEOUT)).map_err(fail)?;
-        stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(fail)?;
+        stream
+            .write_all(format!("CONNECT {port}\n").as_bytes())
+            .map_err(fail)?;
         expect_ok(&mut stream).map_err(fail)?;
         stream.set_read_timeout(None).map_err(fail)?;
         Ok(stream)
@@ -209,7 +237,10 @@ impl Vm {
 
     pub fn agent(&self) -> Result<Client, VmError> {
         let stream = self.connect(RPC_PORT)?;
-        Client::new(stream).map_err(|source| VmError::Connect { port: RPC_PORT, source })
+        Client::new(stream).map_err(|source| VmError::Connect {
+            port: RPC_PORT,
+            source,
+        })
     }
 
     pub fn reports(&self) -> &Reports {
@@ -224,7 +255,11 @@ impl Vm {
             Some(Ending::GuestPanic { .. }) => self.console_tail(),
             _ => tail(&self.dir.monitor_log()),
         };
-        VmError::Ended { ending: self.reports.ending.clone(), during, log }
+        VmError::Ended {
+            ending: self.reports.ending.clone(),
+            during,
+            log,
+        }
     }
 
     /// Waits until the monitor has ended, at most `timeout`; whether it has.
@@ -299,7 +334,10 @@ fn expect_ok(stream: &mut UnixStream) -> io::Result<()> {
     if line.starts_with(b"OK ") {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "the monitor's answer is not OK"))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the monitor's answer is not OK",
+    ))
 }
 
 /// The last lines of a small log, indented for an error message.
@@ -307,11 +345,20 @@ fn tail(path: &std::path::Path) -> String {
     const LINES: usize = 12;
     let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|l| !l.is_empty())
+        .collect();
     let last = &lines[lines.len().saturating_sub(LINES)..];
     // The console is the guest's: it must not drive the user's terminal.
     last.iter()
-        .map(|line| format!("\n  {}", line.replace(|c: char| c.is_control() && c != '\t', "?")))
+        .map(|line| {
+            format!(
+                "\n  {}",
+                line.replace(|c: char| c.is_control() && c != '\t', "?")
+            )
+        })
         .collect()
 }
 

@@ -87,7 +87,12 @@ mod tests {
         reports.drain();
         assert!(reports.started_us.is_none() && reports.fd().is_some());
         let line = |r: &Report| serde_json::to_string(r).unwrap() + "\n";
-        let ended = Report::Ended { at_us: 3, ending: Ending::GuestPanic { message: "x".into() } };
+        let ended = Report::Ended {
+            at_us: 3,
+            ending: Ending::GuestPanic {
+                message: "x".into(),
+            },
+        };
         let text = line(&Report::Started { at_us: 1 })
             + "garbage\n"
             + &line(&Report::Running { at_us: 2 })
@@ -100,7 +105,12 @@ mod tests {
         drop(writer);
         reports.drain();
         assert_eq!((reports.started_us, reports.running_us), (Some(1), Some(2)));
-        assert_eq!(reports.ending, Some(Ending::GuestPanic { message: "x".into() }));
+        assert_eq!(
+            reports.ending,
+            Some(Ending::GuestPanic {
+                message: "x".into()
+            })
+        );
         assert!(reports.fd().is_none());
     }
 }

@@ -55,12 +55,20 @@ impl RunDir {
         if longest.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(RunDirError::TooLong { path: longest });
         }
-        fs::create_dir(&path)
-            .map_err(|source| RunDirError::Create { path: path.clone(), source })?;
-        let lock =
-            File::open(&path).map_err(|source| RunDirError::Create { path: path.clone(), source })?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|source| RunDirError::Lock { path: path.clone(), source })?;
+        fs::create_dir(&path).map_err(|source| RunDirError::Create {
+            path: path.clone(),
+            source,
+        })?;
+        let lock = File::open(&path).map_err(|source| RunDirError::Create {
+            path: path.clone(),
+            source,
+        })?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|source| {
+            RunDirError::Lock {
+                path: path.clone(),
+                source,
+            }
+        })?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -98,7 +106,10 @@ fn lock_registry(state: &Path) -> Result<File, RunDirError> {
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|source| RunDirError::Create { path: path.clone(), source })?;
+        .map_err(|source| RunDirError::Create {
+            path: path.clone(),
+            source,
+        })?;
     flock(&file, FlockOperation::LockExclusive)
         .map_err(|source| RunDirError::Lock { path, source })?;
     Ok(file)
@@ -128,7 +139,10 @@ mod tests {
     use super::*;
 
     fn paths(dir: &Path) -> Paths {
-        Paths { root: dir.join("root"), state: dir.join("s") }
+        Paths {
+            root: dir.join("root"),
+            state: dir.join("s"),
+        }
     }
 
     #[test]

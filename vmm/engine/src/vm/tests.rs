@@ -18,7 +18,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { temp: tempfile::tempdir().unwrap(), quiet: rustix::pipe::pipe().unwrap() }
+        Self {
+            temp: tempfile::tempdir().unwrap(),
+            quiet: rustix::pipe::pipe().unwrap(),
+        }
     }
 
     fn machines(&self) -> std::path::PathBuf {
@@ -31,9 +34,15 @@ impl Bench {
         let find = r#"REPORT=$(sed 's/.*"report_fd":\([0-9]*\).*/\1/' /proc/self/fd/$2)"#;
         fs::write(&monitor, format!("#!/bin/sh\n{find}\n{script}\n")).unwrap();
         fs::set_permissions(&monitor, fs::Permissions::from_mode(0o755)).unwrap();
-        let artifacts =
-            Artifacts { monitor, kernel: "/kernel".into(), initramfs: "/initramfs".into() };
-        let paths = Paths { root: self.temp.path().join("r"), state: self.temp.path().join("s") };
+        let artifacts = Artifacts {
+            monitor,
+            kernel: "/kernel".into(),
+            initramfs: "/initramfs".into(),
+        };
+        let paths = Paths {
+            root: self.temp.path().join("r"),
+            state: self.temp.path().join("s"),
+        };
         let dir = RunDir::create(&paths, "m").unwrap();
         let machine = Machine {
             cpus: 1,
@@ -55,12 +64,15 @@ const LONG: u64 = 60_000;
 #[test]
 fn the_agents_hello_is_ready() {
     let bench = Bench::new();
-    let mut vm = bench.start(
-        r#"echo '{"event":"started","at_us":1}' >/dev/fd/$REPORT; exec sleep 60"#,
-    );
+    let mut vm =
+        bench.start(r#"echo '{"event":"started","at_us":1}' >/dev/fd/$REPORT; exec sleep 60"#);
     let socket = vm.dir.vsock_port(READY_PORT);
     let mut agent = UnixStream::connect(socket).unwrap();
-    let hello = Hello { version: "v".into(), ready_us: 9, ..Hello::default() };
+    let hello = Hello {
+        version: "v".into(),
+        ready_us: 9,
+        ..Hello::default()
+    };
     write_hello(&mut agent, &hello).unwrap();
     match bench.ready(&mut vm, LONG).unwrap() {
         Ready::Hello(said) => assert_eq!(said, hello),
@@ -77,7 +89,10 @@ fn a_dead_monitor_is_told_in_words() {
         r#"echo '{"event":"ended","at_us":1,"ending":"failed","message":"open /kernel: no"}' >/dev/fd/$REPORT"#,
     );
     let said = bench.ready(&mut vm, LONG).unwrap_err().to_string();
-    assert_eq!(said, "the machine ended while it was starting: open /kernel: no");
+    assert_eq!(
+        said,
+        "the machine ended while it was starting: open /kernel: no"
+    );
 }
 
 #[test]
@@ -85,7 +100,10 @@ fn a_silent_death_shows_what_the_monitor_wrote() {
     let bench = Bench::new();
     let mut vm = bench.start("echo oops >&2; exit 3");
     let said = bench.ready(&mut vm, LONG).unwrap_err().to_string();
-    assert_eq!(said, "the machine ended while it was starting: its monitor died:\n  oops");
+    assert_eq!(
+        said,
+        "the machine ended while it was starting: its monitor died:\n  oops"
+    );
 }
 
 #[test]

@@ -28,6 +28,10 @@ pub(super) fn ended(ending: &Option<&Ending>, during: &str, log: &str) -> String
 
 pub(super) fn not_ready(after: &Duration, console: &str) -> String {
     let seconds = after.as_secs_f64();
-    let console = if console.is_empty() { " empty" } else { console };
+    let console = if console.is_empty() {
+        " empty"
+    } else {
+        console
+    };
     format!("the guest was not ready within {seconds} s; the end of its console:{console}")
 }
