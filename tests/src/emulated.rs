@@ -24,4 +24,25 @@ mod tail;
 mod terminal;
 mod wire;
 
+use std::env;
+use std::io;
+use std::path::PathBuf;
+
 pub use client::{Outcome, Run, RunError, run, shell};
+
+/// The `emulated-host` binary that was built with this program: beside it, or for a test one up.
+///
+/// # Errors
+/// When it isn't there: nobody built it.
+pub fn program() -> io::Result<PathBuf> {
+    let this = env::current_exe()?;
+    let mut near = this
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|place| place.join("emulated-host"));
+    near.find(|path| path.is_file()).ok_or_else(|| {
+        let words = format!("no emulated-host beside {}", this.display());
+        io::Error::new(io::ErrorKind::NotFound, words)
+    })
+}

@@ -1,2 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a test runs `walnut`.
+//! How a test runs `walnut`: a store of its own, a deadline on everything, and the guest's console
+//! in the words of a failure.
+//!
+//! ```no_run
+//! use walnut_tests::harness::{Home, skip};
+//!
+//! let Some(home) = Home::new() else { return skip("no KVM that runs a stock kernel") };
+//! let done = home.walnut(["run", "--rm", &home.busybox(), "echo", "hello"]).run();
+//! done.succeeded().says("hello\n");
+//! ```
+
+mod home;
+mod program;
+mod skips;
+
+pub use home::Home;
+pub use program::{Done, Program};
+pub use skips::{SKIPS_FILE, skip};

@@ -6,8 +6,10 @@
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -32,11 +34,18 @@ enum Verb {
         #[arg(last = true, required = true, value_name = "CMD")]
         argv: Vec<OsString>,
     },
-    /// Opens a shell on this terminal, with what was built on the PATH.
+    /// Opens a shell on this terminal, with what was built on the PATH; here where /dev/kvm will do.
     Shell {
         #[command(flatten)]
         machine: Machine,
         #[arg(last = true, value_name = "CMD")]
+        argv: Vec<OsString>,
+    },
+    /// Runs a command here where /dev/kvm will do, and as `run` does elsewhere; says which, and why.
+    Auto {
+        #[command(flatten)]
+        machine: Machine,
+        #[arg(last = true, required = true, value_name = "CMD")]
         argv: Vec<OsString>,
     },
     /// Says in one line whether this machine needs it, and why. Exits 0 where /dev/kvm will do.
@@ -74,7 +83,15 @@ fn main() -> ExitCode {
     }
     match Cli::parse().verb {
         Verb::Run { machine, argv } => finish(emulated::run(&machine.run(argv))),
-        Verb::Shell { machine, argv } => finish(shell(machine, argv)),
+        Verb::Shell { machine, argv } => shell(machine, argv),
+        Verb::Auto { machine, argv } => {
+            let kvm = kvm::detect();
+            eprintln!("{kvm}");
+            if kvm.is_usable() {
+                return here(&argv);
+            }
+            finish(emulated::run(&machine.run(argv)))
+        }
         Verb::Detect => {
             let kvm = kvm::detect();
             eprintln!("{kvm}");
@@ -83,17 +100,34 @@ fn main() -> ExitCode {
     }
 }
 
-fn shell(machine: Machine, mut argv: Vec<OsString>) -> Result<Outcome, RunError> {
+/// Becomes the command; returns only when that fails.
+fn here(argv: &[OsString]) -> ExitCode {
+    let Some((program, args)) = argv.split_first() else {
+        return ExitCode::from(125);
+    };
+    let error = Command::new(program).args(args).exec();
+    eprintln!("emulated-host: {}: {error}", program.display());
+    ExitCode::from(if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    })
+}
+
+fn shell(machine: Machine, mut argv: Vec<OsString>) -> ExitCode {
     if argv.is_empty() {
         let path = env::var("PATH").unwrap_or_default();
         let path = format!("PATH={}:{path}", place::staged().display());
         let shell = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
         argv = vec!["env".into(), path.into(), shell];
-        eprintln!(
-            "emulated host: starting; leave it with `exit`. Changes to files vanish with it."
-        );
     }
-    emulated::shell(&machine.run(argv))
+    let kvm = kvm::detect();
+    eprintln!("{kvm}");
+    if kvm.is_usable() {
+        return here(&argv);
+    }
+    eprintln!("leave it with `exit`; what it changes in files vanishes with it");
+    finish(emulated::shell(&machine.run(argv)))
 }
 
 fn finish(result: Result<Outcome, RunError>) -> ExitCode {

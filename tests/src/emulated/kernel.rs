@@ -18,7 +18,7 @@ pub enum KernelError {
     Spawn { program: String, source: io::Error },
     #[error("{command} failed: {message}")]
     Command { command: String, message: String },
-    #[error("no package source knows {}", META_PACKAGES.join(" or "))]
+    #[error("no package source knows {} (is `apt-get update` due?)", META_PACKAGES.join(" or "))]
     NoPackage,
     #[error("the kernel package {package} holds no {what}")]
     Incomplete { package: String, what: &'static str },

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The emulated host itself. Runs outside of it: each of these boots one.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use walnut_tests::harness::{Program, skip};
+
+fn emulated_host(args: &[&str]) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_emulated-host"))
+        .args(args)
+        .deadline(Duration::from_secs(300))
+}
+
+/// What a test here needs.
+fn qemu() -> bool {
+    let found = Program::new("sh")
+        .args(["-c", "command -v qemu-system-x86_64"])
+        .run()
+        .status()
+        == 0;
+    if !found {
+        skip("qemu-system-x86_64 is not installed");
+    }
+    found
+}
+
+/// Processes of QEMU that descend from `parent`, by /proc/PID/stat's fourth field.
+fn children(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .filter_map(Result::ok);
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let after_name = stat.rsplit(')').next().unwrap_or_default().to_owned();
+            after_name.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+        })
+        .collect()
+}
+
+#[test]
+fn passes_streams_status_directory_and_environment() {
+    if !qemu() {
+        return;
+    }
+    let output = tempfile::tempdir().unwrap();
+    let path = output.path().to_str().unwrap();
+    // All 256 byte values, thrice the size of any buffer on the way.
+    let blob: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let script = format!(
+        "test -c /dev/kvm || exit 90; test \"$PWD\" = \"{path}\" || exit 91; \
+         test \"$MARK\" = ' b' || exit 92; test -e /sys/kernel/debug/kvm || exit 93; \
+         test -f /sys/fs/cgroup/cgroup.controllers || exit 94; \
+         grep -qw svm /proc/cpuinfo || exit 95; \
+         echo kept > '{path}/file' || exit 96; echo lost > /etc/walnut-test || exit 97; \
+         echo to-stderr >&2; (sleep 1000 &) ; cat; exit 7"
+    );
+    let done = emulated_host(&["run", "--timeout-s", "240", "--output", path, "--"])
+        .args(["sh", "-c", &script])
+        .current_dir(path)
+        .env("MARK", " b")
+        .stdin(blob.clone())
+        .run();
+    done.exited(7).complains(&["to-stderr"]);
+    assert!(
+        done.stdout == blob,
+        "{} bytes came back of {}",
+        done.stdout.len(),
+        blob.len()
+    );
+    assert_eq!(
+        fs::read_to_string(output.path().join("file")).unwrap(),
+        "kept\n"
+    );
+    assert!(
+        !fs::exists("/etc/walnut-test").unwrap(),
+        "the outside is read-only"
+    );
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127() {
+    if !qemu() {
+        return;
+    }
+    let done = emulated_host(&["run", "--timeout-s", "240", "--", "/nonexistent/program"]).run();
+    done.exited(127)
+        .complains(&["/nonexistent/program", "No such file"]);
+}
+
+#[test]
+fn the_deadline_kills() {
+    if !qemu() {
+        return;
+    }
+    let done = emulated_host(&["run", "--timeout-s", "2", "--", "sleep", "1000"]).run();
+    done.exited(124);
+    assert!(String::from_utf8_lossy(&done.stderr).contains("still running after 2 s"));
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    if !qemu() {
+        return;
+    }
+    let run = emulated_host(&[
+        "run",
+        "--timeout-s",
+        "240",
+        "--",
+        "sh",
+        "-c",
+        "echo up; sleep 1000",
+    ]);
+    let mut child = run
+        .into_command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "up\n");
+    let qemus = children(child.id());
+    assert_eq!(qemus.len(), 1, "QEMU is its only child");
+    let qemu = rustix::process::Pid::from_raw(qemus[0].try_into().unwrap()).unwrap();
+    // Opened while it lives, so that it can't be mistaken for another.
+    let handle = rustix::process::pidfd_open(qemu, rustix::process::PidfdFlags::empty()).unwrap();
+    let this = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(this, rustix::process::Signal::INT).unwrap();
+    child.wait().unwrap();
+    let mut ended = [rustix::event::PollFd::new(
+        &handle,
+        rustix::event::PollFlags::IN,
+    )];
+    let timeout = rustix::event::Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
+    assert_eq!(
+        rustix::event::poll(&mut ended, Some(&timeout)).unwrap(),
+        1,
+        "QEMU lives on"
+    );
+}
