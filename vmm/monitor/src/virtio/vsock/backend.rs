@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -59,12 +60,7 @@ impl Backend {
     pub(super) fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let mut path = self.prefix.clone();
         path.extend_from_slice(port.to_string().as_bytes());
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // A unix socket is connected now or never: a full backlog is EAGAIN (unix(7)).
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(socket.into())
+        Ok(connect(&SocketAddrUnix::new(path)?)?.into())
     }
 }
 
@@ -80,11 +76,18 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn is_abandoned(path: &Path) -> bool {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let Ok(address) = SocketAddrUnix::new(path) else {
+    // A file that is no socket refuses a connection just as well.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let (Ok(address), true) = (SocketAddrUnix::new(path), is_socket) else {
         return false;
     };
-    let kind = SocketType::STREAM;
-    rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
-        .is_ok_and(|socket| rustix::net::connect(&socket, &address) == Err(Errno::CONNREFUSED))
+    connect(&address).is_err_and(|error| error == Errno::CONNREFUSED)
+}
+
+/// A unix socket is connected now or never: a full backlog is `EAGAIN` (unix(7)).
+fn connect(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, address)?;
+    Ok(socket)
 }

@@ -83,6 +83,8 @@ pub(super) struct Connection {
     stream: Option<UnixStream>,
     /// The socket may have data, or its end.
     readable: bool,
+    /// It was closed, or both its sides were.
+    host_gone: bool,
     /// What the guest said in `SHUTDOWN`: its own sides.
     guest_shutdown: u32,
     /// What the host's socket can do no more, and what of that the guest was told.
@@ -111,6 +113,7 @@ impl Connection {
             phase: Phase::Unasked,
             stream: Some(stream),
             readable: true,
+            host_gone: false,
             guest_shutdown: 0,
             host_shutdown: 0,
             told_shutdown: 0,
@@ -255,11 +258,12 @@ impl Connection {
                 // The guest's RESPONSE, if it comes, belongs to no connection and is answered so.
                 return Fate::Ends;
             }
+            self.host_gone = true;
             self.stop_sending();
             if self.guest_shutdown & SHUTDOWN_RCV != 0 {
                 self.stop_reading();
             }
-            self.readable = self.host_shutdown & SHUTDOWN_SEND == 0;
+            self.readable = self.can_read();
             return self.pass_on_end();
         }
         if events.intersects(EventFlags::IN | EventFlags::RDHUP) {
@@ -300,19 +304,22 @@ impl Connection {
             }
             Phase::Established => {}
         }
-        if self.host_shutdown != self.told_shutdown {
+        let credit = self.credit();
+        let data = self.readable && credit > 0;
+        // What a host that is gone has left is little; its end then is one packet.
+        if self.host_shutdown != self.told_shutdown && !(data && self.host_gone) {
             self.told_shutdown = self.host_shutdown;
             return Some(self.packet(Op::Shutdown, self.host_shutdown));
         }
-        let credit = self.credit();
-        if self.readable && credit > 0 {
+        if data {
             let buffers = self.burst;
             return Some(Work::Data { credit, buffers });
         }
-        if self.credit_asked || self.forwarded.wrapping_sub(self.told_forwarded) >= CREDIT_STEP {
-            return Some(self.packet(Op::CreditUpdate, 0));
-        }
-        None
+        self.owes_credit().then(|| self.packet(Op::CreditUpdate, 0))
+    }
+
+    fn owes_credit(&self) -> bool {
+        self.credit_asked || self.forwarded.wrapping_sub(self.told_forwarded) >= CREDIT_STEP
     }
 
     /// [`Connection::next`] has something, or seems to.
@@ -323,8 +330,7 @@ impl Connection {
             Phase::Established => {
                 self.host_shutdown != self.told_shutdown
                     || self.readable && self.credit() > 0
-                    || self.credit_asked
-                    || self.forwarded.wrapping_sub(self.told_forwarded) >= CREDIT_STEP
+                    || self.owes_credit()
             }
         }
     }
@@ -421,5 +427,12 @@ impl Connection {
         // Never more than `BUF_ALLOC` at a time; the counter wraps (§5.10.6.3).
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.forwarded = self.forwarded.wrapping_add(len);
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    pub(super) fn waiting(&self) -> usize {
+        self.outbox.len()
     }
 }

@@ -25,7 +25,7 @@ struct State {
 
 pub(super) struct VsockHandler {
     queues: Vec<VirtQueue>,
-    muxer: Muxer,
+    pub(super) muxer: Muxer,
     guest_cid: u64,
     transport_reset: bool,
     /// Packets were left on the tx queue for want of room for the answers.

@@ -76,6 +76,12 @@ impl Vsock {
             backend: Arc::new(Backend::new(&config.socket)?),
         })
     }
+
+    fn handler(&self, activation: Activation) -> Result<VsockHandler, ActivateError> {
+        let backend = Arc::clone(&self.backend);
+        let muxer = Muxer::new(backend, self.guest_cid).map_err(ActivateError::Event)?;
+        Ok(VsockHandler::new(activation.queues, muxer, self.guest_cid))
+    }
 }
 
 impl VirtioDevice for Vsock {
@@ -100,9 +106,6 @@ impl VirtioDevice for Vsock {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {
-        let backend = Arc::clone(&self.backend);
-        let muxer = Muxer::new(backend, self.guest_cid).map_err(ActivateError::Event)?;
-        let handler = VsockHandler::new(activation.queues, muxer, self.guest_cid);
-        Ok(Box::new(handler))
+        Ok(Box::new(self.handler(activation)?))
     }
 }

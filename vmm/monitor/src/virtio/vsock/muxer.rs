@@ -267,10 +267,13 @@ impl Muxer {
 
     fn socket_ready(&mut self, token: u64, events: EventFlags) {
         match self.entries.get_mut(&token) {
+            Some(Entry::Greeting(_)) if events.intersects(EventFlags::HUP | EventFlags::ERR) => {
+                self.remove(token);
+            }
             Some(Entry::Greeting(stream)) => match greeting::read(stream) {
-                Greeting::Waits if !events.intersects(EventFlags::HUP | EventFlags::ERR) => {}
+                Greeting::Waits => {}
                 Greeting::Port(port) => self.greeted(token, port),
-                Greeting::Waits | Greeting::Bad => self.remove(token),
+                Greeting::Bad => self.remove(token),
             },
             Some(Entry::Stream { .. }) => {
                 self.with(token, |connection| connection.socket_ready(events));
@@ -385,5 +388,41 @@ impl Muxer {
             Some(Entry::Stream { connection, .. }) => Some(connection.header(Op::Rw, 0, len)),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+impl Muxer {
+    /// What must hold whatever the guest does; how many sockets are open.
+    pub(super) fn check(&self) -> usize {
+        use std::collections::HashSet;
+
+        assert!(self.entries.len() <= MAX_SOCKETS);
+        assert!(self.resets.len() <= MAX_RESETS + MAX_SOCKETS);
+        let once: HashSet<_> = self.ready.iter().collect();
+        assert_eq!(once.len(), self.ready.len());
+        let mut streams = 0;
+        for (token, entry) in &self.entries {
+            let queued = once.contains(token);
+            match entry {
+                Entry::Stream {
+                    connection,
+                    queued: said,
+                    ..
+                } => {
+                    streams += 1;
+                    assert_eq!(*said, queued);
+                    assert!(
+                        queued || !connection.has_work(),
+                        "forgotten: {connection:?}"
+                    );
+                    assert!(connection.waiting() <= connection::BUF_ALLOC as usize);
+                    assert_eq!(self.tokens.get(&connection.ports), Some(token));
+                }
+                Entry::Greeting(_) | Entry::Rest(..) => assert!(!queued),
+            }
+        }
+        assert_eq!(streams, self.tokens.len());
+        self.entries.len()
     }
 }
