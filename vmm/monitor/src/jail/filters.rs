@@ -49,8 +49,12 @@ const ALL: &[i64] = &[
     libc::SYS_writev,
 ];
 
-const EVENTS: &[i64] =
-    &[libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_epoll_wait];
+const EVENTS: &[i64] = &[
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+];
 
 /// vsock's unix sockets, and the end of the console's file.
 const EVENT_LOOP: &[i64] = &[
@@ -68,13 +72,19 @@ const EVENT_LOOP: &[i64] = &[
 ];
 
 /// The console's file starts anew when it is full.
-const VCPU: &[i64] = &[libc::SYS_ftruncate, libc::SYS_lseek, libc::SYS_dup, libc::SYS_fcntl];
+const VCPU: &[i64] = &[
+    libc::SYS_ftruncate,
+    libc::SYS_lseek,
+    libc::SYS_dup,
+    libc::SYS_fcntl,
+];
 
 pub(super) fn program(thread: Thread) -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::new();
     let lists: &[&[i64]] = match thread {
         Thread::EventLoop => &[ALL, EVENTS, EVENT_LOOP],
-        Thread::Vcpu => &[ALL, VCPU],
+        // A device is activated and reset by the vCPU that writes its status.
+        Thread::Vcpu => &[ALL, EVENTS, VCPU],
         Thread::Blk => &[ALL, EVENTS, blk::WORKER_SYSCALLS],
         Thread::Fs => &[ALL, EVENTS, fs::WORKER_SYSCALLS],
     };

@@ -4,6 +4,8 @@
 
 mod capabilities;
 mod filters;
+#[cfg(test)]
+mod tests;
 
 use thiserror::Error;
 
