@@ -292,6 +292,8 @@ fn pass_in(from: Option<io::Stdin>, mut to: &UnixStream) {
         // A command that no longer reads ends the copying, and that is no error.
         let _ = io::copy(&mut from, &mut to);
     }
-    // This is how the inside sees the end.
+    // This is how the inside sees the end. QEMU throws away what it has not read yet when the whole
+    // socket closes, so that waits until QEMU has closed its side.
     let _ = to.shutdown(Shutdown::Write);
+    let _ = io::copy(&mut to, &mut io::sink());
 }
