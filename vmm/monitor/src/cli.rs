@@ -45,7 +45,11 @@ pub struct Args {
           value_parser = clap::value_parser!(u8).range(1..=32))]
     cpus: u8,
     /// Kernel command line
-    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0 reboot=k panic=-1")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "console=ttyS0 reboot=k panic=-1"
+    )]
     cmdline: String,
     /// A raw disk image, as /dev/vda and so on; `,ro` behind it makes it read-only
     #[arg(long, value_name = "FILE[,ro]")]
@@ -73,7 +77,10 @@ pub enum ArgsError {
     #[error("cannot read the configuration from descriptor {fd}")]
     ReadConfig { fd: RawFd, source: std::io::Error },
     #[error("the configuration on descriptor {fd} is not valid")]
-    ParseConfig { fd: RawFd, source: serde_json::Error },
+    ParseConfig {
+        fd: RawFd,
+        source: serde_json::Error,
+    },
     #[error("--fs {0}: expected TAG=DIR")]
     Fs(String),
 }
@@ -83,7 +90,11 @@ impl Args {
         if let Some(fd) = self.config_fd {
             return read_config(fd);
         }
-        let fs = self.fs.into_iter().map(parse_fs).collect::<Result<_, _>>()?;
+        let fs = self
+            .fs
+            .into_iter()
+            .map(parse_fs)
+            .collect::<Result<_, _>>()?;
         Ok(VmConfig {
             kernel: self.kernel.unwrap_or_default(),
             initrd: self.initrd,
@@ -91,9 +102,16 @@ impl Args {
             cpus: self.cpus,
             memory_mib: self.memory,
             console: self.console.map_or(Console::Stdio, Console::File),
-            vsock: self.vsock.map(|socket| VsockConfig { socket, guest_cid: self.cid }),
+            vsock: self.vsock.map(|socket| VsockConfig {
+                socket,
+                guest_cid: self.cid,
+            }),
             disks: self.disk.into_iter().map(parse_disk).collect(),
-            pmem: self.pmem.into_iter().map(|path| PmemConfig { path }).collect(),
+            pmem: self
+                .pmem
+                .into_iter()
+                .map(|path| PmemConfig { path })
+                .collect(),
             fs,
             lifeline_fd: None,
             report_fd: None,
@@ -112,16 +130,25 @@ fn read_config(fd: RawFd) -> Result<VmConfig, ArgsError> {
 
 fn parse_disk(text: String) -> DiskConfig {
     match text.strip_suffix(",ro") {
-        Some(path) => DiskConfig { path: path.into(), readonly: true, serial: None },
-        None => DiskConfig { path: text.into(), readonly: false, serial: None },
+        Some(path) => DiskConfig {
+            path: path.into(),
+            readonly: true,
+            serial: None,
+        },
+        None => DiskConfig {
+            path: text.into(),
+            readonly: false,
+            serial: None,
+        },
     }
 }
 
 fn parse_fs(text: String) -> Result<FsConfig, ArgsError> {
     match text.split_once('=') {
-        Some((tag, dir)) if !tag.is_empty() && !dir.is_empty() => {
-            Ok(FsConfig { tag: tag.to_owned(), source: FsSource::Directory(dir.into()) })
-        }
+        Some((tag, dir)) if !tag.is_empty() && !dir.is_empty() => Ok(FsConfig {
+            tag: tag.to_owned(),
+            source: FsSource::Directory(dir.into()),
+        }),
         _ => Err(ArgsError::Fs(text)),
     }
 }
@@ -139,7 +166,17 @@ mod tests {
 
     #[test]
     fn flags_become_a_configuration() {
-        let args = ["walnut-vmm", "--kernel", "k", "--disk", "a,ro", "--disk", "b", "--fs", "t=/d"];
+        let args = [
+            "walnut-vmm",
+            "--kernel",
+            "k",
+            "--disk",
+            "a,ro",
+            "--disk",
+            "b",
+            "--fs",
+            "t=/d",
+        ];
         let config = Args::try_parse_from(args).unwrap().into_config().unwrap();
         assert!(config.disks[0].readonly && !config.disks[1].readonly);
         assert_eq!(config.fs[0].source, FsSource::Directory("/d".into()));
@@ -149,7 +186,10 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for bad in ["--memory=1", "--cpus=0", "--cpus=33", "--cid=2"] {
-            assert!(Args::try_parse_from(["walnut-vmm", "--kernel", "k", bad]).is_err(), "{bad}");
+            assert!(
+                Args::try_parse_from(["walnut-vmm", "--kernel", "k", bad]).is_err(),
+                "{bad}"
+            );
         }
         let args = ["walnut-vmm", "--kernel", "k", "--fs", "nodir"];
         assert!(Args::try_parse_from(args).unwrap().into_config().is_err());

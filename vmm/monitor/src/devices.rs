@@ -56,7 +56,10 @@ pub struct Devices {
 
 impl Devices {
     pub fn open(config: &VmConfig, pmem_start: u64) -> Result<Self, DeviceError> {
-        let mut devices = Self { list: Vec::new(), pmem: Vec::new() };
+        let mut devices = Self {
+            list: Vec::new(),
+            pmem: Vec::new(),
+        };
         devices.add("rng".to_owned(), Served::EventLoop, Rng);
         //BALLOON
         if let Some(vsock) = &config.vsock {
@@ -65,8 +68,11 @@ impl Devices {
         let mut guest = pmem_start;
         for (index, pmem) in config.pmem.iter().enumerate() {
             let pmem = Pmem::new(pmem, GuestAddress(guest))?;
-            let mapping =
-                Mapping { guest: GuestAddress(guest), len: pmem.len(), host: pmem.host_addr() };
+            let mapping = Mapping {
+                guest: GuestAddress(guest),
+                len: pmem.len(),
+                host: pmem.host_addr(),
+            };
             guest += layout::pmem_align(mapping.len);
             devices.pmem.push(mapping);
             devices.add(format!("pmem{index}"), Served::EventLoop, pmem);
@@ -81,6 +87,10 @@ impl Devices {
     }
 
     fn add(&mut self, name: String, served: Served, device: impl VirtioDevice + 'static) {
-        self.list.push(Opened { name, served, device: Box::new(device) });
+        self.list.push(Opened {
+            name,
+            served,
+            device: Box::new(device),
+        });
     }
 }

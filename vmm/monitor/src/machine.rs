@@ -38,7 +38,10 @@ pub enum MachineError {
     #[error(transparent)]
     Regs(#[from] regs::RegsError),
     #[error("KVM cannot {what}")]
-    Kvm { what: &'static str, source: kvm_ioctls::Error },
+    Kvm {
+        what: &'static str,
+        source: kvm_ioctls::Error,
+    },
     #[error("the machine has {count} devices; there are interrupt lines for {max}")]
     TooManyDevices { count: usize, max: usize },
     #[error("cannot make the events of a device")]
@@ -61,7 +64,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn build(config: &VmConfig, console: &Console, ender: &Ender) -> Result<Self, MachineError> {
+    pub fn build(
+        config: &VmConfig,
+        console: &Console,
+        ender: &Ender,
+    ) -> Result<Self, MachineError> {
         let kvm_fd = host::open_kvm()?;
         let vm = create_vm(&kvm_fd)?;
         let files = BootFiles::open(&config.kernel, config.initrd.as_deref())?;
@@ -69,13 +76,17 @@ impl Machine {
         let memory = add_memory(&vm, ram_bytes)?;
         let devices = Devices::open(config, layout::pmem_start(ram_bytes))?;
         add_pmem(&vm, &devices, memory.num_regions())?;
-        vm.register_irqfd(&console.irqfd, GSI_SERIAL).map_err(kvm("wire up the console"))?;
+        vm.register_irqfd(&console.irqfd, GSI_SERIAL)
+            .map_err(kvm("wire up the console"))?;
 
         let (mut transports, mut events, mut workers) = (Vec::new(), Vec::new(), Vec::new());
         let mut cmdline = config.cmdline.clone();
         let max = (GSI_LAST - GSI_FIRST + 1) as usize;
         if devices.list.len() > max {
-            return Err(MachineError::TooManyDevices { count: devices.list.len(), max });
+            return Err(MachineError::TooManyDevices {
+                count: devices.list.len(),
+                max,
+            });
         }
         for (slot, device) in (0u32..).zip(devices.list) {
             let transport = MmioTransport::new(&device.name, device.device, Arc::clone(&memory))
@@ -98,7 +109,12 @@ impl Machine {
             .zip(0..)
             .map(|(fd, id)| Vcpu::new(id, fd, Arc::clone(&bus), ender.clone()))
             .collect();
-        Ok(Self { vcpus, events, workers, _vm: vm })
+        Ok(Self {
+            vcpus,
+            events,
+            workers,
+            _vm: vm,
+        })
     }
 }
 
@@ -109,11 +125,15 @@ fn create_vm(kvm_fd: &Kvm) -> Result<VmFd, MachineError> {
             created => break created.map_err(kvm("create a virtual machine"))?,
         }
     };
-    vm.set_identity_map_address(KVM_IDENTITY_MAP).map_err(kvm("place its identity map"))?;
-    vm.set_tss_address(KVM_TSS).map_err(kvm("place its task state"))?;
-    vm.create_irq_chip().map_err(kvm("create interrupt controllers"))?;
+    vm.set_identity_map_address(KVM_IDENTITY_MAP)
+        .map_err(kvm("place its identity map"))?;
+    vm.set_tss_address(KVM_TSS)
+        .map_err(kvm("place its task state"))?;
+    vm.create_irq_chip()
+        .map_err(kvm("create interrupt controllers"))?;
     // For kernels that calibrate by it; ours takes the TSC's frequency from kvm-clock.
-    vm.create_pit2(kvm_pit_config::default()).map_err(kvm("create a timer"))?;
+    vm.create_pit2(kvm_pit_config::default())
+        .map_err(kvm("create a timer"))?;
     Ok(vm)
 }
 
@@ -163,10 +183,12 @@ fn add_slot(
 
 /// Binds the device's events to KVM: an interrupt line, and one notification address per queue.
 fn wire_up(vm: &VmFd, transport: &MmioTransport, base: u64, gsi: u32) -> Result<(), MachineError> {
-    vm.register_irqfd(transport.irqfd(), gsi).map_err(kvm("wire up an interrupt"))?;
+    vm.register_irqfd(transport.irqfd(), gsi)
+        .map_err(kvm("wire up an interrupt"))?;
     let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
     for (index, kick) in (0u32..).zip(transport.kicks()) {
-        vm.register_ioevent(kick, &notify, index).map_err(kvm("wire up a queue"))?;
+        vm.register_ioevent(kick, &notify, index)
+            .map_err(kvm("wire up a queue"))?;
     }
     Ok(())
 }
@@ -183,7 +205,9 @@ fn create_vcpus(
     let tsc_deadline = kvm_fd.check_extension(Cap::TscDeadlineTimer);
     let mut vcpus = Vec::with_capacity(usize::from(cpus));
     for id in 0..cpus {
-        let vcpu = vm.create_vcpu(u64::from(id)).map_err(kvm("create a vCPU"))?;
+        let vcpu = vm
+            .create_vcpu(u64::from(id))
+            .map_err(kvm("create a vCPU"))?;
         let mut cpuid: CpuId = supported.clone();
         cpuid::adapt(&mut cpuid, id, cpus, tsc_deadline);
         vcpu.set_cpuid2(&cpuid).map_err(kvm("set a vCPU's CPUID"))?;

@@ -22,8 +22,9 @@ fn main() -> ExitCode {
     let mut reporter = Reporter::new(run::report_file(&config));
     reporter.started(started_us);
     let saved = terminal::prepare(&config.console);
-    let ending = run::run(config, &mut reporter)
-        .unwrap_or_else(|error| Ending::Failed { message: chain(&error) });
+    let ending = run::run(config, &mut reporter).unwrap_or_else(|error| Ending::Failed {
+        message: chain(&error),
+    });
     terminal::restore(saved);
     let words = ending::describe(&ending);
     reporter.ended(ending);

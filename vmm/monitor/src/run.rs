@@ -35,7 +35,10 @@ pub enum RunError {
     #[error(transparent)]
     Jail(#[from] JailError),
     #[error("cannot {what}")]
-    Event { what: &'static str, source: std::io::Error },
+    Event {
+        what: &'static str,
+        source: std::io::Error,
+    },
     #[error("the event loop failed: {0:?}")]
     Loop(event_manager::Error),
 }
@@ -66,7 +69,11 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     let machine = Machine::build(&config, &console, &ender)?;
 
     let mut event_loop = Loop::new().map_err(RunError::Loop)?;
-    event_loop.add_subscriber(Box::new(Ends::new(ender.clone(), signals, lifeline(&config))));
+    event_loop.add_subscriber(Box::new(Ends::new(
+        ender.clone(),
+        signals,
+        lifeline(&config),
+    )));
     if interactive {
         let input = ConsoleInput::new(console.serial.clone(), console.room);
         event_loop.add_subscriber(Box::new(input));
@@ -74,14 +81,22 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     for events in machine.events {
         event_loop.add_subscriber(Box::new(events));
     }
-    jail::enter(&machine.workers.iter().map(|&(served, _)| served).collect::<Vec<_>>())?;
+    jail::enter(
+        &machine
+            .workers
+            .iter()
+            .map(|&(served, _)| served)
+            .collect::<Vec<_>>(),
+    )?;
     for (served, events) in machine.workers {
         spawn_worker(served, events, &ender)?;
     }
     reporter.running();
     for (index, vcpu) in machine.vcpus.into_iter().enumerate() {
         let ender = ender.clone();
-        spawn(format!("vcpu{index}"), Thread::Vcpu, ender, move || vcpu.run())?;
+        spawn(format!("vcpu{index}"), Thread::Vcpu, ender, move || {
+            vcpu.run()
+        })?;
     }
     jail::confine(Thread::EventLoop)?;
     loop {
@@ -131,11 +146,18 @@ fn spawn(
     let confined = move || {
         match jail::confine(kind) {
             Ok(()) => body(),
-            Err(error) => ender.end(Ending::Failed { message: error.to_string() }),
+            Err(error) => ender.end(Ending::Failed {
+                message: error.to_string(),
+            }),
         }
-        ender.end(Ending::Failed { message: "a thread of the monitor ended".to_owned() });
+        ender.end(Ending::Failed {
+            message: "a thread of the monitor ended".to_owned(),
+        });
     };
-    let spawned = thread::Builder::new().name(name).stack_size(STACK).spawn(confined);
+    let spawned = thread::Builder::new()
+        .name(name)
+        .stack_size(STACK)
+        .spawn(confined);
     spawned.map(drop).map_err(event("start a thread"))
 }
 
@@ -149,7 +171,10 @@ fn block_signals() -> std::io::Result<SignalFd> {
         signals.add(signal);
     }
     signals.thread_block()?;
-    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+    Ok(SignalFd::with_flags(
+        &signals,
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )?)
 }
 
 fn lifeline(config: &VmConfig) -> Option<OwnedFd> {
@@ -158,7 +183,10 @@ fn lifeline(config: &VmConfig) -> Option<OwnedFd> {
 
 /// Takes a descriptor that the parent passed by number.
 pub fn inherited(fd: RawFd) -> OwnedFd {
-    #[expect(unsafe_code, reason = "an inherited descriptor is only known by its number")]
+    #[expect(
+        unsafe_code,
+        reason = "an inherited descriptor is only known by its number"
+    )]
     // SAFETY: the parent says that this number is ours alone; a wrong one fails at its first use.
     unsafe {
         OwnedFd::from_raw_fd(fd)
@@ -179,7 +207,11 @@ struct Ends {
 
 impl Ends {
     fn new(ender: Ender, signals: SignalFd, lifeline: Option<OwnedFd>) -> Self {
-        Self { ender, signals, lifeline }
+        Self {
+            ender,
+            signals,
+            lifeline,
+        }
     }
 }
 
@@ -196,7 +228,9 @@ impl MutEventSubscriber for Ends {
         let fds = [self.ender.as_raw_fd(), self.signals.as_raw_fd()];
         for fd in fds.into_iter().chain(lifeline) {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
-                self.ender.end(Ending::Failed { message: format!("cannot watch {fd}: {error:?}") });
+                self.ender.end(Ending::Failed {
+                    message: format!("cannot watch {fd}: {error:?}"),
+                });
             }
         }
     }

@@ -55,7 +55,10 @@ pub fn adapt(cpuid: &mut CpuId, id: u8, cpus: u8, tsc_deadline: bool) {
 /// The x87, SSE and AVX bits of XCR0, as far as there are any (leaf 0xd).
 pub fn xcr0(cpuid: &CpuId) -> Option<u64> {
     const X87_SSE_AVX: u32 = 7;
-    let leaf = cpuid.as_slice().iter().find(|entry| entry.function == 0xd && entry.index == 0)?;
+    let leaf = cpuid
+        .as_slice()
+        .iter()
+        .find(|entry| entry.function == 0xd && entry.index == 0)?;
     Some(u64::from(leaf.eax & X87_SSE_AVX))
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The registers with which the boot processor enters the kernel. The others wait for its SIPI.
 
-use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcr, kvm_xcrs};
+use kvm_bindings::{
+    Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcr, kvm_xcrs,
+};
 use kvm_ioctls::VcpuFd;
 use thiserror::Error;
 
@@ -79,8 +81,15 @@ pub fn set_common(vcpu: &VcpuFd, xcr0: Option<u64>) -> Result<(), RegsError> {
 /// intercept XSETBV (QEMU's TCG, the emulated host) leaves KVM with a stale value, which it would
 /// load over the guest's. So it starts as the kernel will have it.
 fn set_xcr0(vcpu: &VcpuFd, value: u64) -> Result<(), RegsError> {
-    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-    xcrs.xcrs[0] = kvm_xcr { xcr: 0, value, ..Default::default() };
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
+    xcrs.xcrs[0] = kvm_xcr {
+        xcr: 0,
+        value,
+        ..Default::default()
+    };
     vcpu.set_xcrs(&xcrs).map_err(setting("XCR0"))
 }
 
