@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Makes a container, up to its first process's exec; makes one more process in a container.
+//!
+//! RPC threads prepare (mounts, files, user, spec, streams), the helper makes the process. What was
+//! made before something failed is undone.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::runtime::Process as SpecProcess;
+use rustix::fs::{Mode, OFlags};
+use walnut_protocol::agent::{CreateRequest, ExecRequest, GuestFile};
+
+use crate::agent::Agent;
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::channel::{self, Channel, ChannelError};
+use crate::clock;
+use crate::container::{Base, Container, signal_number};
+use crate::failure::{Failure, Stage, chain};
+use crate::helper::{self, CreateJob, EnterJob, Job, Report, Word};
+use crate::mounts::Mounts;
+use crate::paths::{GuestPath, PathError, Rootfs};
+use crate::process::Process;
+use crate::spec::{self, Spec, SpecError};
+use crate::streams::{ChildEnds, Streams, StreamsError};
+use crate::user;
+
+/// How long the making of a process may take; under emulation, with a cold image, it takes long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Makes the container that `request` describes. `name` is the agent's own for it.
+///
+/// # Errors
+/// The first step that failed, as the host will hear of it.
+pub fn container(
+    agent: &Agent,
+    name: String,
+    request: &CreateRequest,
+) -> Result<Container, Failure> {
+    let mut base = Base::new(name);
+    let began = clock::boottime_us();
+    base.mounts = Mounts::make(&request.mounts)
+        .map_err(|error| Failure::of(Stage::Mounts, error.errno(), &error))?;
+    for file in &request.files {
+        base.files.push(write_file(file)?);
+    }
+    let mounted = clock::boottime_us();
+    let mut spec = Spec::parse(&request.spec).map_err(|e| spec_failure(&e))?;
+    let in_rootfs = |error: PathError| Failure::of(Stage::Rootfs, error.errno(), &error);
+    let rootfs = Rootfs::open(&spec.root).map_err(in_rootfs)?;
+    set_user(
+        &rootfs,
+        &mut spec.process,
+        &request.user,
+        &request.group_add,
+    )?;
+    make_cwd(&rootfs, &spec.process);
+    let (namespaces, stop_signal) = (spec.namespaces, signal_number(spec.stop_signal.as_deref()));
+    let process = spec.process.clone();
+    let json = spec
+        .into_json(&Cgroup::spec_path(&base.name))
+        .map_err(|e| spec_failure(&e))?;
+    let cgroup = Cgroup::create(&base.name).map_err(|e| cgroup_failure(&e))?;
+    let cgroup = Arc::clone(base.cgroup.insert(Arc::new(cgroup)));
+    write_bundle(&base, &json)?;
+
+    let (streams, stdio) = make_streams(&process, request.stdin)?;
+    let console = match stdio {
+        Some(_) => None,
+        None => Some(listen_for_terminal(&base)?),
+    };
+    let prepared = clock::boottime_us();
+    let job = Job::Create(CreateJob {
+        name: base.name.clone(),
+        bundle: base.bundle(),
+        stdio: if stdio.is_some() {
+            helper::Stdio::Pipes
+        } else {
+            helper::Stdio::Terminal
+        },
+    });
+    let init = make_process(agent, &job, stdio, None, streams, &cgroup)?;
+    if let Some(console) = console {
+        let (socket, _) = console
+            .accept()
+            .map_err(|e| Failure::of(Stage::Streams, 0, &e))?;
+        take_terminal(&init, socket.as_fd(), &process)?;
+    }
+    log::debug!(
+        "create {}: mounts {} us, preparation {} us, process {} us",
+        base.name,
+        mounted - began,
+        prepared - mounted,
+        clock::boottime_us() - prepared
+    );
+    Ok(Container::new(
+        init,
+        rootfs,
+        namespaces,
+        stop_signal,
+        cgroup,
+        base,
+    ))
+}
+
+/// Makes the process that `request` describes.
+///
+/// # Errors
+/// The first step that failed, as the host will hear of it.
+pub fn exec(
+    agent: &Agent,
+    container: &Container,
+    request: &ExecRequest,
+) -> Result<Arc<Process>, Failure> {
+    let mut process = spec::parse_process(&request.process).map_err(|e| spec_failure(&e))?;
+    // As the container sees its passwd now: it may have changed since it was made.
+    set_user(&container.rootfs, &mut process, &request.user, &[])?;
+    let (streams, stdio) = make_streams(&process, request.stdin)?;
+    let console = match stdio {
+        Some(_) => None,
+        None => Some(Channel::pair().map_err(|e| Failure::of(Stage::Streams, 0, &e))?),
+    };
+    let (near, far) = console.unzip();
+    let json =
+        serde_json::to_string(&process).map_err(|error| Failure::of(Stage::Spec, 0, &error))?;
+    let job = Job::Enter(EnterJob {
+        init_pid: container.init.pid,
+        namespaces: container.namespaces,
+        cgroup_procs: container.cgroup.procs_path(),
+        config: container.bundle().join("config.json"),
+        process: json,
+        stdio: if stdio.is_some() {
+            helper::Stdio::Pipes
+        } else {
+            helper::Stdio::Terminal
+        },
+    });
+    let made = make_process(agent, &job, stdio, far, streams, &container.cgroup)?;
+    match made.lifeline.receive_within::<Word>(PATIENCE) {
+        Ok(Some((Word::Failed(failure), _))) => return Err(failure),
+        Ok(Some((Word::Ready | Word::Start, _))) => {}
+        // It was killed before it got there.
+        Ok(None) => return Err(Failure::new(Stage::Exec, 0, "the container has ended")),
+        Err(error) => {
+            let _ = made.kill(libc::SIGKILL.cast_unsigned());
+            return Err(Failure::of(Stage::Exec, 0, &error));
+        }
+    }
+    if let Some(near) = near {
+        take_terminal(&made, near.into_fd().as_fd(), &process)?;
+    }
+    Ok(made)
+}
+
+/// Hands the job to the helper and takes charge of the process that comes of it.
+fn make_process(
+    agent: &Agent,
+    job: &Job,
+    stdio: Option<ChildEnds>,
+    console: Option<Channel>,
+    streams: Arc<Streams>,
+    cgroup: &Arc<Cgroup>,
+) -> Result<Arc<Process>, Failure> {
+    let broken = |error: &ChannelError| Failure::of(Stage::Namespaces, 0, error);
+    let (control, far_control) = Channel::pair().map_err(|e| broken(&e))?;
+    let (lifeline, far_lifeline) = Channel::pair().map_err(|e| broken(&e))?;
+    let mut ends: Vec<OwnedFd> = vec![far_control.into_fd(), far_lifeline.into_fd()];
+    ends.extend(console.map(Channel::into_fd));
+    ends.extend(stdio.into_iter().flatten());
+    let fds: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
+    agent
+        .helper
+        .run(job, &fds)
+        .map_err(|e| Failure::of(Stage::Namespaces, 0, &e))?;
+    drop(ends);
+    match control.receive_within::<Report>(PATIENCE) {
+        Ok(Some((Report::Made { pid }, _))) => {
+            let process = Arc::new(Process::new(pid, streams, lifeline, Arc::clone(cgroup)));
+            // The job's process is its parent until it hears back: nobody has waited for it.
+            agent.reaper.add(&process);
+            let _ = control.send(&(), &[]);
+            Ok(process)
+        }
+        Ok(Some((Report::Failed(failure), _))) => {
+            // The process itself may have told it better.
+            let now = Duration::ZERO;
+            match lifeline.receive_within::<Word>(now) {
+                Ok(Some((Word::Failed(better), _))) => Err(better),
+                _ => Err(failure),
+            }
+        }
+        Ok(None) => Err(Failure::new(
+            Stage::Namespaces,
+            0,
+            "the helper died of this container",
+        )),
+        Err(error) => Err(broken(&error)),
+    }
+}
+
+fn make_streams(
+    process: &SpecProcess,
+    stdin: bool,
+) -> Result<(Arc<Streams>, Option<ChildEnds>), Failure> {
+    let failed = |e: StreamsError| Failure::of(Stage::Streams, 0, &e);
+    if process.terminal() == Some(true) {
+        return Ok((Arc::new(Streams::terminal(stdin).map_err(failed)?), None));
+    }
+    let (uid, gid) = (process.user().uid(), process.user().gid());
+    let (streams, ends) = Streams::pipes(stdin, uid, gid).map_err(failed)?;
+    Ok((Arc::new(streams), Some(ends)))
+}
+
+fn listen_for_terminal(base: &Base) -> Result<UnixListener, Failure> {
+    UnixListener::bind(base.bundle().join(helper::CONSOLE_SOCKET))
+        .map_err(|e| Failure::of(Stage::Streams, e.raw_os_error().unwrap_or(0), &e))
+}
+
+/// The terminal's master has been sent before the process was reported: it is there.
+fn take_terminal(
+    process: &Process,
+    socket: BorrowedFd<'_>,
+    spec: &SpecProcess,
+) -> Result<(), Failure> {
+    let failed = |why: String| Failure::new(Stage::Streams, 0, format!("take the terminal: {why}"));
+    let received = channel::receive_from(socket).map_err(|errno| failed(errno.to_string()))?;
+    let master = received
+        .and_then(|(_, fds)| fds.into_iter().next())
+        .ok_or_else(|| failed("none was sent".into()))?;
+    process
+        .streams
+        .set_terminal(&master)
+        .map_err(|e| failed(chain(&e)))?;
+    process.set_terminal(master);
+    if let Some(size) = spec.console_size() {
+        let side = |side: u64| u16::try_from(side).unwrap_or(u16::MAX);
+        process
+            .resize(side(size.width()), side(size.height()))
+            .map_err(|e| failed(chain(&e)))?;
+    }
+    Ok(())
+}
+
+fn set_user(
+    rootfs: &Rootfs,
+    process: &mut SpecProcess,
+    wanted: &str,
+    group_add: &[String],
+) -> Result<(), Failure> {
+    let user = user::resolve(rootfs, wanted, group_add)
+        .map_err(|error| Failure::of(Stage::User, 0, &error))?;
+    spec::set_user(process, &user).map_err(|e| spec_failure(&e))
+}
+
+/// As runc, the working directory is made where the image has none. Where that fails, the chdir
+/// will tell.
+fn make_cwd(rootfs: &Rootfs, process: &SpecProcess) {
+    let cwd: &Path = process.cwd();
+    if cwd.is_absolute()
+        && let Err(error) = rootfs.make_dir(cwd)
+    {
+        log::debug!("make the working directory: {}", chain(&error));
+    }
+}
+
+fn write_file(file: &GuestFile) -> Result<GuestPath, Failure> {
+    let failed = |error: PathError| Failure::of(Stage::Mounts, error.errno(), &error);
+    let path = GuestPath::writable(&file.path).map_err(failed)?;
+    let (parent, name) = path.make_parent().map_err(failed)?;
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(file.mode & 0o777);
+    let made = rustix::fs::openat(&parent, name, flags, mode).and_then(|fd| {
+        // Whatever the mask of the process.
+        rustix::fs::fchmod(&fd, mode)?;
+        Ok(fd)
+    });
+    let fd = made.map_err(|source| {
+        failed(PathError::Create {
+            path: path.as_path().into(),
+            source,
+        })
+    })?;
+    fs::File::from(fd)
+        .write_all(&file.content)
+        .map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(0);
+            Failure::new(
+                Stage::Mounts,
+                errno,
+                format!("write {}: {error}", file.path),
+            )
+        })?;
+    Ok(path)
+}
+
+fn write_bundle(base: &Base, json: &[u8]) -> Result<(), Failure> {
+    let dir = base.bundle();
+    fs::create_dir_all(&dir)
+        .and_then(|()| fs::write(dir.join("config.json"), json))
+        .map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(0);
+            Failure::new(
+                Stage::Spec,
+                errno,
+                format!("write {}: {error}", dir.display()),
+            )
+        })
+}
+
+fn spec_failure(error: &SpecError) -> Failure {
+    Failure::of(Stage::Spec, 0, error)
+}
+
+fn cgroup_failure(error: &CgroupError) -> Failure {
+    Failure::of(Stage::Cgroup, 0, error)
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why a process never ran, on its way from wherever it failed to the host.
+
+use serde::{Deserialize, Serialize};
+use walnut_protocol::agent;
+
+/// The protocol's `Failed`, as it travels between the helper and the agent.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub stage: Stage,
+    /// 0 where there is none.
+    pub errno: i32,
+    pub message: String,
+}
+
+/// The protocol's `Stage`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub enum Stage {
+    Mounts,
+    Spec,
+    User,
+    Namespaces,
+    Cgroup,
+    Rootfs,
+    Security,
+    WorkingDir,
+    Exec,
+    Streams,
+}
+
+impl Failure {
+    pub fn new(stage: Stage, errno: i32, message: impl Into<String>) -> Self {
+        Self {
+            stage,
+            errno,
+            message: message.into(),
+        }
+    }
+
+    /// An error and what caused it, as one line.
+    pub fn of(stage: Stage, errno: i32, error: &dyn std::error::Error) -> Self {
+        Self::new(stage, errno, chain(error))
+    }
+}
+
+/// An error's text and its causes', in the order of what led to what.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Transparent errors repeat their cause.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<Failure> for agent::Failed {
+    fn from(failure: Failure) -> Self {
+        let stage = match failure.stage {
+            Stage::Mounts => agent::Stage::MOUNTS,
+            Stage::Spec => agent::Stage::SPEC,
+            Stage::User => agent::Stage::USER,
+            Stage::Namespaces => agent::Stage::NAMESPACES,
+            Stage::Cgroup => agent::Stage::CGROUP,
+            Stage::Rootfs => agent::Stage::ROOTFS,
+            Stage::Security => agent::Stage::SECURITY,
+            Stage::WorkingDir => agent::Stage::WORKING_DIR,
+            Stage::Exec => agent::Stage::EXEC,
+            Stage::Streams => agent::Stage::STREAMS,
+        };
+        Self {
+            stage: stage.into(),
+            errno: failure.errno,
+            message: failure.message,
+            ..Self::default()
+        }
+    }
+}

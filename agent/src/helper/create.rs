@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job's process that makes a container: libcontainer, with our own last step.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::process::channel::ChannelError as StepError;
+use libcontainer::process::container_main_process::ProcessError;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use oci_spec::runtime::{Process, Spec};
+
+use super::capture::Account;
+use super::{CONSOLE_SOCKET, CreateJob, Report, Stdio, Word};
+use crate::channel::Channel;
+use crate::failure::{Failure, Stage, chain};
+use crate::launcher::Program;
+
+/// libcontainer's listening socket below [`crate::STATE_DIR`] and the container's name: a
+/// connection to it lets the container's first process exec.
+pub const NOTIFY_SOCKET: &str = libcontainer::notify_socket::NOTIFY_FILE;
+
+/// Does the job and reports; the agent's answer ends it.
+pub(super) fn run(job: &CreateJob, fds: Vec<OwnedFd>) {
+    let mut fds = fds.into_iter();
+    let (Some(control), Some(lifeline)) = (fds.next(), fds.next()) else {
+        return;
+    };
+    let control = Channel::from_fd(control);
+    let report = match Account::start() {
+        Ok(mut account) => match create(job, Channel::from_fd(lifeline), fds) {
+            Ok(pid) => Report::Made { pid },
+            Err(error) => Report::Failed(failure(&error, &account.lines())),
+        },
+        Err(error) => Report::Failed(Failure::of(Stage::Spec, 0, &error)),
+    };
+    // Without the agent there is nobody to tell, and nothing to wait for.
+    let _ = control.send(&report, &[]);
+    let _ = control.receive_bytes();
+}
+
+fn create(
+    job: &CreateJob,
+    lifeline: Channel,
+    mut stdio: impl Iterator<Item = OwnedFd>,
+) -> Result<i32, LibcontainerError> {
+    let executor = Launch {
+        lifeline: Rc::new(lifeline),
+    };
+    let mut builder = ContainerBuilder::new(job.name.clone(), SyscallType::default())
+        .with_root_path(crate::STATE_DIR)?
+        .with_executor(executor);
+    match job.stdio {
+        Stdio::Terminal => {
+            builder = builder.with_console_socket(Some(job.bundle.join(CONSOLE_SOCKET)));
+        }
+        Stdio::Pipes => {
+            builder.stdin = stdio.next();
+            builder.stdout = stdio.next();
+            builder.stderr = stdio.next();
+        }
+    }
+    let container = builder
+        .as_init(&job.bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()?;
+    container
+        .pid()
+        .map(nix_pid)
+        .ok_or_else(|| LibcontainerError::Other("the container has no process".into()))
+}
+
+/// libcontainer's pid type is of a nix of its own.
+fn nix_pid(pid: impl std::fmt::Display) -> i32 {
+    pid.to_string().parse().unwrap_or(-1)
+}
+
+/// Our last step in libcontainer's order: after root, user, capabilities and seccomp.
+#[derive(Clone)]
+struct Launch {
+    lifeline: Rc<Channel>,
+}
+
+impl Launch {
+    fn find(&self, spec: &Spec) -> Result<Program, Failure> {
+        let process: Option<&Process> = spec.process().as_ref();
+        let missing = || Failure::new(Stage::Spec, 0, "no command specified");
+        let found = process.ok_or_else(missing).and_then(Program::find);
+        if let Err(failure) = &found {
+            let _ = self.lifeline.send(&Word::Failed(failure.clone()), &[]);
+        }
+        found
+    }
+}
+
+impl Executor for Launch {
+    /// Before the container counts as made: a program that isn't there fails here.
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let found = self.find(spec).map(drop);
+        found.map_err(|failure| ExecutorValidationError::ArgValidationError(failure.message))
+    }
+
+    /// The environment goes with execve: this process needs none.
+    fn setup_envs(
+        &self,
+        _: std::collections::HashMap<String, String>,
+    ) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let program = self
+            .find(spec)
+            .map_err(|failure| ExecutorError::Other(failure.message))?;
+        let failure = program.exec();
+        let _ = self.lifeline.send(&Word::Failed(failure.clone()), &[]);
+        Err(ExecutorError::Other(failure.message))
+    }
+}
+
+/// libcontainer's error and account as one failure. `lines` is innermost first.
+fn failure(error: &LibcontainerError, lines: &[String]) -> Failure {
+    let innermost = lines.first().map_or("", String::as_str);
+    let summary = summary(error);
+    let message = if innermost.is_empty() || summary.contains(innermost) {
+        summary.clone()
+    } else {
+        format!("{summary}: {innermost}")
+    };
+    let said = format!("{message} {}", lines.join(" ")).to_lowercase();
+    Failure {
+        stage: stage(error, &said),
+        errno: errno(&message),
+        message,
+    }
+}
+
+/// The step's own words, out of their wrapping.
+fn summary(error: &LibcontainerError) -> String {
+    let text = chain(error);
+    let wrapping = [
+        "failed to create container: ",
+        "exec process failed with error ",
+        "intermediate process error ",
+    ];
+    wrapping
+        .iter()
+        .fold(text.as_str(), |text, prefix| {
+            text.strip_prefix(prefix).unwrap_or(text)
+        })
+        .into()
+}
+
+fn stage(error: &LibcontainerError, said: &str) -> Stage {
+    match error {
+        LibcontainerError::MissingSpec(_)
+        | LibcontainerError::InvalidSpec(_)
+        | LibcontainerError::InvalidInput(_)
+        | LibcontainerError::Spec(_) => return Stage::Spec,
+        LibcontainerError::MainProcess(ProcessError::Channel(StepError::OtherError(_))) => {
+            return if said.contains("cgroup") {
+                Stage::Cgroup
+            } else {
+                Stage::Namespaces
+            };
+        }
+        _ => {}
+    }
+    let by_word = [
+        ("chdir", Stage::WorkingDir),
+        ("cwd", Stage::WorkingDir),
+        ("seccomp", Stage::Security),
+        ("capabilit", Stage::Security),
+        ("privileges", Stage::Security),
+        ("uid and gid", Stage::User),
+        ("supplementary", Stage::User),
+        ("rootfs", Stage::Rootfs),
+        ("mount", Stage::Rootfs),
+        ("pivot", Stage::Rootfs),
+        ("root", Stage::Rootfs),
+        ("tty", Stage::Streams),
+        ("namespace", Stage::Namespaces),
+        ("hostname", Stage::Namespaces),
+        ("cgroup", Stage::Cgroup),
+    ];
+    by_word
+        .iter()
+        .find(|(word, _)| said.contains(word))
+        .map_or(Stage::Spec, |(_, stage)| *stage)
+}
+
+/// The error number that the text names, as nix (`ENOENT`) or std (`code: 2`) print it.
+fn errno(text: &str) -> i32 {
+    let words = || text.split(|c: char| !c.is_ascii_alphanumeric());
+    let after_code = words()
+        .skip_while(|word| *word != "code")
+        .filter(|word| !word.is_empty())
+        .nth(1);
+    if let Some(number) = after_code.and_then(|word| word.parse().ok()) {
+        return number;
+    }
+    let name = words()
+        .find(|word| word.len() > 2 && word.starts_with('E') && *word == word.to_uppercase());
+    let Some(name) = name else { return 0 };
+    (1..134)
+        .find(|number| format!("{:?}", nix::errno::Errno::from_raw(*number)) == name)
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_numbers_in_text() {
+        assert_eq!(errno("failed to mount err=Nix(ENOENT)"), libc::ENOENT);
+        assert_eq!(
+            errno(r#"failed err=Io(Os { code: 30, kind: ReadOnly, message: "x" })"#),
+            30
+        );
+        assert_eq!(errno("Every word"), 0);
+        assert_eq!(errno("EXTRAORDINARY"), 0);
+    }
+
+    #[test]
+    fn stages() {
+        let init = |text: &str| {
+            LibcontainerError::MainProcess(ProcessError::Channel(StepError::ExecError(text.into())))
+        };
+        let made = failure(
+            &init("failed to unix syscall"),
+            &["failed to chdir e=ENOENT".into()],
+        );
+        assert_eq!(made.stage, Stage::WorkingDir);
+        assert_eq!(made.errno, libc::ENOENT);
+        assert_eq!(
+            made.message,
+            "failed to unix syscall: failed to chdir e=ENOENT"
+        );
+        let intermediate = LibcontainerError::MainProcess(ProcessError::Channel(
+            StepError::OtherError("cgroup error: x".into()),
+        ));
+        assert_eq!(failure(&intermediate, &[]).stage, Stage::Cgroup);
+    }
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job's process that runs one more program in a container.
+//!
+//! libcontainer can do this too, but leaves the container's seccomp filter out of it. The pieces
+//! here are libcontainer's own (capabilities, users, seccomp, terminal), in the order in which it
+//! applies them to a container's first process.
+
+#![expect(
+    unsafe_code,
+    reason = "fork, and descriptors that libcontainer takes by number"
+)]
+
+use std::fs;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::path::Path;
+
+use libcontainer::syscall::Syscall;
+use libcontainer::syscall::syscall::create_syscall;
+use libcontainer::{capabilities, seccomp, tty};
+use nix::unistd::{ForkResult, fork};
+use oci_spec::runtime::{LinuxSeccomp, Process};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags};
+use rustix::thread::ThreadNameSpaceType;
+use serde::Deserialize;
+
+use super::{EnterJob, Report, Stdio, Word};
+use crate::channel::Channel;
+use crate::failure::{Failure, Stage, chain};
+use crate::launcher::Program;
+
+/// Does the job and reports; the agent's answer ends it.
+pub(super) fn run(job: &EnterJob, fds: Vec<OwnedFd>) {
+    let mut fds = fds.into_iter();
+    let (Some(control), Some(lifeline)) = (fds.next(), fds.next()) else {
+        return;
+    };
+    let control = Channel::from_fd(control);
+    let lifeline = Channel::from_fd(lifeline);
+    let report = match enter(job) {
+        // SAFETY: a job's process has one thread.
+        Ok(plan) => match unsafe { fork() } {
+            Ok(ForkResult::Child) => {
+                drop(control);
+                become_program(&plan, &lifeline, fds);
+                std::process::exit(255)
+            }
+            Ok(ForkResult::Parent { child }) => Report::Made {
+                pid: child.as_raw(),
+            },
+            Err(error) => Report::Failed(Failure::new(
+                Stage::Namespaces,
+                error as i32,
+                format!("fork in the container: {error}"),
+            )),
+        },
+        Err(failure) => Report::Failed(failure),
+    };
+    drop(lifeline);
+    let _ = control.send(&report, &[]);
+    let _ = control.receive_bytes();
+}
+
+/// What the new process is to be.
+struct Plan {
+    process: Process,
+    seccomp: Option<LinuxSeccomp>,
+    stdio: Stdio,
+}
+
+/// The one part of a `config.json` that is needed here.
+#[derive(Deserialize)]
+struct Config {
+    linux: Option<LinuxPart>,
+}
+
+#[derive(Deserialize)]
+struct LinuxPart {
+    seccomp: Option<LinuxSeccomp>,
+}
+
+/// Joins the container's control group and namespaces; a child of this process is in all of them.
+fn enter(job: &EnterJob) -> Result<Plan, Failure> {
+    let process: Process = serde_json::from_str(&job.process)
+        .map_err(|error| Failure::new(Stage::Spec, 0, format!("the process: {error}")))?;
+    let config = fs::read(&job.config)
+        .map_err(|error| Failure::new(Stage::Spec, 0, format!("read config.json: {error}")))?;
+    let config: Config = serde_json::from_slice(&config)
+        .map_err(|error| Failure::new(Stage::Spec, 0, format!("config.json: {error}")))?;
+    if let Some(adjustment) = process.oom_score_adj() {
+        write(
+            Stage::Security,
+            Path::new("/proc/self/oom_score_adj"),
+            &adjustment.to_string(),
+        )?;
+    }
+    write(Stage::Cgroup, &job.cgroup_procs, "0")?;
+    // Nothing in the container may look into this process while it has one foot outside.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| failed(Stage::Security, "become undumpable", errno))?;
+    let namespaces = |errno| failed(Stage::Namespaces, "enter the container's namespaces", errno);
+    let init = Pid::from_raw(job.init_pid).ok_or_else(|| namespaces(Errno::SRCH))?;
+    let init = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(namespaces)?;
+    let of_its_own = ThreadNameSpaceType::from_bits_retain(job.namespaces);
+    rustix::thread::move_into_thread_name_spaces(init.as_fd(), of_its_own).map_err(namespaces)?;
+    Ok(Plan {
+        process,
+        seccomp: config.linux.and_then(|linux| linux.seccomp),
+        stdio: job.stdio,
+    })
+}
+
+fn become_program(plan: &Plan, lifeline: &Channel, stdio: impl Iterator<Item = OwnedFd>) {
+    let failure = match prepare(plan, stdio).and_then(|()| Program::find(&plan.process)) {
+        Ok(program) => {
+            let _ = lifeline.send(&Word::Ready, &[]);
+            match lifeline.receive::<Word>() {
+                Ok(Some((Word::Start, _))) => program.exec(),
+                _ => return,
+            }
+        }
+        Err(failure) => failure,
+    };
+    let _ = lifeline.send(&Word::Failed(failure), &[]);
+}
+
+/// Everything between the fork and the exec, in libcontainer's order.
+fn prepare(plan: &Plan, stdio: impl Iterator<Item = OwnedFd>) -> Result<(), Failure> {
+    let syscall = create_syscall();
+    let process = &plan.process;
+    rustix::process::setsid().map_err(|errno| failed(Stage::Security, "setsid", errno))?;
+    connect_stdio(plan.stdio, stdio, syscall.as_ref())?;
+    for rlimit in process.rlimits().iter().flatten() {
+        syscall
+            .set_rlimit(rlimit)
+            .map_err(|e| Failure::of(Stage::Security, 0, &e))?;
+    }
+    let no_new_privileges = process.no_new_privileges() == Some(true);
+    if no_new_privileges {
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|errno| failed(Stage::Security, "set no_new_privs", errno))?;
+    }
+    if let Some(umask) = process.user().umask() {
+        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    }
+    let chdir = || {
+        rustix::process::chdir(process.cwd()).map_err(|errno| {
+            let cwd = process.cwd().display();
+            failed(Stage::WorkingDir, &format!("chdir to cwd ({cwd:?})"), errno)
+        })
+    };
+    // Before the user, who may not be allowed in; where root is not (a file system that squashes
+    // it), after.
+    let later = match chdir() {
+        Err(failure) if failure.errno == libc::EPERM || failure.errno == libc::EACCES => true,
+        Err(failure) => return Err(failure),
+        Ok(()) => false,
+    };
+    let gids = process.user().additional_gids().clone().unwrap_or_default();
+    let gids: Vec<_> = gids.into_iter().map(Into::into).collect();
+    syscall
+        .set_groups(&gids)
+        .map_err(|e| Failure::of(Stage::User, 0, &e))?;
+    let (uid, gid) = (process.user().uid(), process.user().gid());
+    syscall
+        .set_id(uid.into(), gid.into())
+        .map_err(|e| Failure::of(Stage::User, 0, &e))?;
+    syscall
+        .close_range(0)
+        .map_err(|e| Failure::of(Stage::Streams, 0, &e))?;
+    if !no_new_privileges {
+        filter(plan)?;
+    }
+    let security = |e| Failure::of(Stage::Security, 0, &e);
+    capabilities::reset_effective(syscall.as_ref()).map_err(security)?;
+    if let Some(capabilities) = process.capabilities() {
+        capabilities::drop_privileges(capabilities, syscall.as_ref()).map_err(security)?;
+    }
+    if later {
+        chdir()?;
+    }
+    if no_new_privileges {
+        filter(plan)?;
+    }
+    Ok(())
+}
+
+fn filter(plan: &Plan) -> Result<(), Failure> {
+    let Some(profile) = &plan.seccomp else {
+        return Ok(());
+    };
+    let failed = |e| Failure::of(Stage::Security, 0, &e);
+    seccomp::initialize_seccomp(profile)
+        .map(drop)
+        .map_err(failed)
+}
+
+fn connect_stdio(
+    stdio: Stdio,
+    mut fds: impl Iterator<Item = OwnedFd>,
+    syscall: &dyn Syscall,
+) -> Result<(), Failure> {
+    let missing = || Failure::new(Stage::Streams, 0, "a stream's descriptor is missing");
+    let failed = |errno| failed(Stage::Streams, "connect the streams", errno);
+    match stdio {
+        Stdio::Terminal => {
+            let socket = fds.next().ok_or_else(missing)?;
+            // It closes the descriptor itself.
+            tty::setup_console(syscall, socket.into_raw_fd(), false)
+                .map_err(|error| Failure::new(Stage::Streams, 0, chain(&error)))
+        }
+        Stdio::Pipes => {
+            rustix::stdio::dup2_stdin(fds.next().ok_or_else(missing)?).map_err(failed)?;
+            rustix::stdio::dup2_stdout(fds.next().ok_or_else(missing)?).map_err(failed)?;
+            rustix::stdio::dup2_stderr(fds.next().ok_or_else(missing)?).map_err(failed)
+        }
+    }
+}
+
+fn write(stage: Stage, path: &Path, value: &str) -> Result<(), Failure> {
+    fs::write(path, value).map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(0);
+        Failure::new(
+            stage,
+            errno,
+            format!("write {value} to {}: {error}", path.display()),
+        )
+    })
+}
+
+fn failed(stage: Stage, what: &str, errno: Errno) -> Failure {
+    Failure::new(stage, errno.raw_os_error(), format!("{what}: {errno}"))
+}
