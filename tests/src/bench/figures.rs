@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The figures that the project set itself, each beside what this run measured.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde::Serialize;
+
+use super::names::{contender, metric, row};
+use super::report::{Number, Report};
+
+/// One bar: at most so much.
+#[derive(Debug, Serialize)]
+pub struct Figure {
+    pub what: &'static str,
+    pub at_most: f64,
+    pub unit: &'static str,
+    /// `None` where this run did not measure it.
+    pub measured: Option<f64>,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Met,
+    Missed,
+    NotMeasured,
+}
+
+impl Figure {
+    fn new(what: &'static str, at_most: f64, unit: &'static str, measured: Option<f64>) -> Self {
+        let verdict = match measured {
+            Some(value) if value <= at_most => Verdict::Met,
+            Some(_) => Verdict::Missed,
+            None => Verdict::NotMeasured,
+        };
+        Self {
+            what,
+            at_most,
+            unit,
+            measured,
+            verdict,
+        }
+    }
+}
+
+/// Every bar, in the order in which they were set.
+#[must_use]
+pub fn figures(report: &Report) -> Vec<Figure> {
+    let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
+    let start = |who| report.median(row::START, who, metric::FIRST_BYTE);
+    let ready = |what| report.median(row::EXITS, contender::WALNUT_READY, what);
+    let size = |what| report.median(row::SIZES, what, metric::SIZE);
+    let load = |who, what| report.median(row::LOAD, who, what);
+    let mib = |kib: Option<f64>| Some(kib? / 1024.0);
+    vec![
+        Figure::new(
+            "walnut run --rm, exec to first byte, cold, beside QEMU microvm to init",
+            0.85,
+            "×",
+            ratio(start(contender::WALNUT_RUN), start(contender::QEMU)),
+        ),
+        Figure::new(
+            "monitor's PSS beyond guest memory, one vCPU, after boot",
+            4.0,
+            "MiB",
+            mib(report.median(row::MEMORY, contender::WALNUT_READY, metric::PSS)),
+        ),
+        Figure::new(
+            "monitor's stripped static binary",
+            6.0,
+            "MiB",
+            mib(size("walnut-vmm")),
+        ),
+        Figure::new(
+            "KVM exits, monitor start to agent ready, cold",
+            2500.0,
+            "",
+            ready("exits"),
+        ),
+        Figure::new("of which port I/O", 100.0, "", ready("io_exits")),
+        Figure::new(
+            "agent and initramfs",
+            6.0,
+            "MiB",
+            mib(size("initramfs.cpio")),
+        ),
+        Figure::new(
+            "bytes that differ in 256 MiB through walnut run -i … cat, both ways",
+            0.0,
+            "",
+            report.median(row::STDIO, contender::WALNUT_RUN, metric::DIFFERENT),
+        ),
+        Figure::new(
+            "peak memory while a 100 MiB image is loaded",
+            64.0,
+            "MiB",
+            mib(load(contender::WALNUT_RUN, metric::PEAK)),
+        ),
+        Figure::new(
+            "time to load it, beside tar x of its layers",
+            2.0,
+            "×",
+            ratio(
+                load(contender::WALNUT_RUN, metric::TIME),
+                load(contender::TAR, metric::TIME),
+            ),
+        ),
+    ]
+}
+
+impl Display for Figure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            what,
+            at_most,
+            unit,
+            measured,
+            verdict,
+        } = self;
+        let word = match verdict {
+            Verdict::Met => "met",
+            Verdict::Missed => "MISSED",
+            Verdict::NotMeasured => "not measured",
+        };
+        let measured = measured.map_or_else(|| "-".into(), |value| Number(value).to_string());
+        let bar = Number(*at_most);
+        write!(f, "{word:12}  {measured:>8} (at most {bar} {unit})  {what}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::{Row, Unit};
+
+    #[test]
+    fn what_was_not_measured_is_neither_met_nor_missed() {
+        let figures = figures(&Report::default());
+        assert!(
+            figures
+                .iter()
+                .all(|figure| figure.verdict == Verdict::NotMeasured)
+        );
+    }
+
+    #[test]
+    fn a_ratio_needs_both_sides() {
+        let mut row = Row::new(row::START, "");
+        row.sample(contender::WALNUT_RUN, metric::FIRST_BYTE, Unit::Ms, 800.0);
+        let mut report = Report {
+            rows: vec![row],
+            ..Report::default()
+        };
+        assert_eq!(figures(&report)[0].measured, None);
+        report.rows[0].sample(contender::QEMU, metric::FIRST_BYTE, Unit::Ms, 1000.0);
+        let figure = &figures(&report)[0];
+        assert_eq!((figure.measured, figure.verdict), (Some(0.8), Verdict::Met));
+        assert!(figure.to_string().starts_with("met"), "{figure}");
+    }
+
+    #[test]
+    fn the_bar_itself_is_met_and_more_is_missed() {
+        let verdict = |measured| Figure::new("", 4.0, "MiB", Some(measured)).verdict;
+        assert_eq!(verdict(4.0), Verdict::Met);
+        assert_eq!(verdict(4.01), Verdict::Missed);
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The images that the bench runs and loads. They are made before anything is timed, outside the
+//! emulated host where there is one.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::stream::Pattern;
+use crate::images::{self, Entry, Image, ImageError, Layer};
+
+/// The plain image, as `docker save` writes it: `busybox.tar`.
+pub const BUSYBOX: &str = "busybox";
+/// busybox, this program and files to read: `bench.tar`.
+pub const BENCH: &str = "bench";
+/// 100 MiB to load, layers gzipped: `load.tar`, and the same as a directory.
+pub const LOAD: &str = "load";
+pub const LOAD_DIRECTORY: &str = "load-oci";
+/// busybox's only layer, not compressed.
+pub const ROOTFS: &str = "rootfs.tar";
+
+/// Where things are in the bench image.
+pub const PROGRAM: &str = "/bench/bench";
+pub const LARGE_FILE: &str = "/bench/large";
+pub const OTHER_FILE: &str = "/bench/other";
+pub const TREE: &str = "/bench/tree";
+
+/// Directories among which many small files are spread.
+pub const DIRECTORIES: usize = 100;
+pub const SMALL_FILE: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("can't make the bench's images in {}", path.display())]
+    Write {
+        path: std::path::PathBuf,
+        source: io::Error,
+    },
+}
+
+/// Makes all images, `program` being the one that is to run in them.
+///
+/// # Errors
+/// No busybox, or the directory can't be written.
+pub fn prepare(
+    directory: &Path,
+    program: &Path,
+    size_mib: usize,
+    files: usize,
+) -> Result<(), PrepareError> {
+    let failed = |source| PrepareError::Write {
+        path: directory.into(),
+        source,
+    };
+    let busybox = images::busybox()?;
+    fs::create_dir_all(directory).map_err(failed)?;
+    let program = fs::read(program).map_err(failed)?;
+    let write = || -> io::Result<()> {
+        let rootfs = fs::File::create(directory.join(ROOTFS))?;
+        if let Some(layer) = busybox.layers.first() {
+            layer.write_tar(rootfs)?;
+        }
+        busybox.write_docker_archive(&directory.join(format!("{BUSYBOX}.tar")))?;
+        let mut bench = busybox.clone();
+        bench.name = BENCH.into();
+        bench.layers.push(bench_layer(program, size_mib, files));
+        bench.write_docker_archive(&directory.join(format!("{BENCH}.tar")))?;
+        drop(bench);
+        let archive = directory.join(format!("{LOAD}.tar"));
+        let unpacked = directory.join(LOAD_DIRECTORY);
+        if !archive.exists() || !unpacked.exists() {
+            let load = Image {
+                name: LOAD.into(),
+                layers: load_layers(&busybox),
+                ..busybox.clone()
+            };
+            load.write_oci_directory(&unpacked)?;
+            load.write_oci_archive(&archive)?;
+        }
+        Ok(())
+    };
+    write().map_err(failed)
+}
+
+fn bench_layer(program: Vec<u8>, size_mib: usize, files: usize) -> Layer {
+    let mut entries = vec![
+        Entry::directory("bench", 0o755),
+        Entry::file(&PROGRAM[1..], 0o755, program),
+        Entry::file(
+            &LARGE_FILE[1..],
+            0o644,
+            Pattern::new(1).bytes(size_mib << 20),
+        ),
+        Entry::file(
+            &OTHER_FILE[1..],
+            0o644,
+            Pattern::new(2).bytes(size_mib << 20),
+        ),
+    ];
+    entries.extend(tree(&TREE[1..], files, SMALL_FILE));
+    Layer(entries)
+}
+
+/// `files` of `size` bytes below `top`.
+fn tree(top: &str, files: usize, size: usize) -> Vec<Entry> {
+    let mut entries = vec![Entry::directory(top, 0o755)];
+    entries.extend((0..DIRECTORIES).map(|d| Entry::directory(&format!("{top}/{d:02}"), 0o755)));
+    entries.extend((0..files).map(|n| {
+        let seed = u64::try_from(n).unwrap_or(0);
+        let content = half_random(seed, size);
+        Entry::file(
+            &format!("{top}/{:02}/{n:05}", n % DIRECTORIES),
+            0o644,
+            content,
+        )
+    }));
+    entries
+}
+
+/// 100 MiB as images have them: a few large files, many of middle size, more small ones.
+fn load_layers(busybox: &Image) -> Vec<Layer> {
+    let large =
+        (0..6).map(|n| Entry::file(&format!("opt/large-{n}"), 0o644, half_random(n, 8 << 20)));
+    let mut layers = busybox.layers.clone();
+    layers.push(Layer(
+        [Entry::directory("opt", 0o755)]
+            .into_iter()
+            .chain(large)
+            .collect(),
+    ));
+    layers.push(Layer(tree("middle", 1800, 20 << 10)));
+    layers.push(Layer(tree("small", 3200, 4 << 10)));
+    layers
+}
+
+/// Compresses to about half, as programs do.
+fn half_random(seed: u64, size: usize) -> Vec<u8> {
+    let mut bytes = Pattern::new(seed + 7).bytes(size);
+    for byte in bytes.iter_mut() {
+        *byte &= 0x0f;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_to_load_is_100_mib() {
+        let layers = load_layers(&images::busybox().unwrap());
+        let size: u64 = layers
+            .iter()
+            .map(|layer| {
+                let mut tar = Vec::new();
+                layer.write_tar(&mut tar).unwrap();
+                tar.len() as u64
+            })
+            .sum();
+        assert!((95..=110).contains(&(size >> 20)), "{} MiB", size >> 20);
+    }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The names by which rows, contenders and metrics find each other.
+
+pub mod row {
+    pub const START: &str = "start";
+    pub const PHASES: &str = "phases";
+    pub const EXITS: &str = "exits";
+    pub const MEMORY: &str = "memory";
+    pub const SIZES: &str = "sizes";
+    pub const STDIO: &str = "stdio";
+    pub const FILES: &str = "files";
+    pub const LOAD: &str = "load";
+}
+
+pub mod contender {
+    pub const WALNUT_RUN: &str = "walnut run";
+    pub const WALNUT_INIT: &str = "walnut-vmm to init";
+    /// The engine's own machine, from the monitor's start to the agent's hello.
+    pub const WALNUT_READY: &str = "walnut-vmm to agent ready";
+    pub const QEMU: &str = "QEMU microvm to init";
+    pub const CRUN: &str = "crun run";
+    pub const RUNC: &str = "runc run";
+    pub const PODMAN: &str = "podman run";
+    pub const PODMAN_LOAD: &str = "podman load";
+    pub const TAR: &str = "tar x";
+}
+
+pub mod metric {
+    pub const FIRST_BYTE: &str = "exec to first byte";
+    pub const PSS: &str = "PSS beyond guest memory";
+    pub const SIZE: &str = "size";
+    pub const DIFFERENT: &str = "bytes that differ";
+    pub const RATE: &str = "rate";
+    pub const PEAK: &str = "peak memory";
+    pub const TIME: &str = "time";
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The product on the stage: its files, a store of its own, and command lines.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::image;
+use super::peers::Boot;
+use super::process::{self, ProcessError};
+use super::rows::LIMIT;
+use super::stage::{Stage, StageError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum WalnutError {
+    #[error("{} is not there; run `make build`", .0.display())]
+    NotBuilt(PathBuf),
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+/// The files that `make build` stages.
+pub const FILES: [&str; 4] = ["walnut", "walnut-vmm", "vmlinux", "initramfs.cpio"];
+
+#[derive(Clone, Debug)]
+pub struct Walnut {
+    directory: PathBuf,
+    root: PathBuf,
+    state: PathBuf,
+}
+
+impl Walnut {
+    /// Copies it to the stage and loads the images, by the product's own means.
+    ///
+    /// # Errors
+    /// It isn't built, or can't run a container.
+    pub fn new(stage: &Stage, staged: &Path, images: &Path) -> Result<Self, WalnutError> {
+        let directory = stage.directory("walnut")?;
+        for name in FILES {
+            let from = staged.join(name);
+            if !from.exists() {
+                return Err(WalnutError::NotBuilt(from));
+            }
+            stage.copy(&from, &format!("walnut/{name}"))?;
+        }
+        let walnut = Self {
+            directory,
+            root: stage.path("root"),
+            state: stage.path("state"),
+        };
+        for name in [image::BUSYBOX, image::BENCH] {
+            let archive = images.join(format!("{name}.tar"));
+            let archive = stage.copy(&archive, "loading.tar")?;
+            let from = format!("docker-archive:{}", archive.display());
+            let command = &mut walnut.run(&["--rm"], &[&from, "true"]);
+            process::run("walnut run docker-archive:…", command, LIMIT)?;
+        }
+        Ok(walnut)
+    }
+
+    #[must_use]
+    pub fn monitor(&self) -> PathBuf {
+        self.file("walnut-vmm")
+    }
+
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The monitor alone, its guest's console on stdout.
+    #[must_use]
+    pub fn boot(&self, boot: &Boot) -> Command {
+        let mut command = Command::new(self.monitor());
+        command
+            .arg("--kernel")
+            .arg(&boot.kernel)
+            .arg("--initrd")
+            .arg(&boot.initrd);
+        command.args(["--memory", &boot.memory_mib.to_string(), "--cpus", "1"]);
+        command.args(["--cmdline", &boot.cmdline]);
+        command
+    }
+
+    /// `walnut run FLAGS IMAGE COMMAND…`
+    #[must_use]
+    pub fn run(&self, flags: &[&str], image_and_command: &[&str]) -> Command {
+        self.run_in(&self.root, flags, image_and_command)
+    }
+
+    /// The same with another store.
+    #[must_use]
+    pub fn run_in(&self, root: &Path, flags: &[&str], image_and_command: &[&str]) -> Command {
+        let mut command = Command::new(self.file("walnut"));
+        command
+            .arg("--root")
+            .arg(root)
+            .arg("--state")
+            .arg(&self.state);
+        command.arg("run").args(flags).args(image_and_command);
+        // The bench's own surroundings are not part of what is measured.
+        command
+            .env_remove("WALNUT_LIBEXEC")
+            .env_remove("WALNUT_LOG");
+        command
+    }
+}
