@@ -24,7 +24,7 @@ const MAX_TARGET: usize = 4095;
 pub enum LayerError {
     #[error(transparent)]
     Tar(#[from] TarError),
-    #[error("layer entry \"{path}\": {source}")]
+    #[error("layer entry \"{path}\"")]
     Entry { path: String, source: EntryError },
     #[error("can't write the image")]
     Write(#[source] io::Error),
@@ -36,9 +36,9 @@ pub enum LayerError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
-    #[error("{0}")]
+    #[error(transparent)]
     Path(#[from] PathError),
-    #[error("its link target {target:?}: {source}")]
+    #[error("its hard link target \"{target}\"")]
     LinkPath { target: String, source: PathError },
     #[error("it goes through \"{0}\", which is not a directory")]
     NotADirectory(String),
@@ -60,7 +60,7 @@ pub enum EntryError {
     TargetTooLong,
     #[error("its device number {major}:{minor} is out of range")]
     Device { major: u32, minor: u32 },
-    #[error("{0}")]
+    #[error(transparent)]
     Xattr(#[from] XattrError),
 }
 
@@ -320,12 +320,18 @@ fn resolve(tree: &mut Tree, path: &[&[u8]], make: Option<Make>) -> Result<Option
 }
 
 fn attributes(entry: &Entry) -> Result<Attributes, EntryError> {
+    // What Linux would not let anyone set (xattr(7)), or change (symlink(7)), isn't there.
+    let holds_user_xattrs = matches!(entry.kind, Kind::File { .. } | Kind::Dir);
+    let mode = match entry.kind {
+        Kind::Symlink(_) => 0o777,
+        _ => entry.mode,
+    };
     Ok(Attributes {
-        mode: entry.mode,
+        mode,
         uid: entry.uid,
         gid: entry.gid,
         mtime: entry.mtime,
-        xattrs: xattr::encode(&entry.xattrs)?,
+        xattrs: xattr::encode(&entry.xattrs, holds_user_xattrs)?,
     })
 }
 

@@ -60,3 +60,7 @@ pub const IMAGE_ALIGN: u64 = 2 << 20;
 /// Changes with every change of the bytes that a given list of layers produces, so that images
 /// that an older version wrote are not taken for ours.
 pub const FORMAT_VERSION: u32 = 1;
+
+#[cfg(test)]
+#[path = "../tests/support/archive.rs"]
+mod archive;

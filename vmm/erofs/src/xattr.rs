@@ -24,11 +24,12 @@ pub enum XattrError {
 /// The inline xattr body: empty where there are none.
 pub(crate) type Encoded = Box<[u8]>;
 
-/// Encodes all attributes of one inode, sorted by name so that equal sets give equal bytes.
-pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Encoded, XattrError> {
+/// Encodes all attributes of one inode, sorted by name so that equal sets give equal bytes; those
+/// in `user.` only where the inode may have them.
+pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)], user: bool) -> Result<Encoded, XattrError> {
     let mut sorted: Vec<_> = xattrs
         .iter()
-        .filter(|(name, _)| !is_overlays_own(name))
+        .filter(|(name, _)| !is_overlays_own(name) && (user || !name.starts_with(b"user.")))
         .collect();
     sorted.sort();
     if sorted.is_empty() {
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     fn one(name: &[u8], value: &[u8]) -> Result<Encoded, XattrError> {
-        encode(&[(name.to_vec(), value.to_vec())])
+        encode(&[(name.to_vec(), value.to_vec())], true)
     }
 
     #[test]
@@ -109,8 +110,8 @@ mod tests {
         let a = (b"user.a".to_vec(), b"1".to_vec());
         let b = (b"user.b".to_vec(), b"2".to_vec());
         assert_eq!(
-            encode(&[a.clone(), b.clone()]).unwrap(),
-            encode(&[b, a]).unwrap()
+            encode(&[a.clone(), b.clone()], true).unwrap(),
+            encode(&[b, a], true).unwrap()
         );
     }
 
@@ -119,6 +120,18 @@ mod tests {
         assert!(one(b"trusted.overlay.opaque", b"y").unwrap().is_empty());
         assert!(one(b"user.overlay.redirect", b"/etc").unwrap().is_empty());
         assert!(!one(b"trusted.overlayish", b"y").unwrap().is_empty());
+    }
+
+    #[test]
+    fn user_attributes_are_not_for_symlinks_and_devices() {
+        let xattrs = [
+            (b"user.a".to_vec(), vec![]),
+            (b"trusted.b".to_vec(), vec![]),
+        ];
+        assert_eq!(
+            encode(&xattrs, false).unwrap(),
+            one(b"trusted.b", b"").unwrap()
+        );
     }
 
     #[test]
@@ -138,6 +151,6 @@ mod tests {
         let many: Vec<_> = (0..5)
             .map(|n| (format!("user.{n}").into_bytes(), vec![0; 65535]))
             .collect();
-        assert!(matches!(encode(&many), Err(XattrError::TooMany)));
+        assert!(matches!(encode(&many, true), Err(XattrError::TooMany)));
     }
 }
