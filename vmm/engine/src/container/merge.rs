@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::{
-    Container, ContainerError, ContainerId, Dns, Limits, Security, Ulimit, env, signal, volume,
+    Container, ContainerError, ContainerId, Dns, Limits, Security, Sysctls, Ulimit, env, signal,
+    volume,
 };
 use crate::cli::run::RunArgs;
 use crate::units::parse_size;
@@ -77,11 +78,7 @@ impl Container {
                 args.privileged,
                 &args.security_opt,
             )?,
-            sysctls: args
-                .sysctl
-                .iter()
-                .map(|s| sysctl(s))
-                .collect::<Result<_, _>>()?,
+            sysctls: Sysctls::parse(&args.sysctl)?,
             hosts: args
                 .add_host
                 .iter()
@@ -184,15 +181,6 @@ fn limits(args: &RunArgs) -> Result<Limits, ContainerError> {
     };
     limits.check()?;
     Ok(limits)
-}
-
-fn sysctl(text: &str) -> Result<(String, String), ContainerError> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !name.contains("..") => {
-            Ok((name.to_owned(), value.to_owned()))
-        }
-        _ => Err(ContainerError::Sysctl(text.to_owned())),
-    }
 }
 
 /// `name:address`, or `name=address`; an IPv6 address may stand in brackets.

@@ -8,6 +8,7 @@ pub mod limits;
 mod merge;
 pub mod security;
 pub mod signal;
+mod sysctl;
 pub mod volume;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use id::ContainerId;
 pub use limits::{Limits, Ulimit};
 pub use merge::ImageDefaults;
 pub use security::{Seccomp, Security};
+pub use sysctl::Sysctls;
 pub use volume::{Tmpfs, Volume};
 
 #[derive(Debug, Error)]
@@ -77,7 +79,7 @@ pub struct Container {
     pub tmpfs: Vec<Tmpfs>,
     pub limits: Limits,
     pub security: Security,
-    pub sysctls: Vec<(String, String)>,
+    pub sysctls: Sysctls,
     pub hosts: Vec<(String, String)>,
     pub dns: Dns,
     pub stop_signal: u32,

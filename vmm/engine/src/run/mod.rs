@@ -140,6 +140,7 @@ fn start(
         disks: layout.disks.clone(),
         pmem: layout.pmem.clone(),
         fs: layout.fs.clone(),
+        kernel_parameters: container.sysctls.kernel_parameters(),
     };
     let dir = RunDir::create(paths, container.id.short())?;
     let signals = Signals::take_over()?;

@@ -159,7 +159,14 @@ fn linux(container: &Container) -> Result<Linux, SpecError> {
         .namespaces(namespaces()?)
         .masked_paths(paths(MASKED_PATHS))
         .readonly_paths(paths(READONLY_PATHS))
-        .sysctl(sysctls(container))
+        .sysctl(
+            container
+                .sysctls
+                .container
+                .iter()
+                .cloned()
+                .collect::<HashMap<_, _>>(),
+        )
         .cgroups_path(PathBuf::from(format!("/{}", container.id)))
         .resources(resources(container)?)
         .devices(if privileged {
@@ -187,21 +194,6 @@ fn namespaces() -> Result<Vec<oci_spec::runtime::LinuxNamespace>, SpecError> {
         .into_iter()
         .map(build)
         .collect::<Result<_, OciSpecError>>()?)
-}
-
-/// Docker's two, so that no service needs root for a low port or a ping, and the user's: any of
-/// them, since the kernel is the container's own.
-fn sysctls(container: &Container) -> HashMap<String, String> {
-    let defaults = [
-        ("net.ipv4.ip_unprivileged_port_start", "0"),
-        ("net.ipv4.ping_group_range", "0 2147483647"),
-    ];
-    let mut all: HashMap<String, String> = defaults
-        .into_iter()
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .collect();
-    all.extend(container.sysctls.iter().cloned());
-    all
 }
 
 fn seccomp(container: &Container) -> Result<Option<LinuxSeccomp>, SpecError> {

@@ -32,6 +32,8 @@ pub struct Machine {
     pub disks: Vec<DiskConfig>,
     pub pmem: Vec<PmemConfig>,
     pub fs: Vec<FsConfig>,
+    /// Appended to the kernel's command line.
+    pub kernel_parameters: String,
 }
 
 impl Machine {
@@ -45,7 +47,7 @@ impl Machine {
         VmConfig {
             kernel: artifacts.kernel.clone(),
             initrd: Some(artifacts.initramfs.clone()),
-            cmdline: cmdline(),
+            cmdline: cmdline() + &self.kernel_parameters,
             cpus: self.cpus,
             memory_mib: self.memory_mib,
             console: Console::File(console(dir)),
