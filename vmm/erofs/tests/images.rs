@@ -242,6 +242,34 @@ fn large_directories_and_odd_names_are_found() {
     assert_eq!(fs::read_dir(mount.path()).unwrap().count(), names.len());
 }
 
+/// The kernel refuses inline data that crosses into the next block.
+#[test]
+fn symlinks_and_directories_of_any_length_are_read() {
+    let target = |n: usize| "t".repeat(1 + n * 37 % 4095);
+    let mut archive = Archive::new();
+    for n in 0..500 {
+        archive = archive
+            .xattr("trusted.n", &vec![b'v'; n])
+            .symlink(&format!("l{n}"), &target(n));
+        let name = format!("d{n}/{}", "n".repeat(1 + n % 255));
+        archive = archive
+            .xattr("trusted.n", &vec![b'v'; n * 9])
+            .dir(&format!("d{n}"))
+            .file(&name, b"");
+    }
+    let Some(mount) = build(&[archive.finish()]).unwrap().mount() else {
+        return;
+    };
+    let seen = see(mount.path());
+    for n in 0..500 {
+        assert_eq!(
+            seen[&PathBuf::from(format!("l{n}"))].kind,
+            format!("-> {}", target(n))
+        );
+        assert!(seen.contains_key(&PathBuf::from(format!("d{n}/{}", "n".repeat(1 + n % 255)))));
+    }
+}
+
 #[test]
 fn xattrs_of_any_size() {
     let mut archive = Archive::new();
