@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The emulated host itself. Runs outside of it: each of these boots one.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::pty::OpenptFlags;
+use rustix::termios::{LocalModes, Winsize};
 use walnut_tests::harness::{Program, skip};
+use walnut_tests::kvm;
 
 fn emulated_host(args: &[&str]) -> Program {
     Program::new(env!("CARGO_BIN_EXE_emulated-host"))
@@ -149,4 +153,63 @@ fn an_interrupt_leaves_nothing_behind() {
         1,
         "QEMU lives on"
     );
+}
+
+#[test]
+fn a_shell_has_a_terminal_that_resizes() {
+    if !qemu() {
+        return;
+    }
+    if kvm::detect().is_usable() {
+        return skip("the shell would run right here");
+    }
+    let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let name = rustix::pty::ptsname(&master, Vec::new())
+        .unwrap()
+        .into_string()
+        .unwrap();
+    let slave = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name)
+        .unwrap();
+    resize(&master, 33, 101);
+
+    // Inside, SIGWINCH interrupts the wait.
+    let script = "trap 'stty size; exit 5' WINCH; stty size; sleep 1000 & wait";
+    let mut child = Command::new("setsid")
+        .args(["-c", "-w", env!("CARGO_BIN_EXE_emulated-host"), "shell"])
+        .args(["--timeout-s", "240", "--", "sh", "-c", script])
+        .stdin(slave.try_clone().unwrap())
+        .stdout(slave.try_clone().unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut screen = BufReader::new(File::from(master.try_clone().unwrap()));
+    assert_eq!(line(&mut screen), "33 101");
+    resize(&master, 40, 120);
+    assert_eq!(line(&mut screen), "40 120");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    let now = rustix::termios::tcgetattr(&slave).unwrap();
+    assert!(
+        now.local_modes.contains(LocalModes::ECHO),
+        "the terminal is as it was"
+    );
+}
+
+fn resize(master: &OwnedFd, ws_row: u16, ws_col: u16) {
+    let size = Winsize {
+        ws_row,
+        ws_col,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(master, size).expect("a terminal has a size");
+}
+
+fn line(screen: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    screen.read_line(&mut line).expect("the terminal lives");
+    line.trim().to_owned()
 }
