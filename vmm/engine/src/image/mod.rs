@@ -27,6 +27,8 @@ mod reference;
 mod source;
 mod store;
 mod table;
+#[cfg(test)]
+mod testing;
 
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
