@@ -401,6 +401,7 @@ impl Muxer {
         assert!(self.resets.len() <= MAX_RESETS + MAX_SOCKETS);
         let once: HashSet<_> = self.ready.iter().collect();
         assert_eq!(once.len(), self.ready.len());
+        assert!(once.iter().all(|token| self.entries.contains_key(token)));
         let mut streams = 0;
         for (token, entry) in &self.entries {
             let queued = once.contains(token);

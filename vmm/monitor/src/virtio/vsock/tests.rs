@@ -238,7 +238,9 @@ fn much_from_the_guest_comes_whole_under_credit() {
     let (mut host, request) = guest.connect_in();
     let sent = pattern(8 << 20);
     let (mut got, mut at, mut acked, mut updates) = (Vec::new(), 0usize, 0u32, 0);
+    let mut rounds = 0..10_000;
     while got.len() < sent.len() {
+        assert!(rounds.next().is_some(), "stuck after {} bytes", got.len());
         let credit = BUF_ALLOC - u32::try_from(at).unwrap().wrapping_sub(acked);
         let len = (sent.len() - at).min(65536).min(credit as usize);
         if len > 0 {
@@ -267,12 +269,48 @@ fn much_from_the_guest_comes_whole_under_credit() {
 }
 
 #[test]
+fn what_waits_goes_before_what_comes() {
+    let mut guest = Guest::new();
+    let (mut host, request) = guest.connect_in();
+    let sent = pattern(BUF_ALLOC as usize + 65536);
+    let mut chunks = sent.chunks(65536);
+    let last = chunks.next_back().unwrap();
+    for chunk in chunks {
+        guest.answer(&request, Op::Rw, 0, chunk);
+    }
+    // The host has room again, of which the device has not heard.
+    let mut got = drain(&mut host).0;
+    assert!(got.len() < sent.len() - last.len(), "nothing waits");
+    guest.answer(&request, Op::Rw, 0, last);
+    for _ in 0..8 {
+        guest.poll();
+        got.extend_from_slice(&drain(&mut host).0);
+    }
+    assert!(got == sent);
+}
+
+#[test]
+fn room_is_not_told_of_while_there_is_plenty() {
+    let mut guest = Guest::new();
+    let (mut host, request) = guest.connect_in();
+    for _ in 0..130 {
+        guest.answer(&request, Op::Rw, 0, &[1; 1000]);
+        drain(&mut host);
+    }
+    assert_eq!(guest.received(), []);
+    guest.answer(&request, Op::Rw, 0, &[1; 1100]);
+    assert_eq!(guest.expect(Op::CreditUpdate).fwd_cnt, 131_100);
+}
+
+#[test]
 fn much_from_the_host_comes_whole_under_credit() {
     let mut guest = Guest::new();
     let (mut host, request) = guest.connect_in();
     let sent = pattern(8 << 20);
     let (mut got, mut at, mut told) = (Vec::new(), 0, 0);
+    let mut rounds = 0..10_000;
     while got.len() < sent.len() {
+        assert!(rounds.next().is_some(), "stuck after {} bytes", got.len());
         match host.write(&sent[at..]) {
             Ok(len) => at += len,
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
