@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{MmioTransport, STATUS_DRIVER_OK, TRANSPORT_FEATURES};
-use crate::virtio::events::STATUS_NEEDS_RESET;
+use super::{MmioTransport, STATUS_FEATURES_OK, TRANSPORT_FEATURES};
 use crate::virtio::queue::QueueState;
 use crate::virtio::{ActivateError, DeviceState};
 
@@ -24,8 +23,9 @@ pub struct TransportState {
     pub driver_features: u64,
     pub config_generation: u32,
     pub queues: Vec<QueueState>,
-    /// Present while a driver runs the device.
-    pub device: Option<DeviceState>,
+    /// A driver runs the device, and `device` is what that device keeps.
+    pub active: bool,
+    pub device: DeviceState,
 }
 
 #[derive(Debug, Error)]
@@ -65,7 +65,10 @@ impl MmioTransport {
             driver_features: self.driver_features,
             config_generation: self.config_generation,
             queues,
-            device: handler.as_ref().map(|handler| handler.save()),
+            active: handler.is_some(),
+            device: handler
+                .as_ref()
+                .map_or(DeviceState::Null, |handler| handler.save()),
         }
     }
 
@@ -83,7 +86,8 @@ impl MmioTransport {
             return Err(RestoreError::Queues { saved, here });
         }
         let lacking = state.driver_features & !(self.device.features() | TRANSPORT_FEATURES);
-        if lacking != 0 {
+        // Before FEATURES_OK a driver may have written anything.
+        if lacking != 0 && state.status & STATUS_FEATURES_OK != 0 {
             return Err(RestoreError::Features(lacking));
         }
         self.queues = (0..)
@@ -102,8 +106,8 @@ impl MmioTransport {
         self.interrupt_status
             .store(state.interrupt_status, Ordering::SeqCst);
         self.shared.status.store(state.status, Ordering::SeqCst);
-        if state.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET) == STATUS_DRIVER_OK {
-            self.try_activate(state.device)?;
+        if state.active {
+            self.try_activate(Some(state.device))?;
             // Kicks that were on their way when the state was saved are not part of it.
             for kick in &self.kicks {
                 kick.write(1).map_err(RestoreError::Wake)?;
