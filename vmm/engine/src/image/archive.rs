@@ -21,6 +21,8 @@ pub(super) struct Archive {
     file: File,
     len: u64,
     members: HashMap<String, Member>,
+    /// Its end mark was there.
+    complete: bool,
 }
 
 enum Member {
@@ -114,7 +116,13 @@ impl Archive {
                 });
             }
         }
-        Ok(Archive { file, len, members })
+        let complete = tar.has_end_mark();
+        Ok(Archive {
+            file,
+            len,
+            members,
+            complete,
+        })
     }
 
     /// `None` where there is no such member.
@@ -145,6 +153,10 @@ impl Archive {
             }
         }
         Ok(None)
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

@@ -34,8 +34,7 @@ pub(super) fn read(
             true => ", so it is no docker-archive; it looks like an oci-archive",
             false => ", so it is no docker-archive",
         };
-        let (path, member) = (source.path().into(), "manifest.json".into());
-        return Err(ImageError::MissingMember { path, member, hint });
+        return Err(source.missing("manifest.json", hint));
     }
     let what = format!("manifest.json of {}", source.path().display());
     let entries: Vec<Entry> =

@@ -42,6 +42,9 @@ pub enum ImageError {
         end: u64,
         len: u64,
     },
+    #[error("image archive {} is truncated: it has neither {member} nor an end mark",
+        path.display())]
+    Cut { path: PathBuf, member: String },
     #[error("image archive {} lists more than {limit} files", path.display())]
     TooManyMembers { path: PathBuf, limit: usize },
     #[error("{} has no {member}{hint}", path.display())]

@@ -37,8 +37,7 @@ pub(super) fn choose(
             true => ", so it holds no OCI image; it looks like a docker-archive",
             false => ", so it holds no OCI image",
         };
-        let (path, member) = (source.path().into(), "index.json".into());
-        return Err(ImageError::MissingMember { path, member, hint });
+        return Err(source.missing("index.json", hint));
     }
     let what = format!("index.json of {}", source.path().display());
     let index = parse_index(&source.read("index.json")?, &what)?;

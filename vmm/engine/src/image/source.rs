@@ -65,11 +65,15 @@ impl Source {
             Some(archive) => archive.member(&self.path, member)?,
             None => open_file(&self.path.join(member))?,
         };
-        found.ok_or_else(|| ImageError::MissingMember {
-            path: self.path.clone(),
-            member: member.into(),
-            hint: "",
-        })
+        found.ok_or_else(|| self.missing(member, ""))
+    }
+
+    pub(super) fn missing(&self, member: &str, hint: &'static str) -> ImageError {
+        let (path, member) = (self.path.clone(), member.into());
+        match &self.archive {
+            Some(archive) if !archive.is_complete() => ImageError::Cut { path, member },
+            _ => ImageError::MissingMember { path, member, hint },
+        }
     }
 
     /// A whole JSON document.

@@ -89,6 +89,7 @@ pub struct TarReader<R> {
     data_left: u64,
     padding: u64,
     ended: bool,
+    end_mark: bool,
 }
 
 /// Extension records that apply to the entry that follows them.
@@ -107,6 +108,7 @@ impl<R: Read> TarReader<R> {
             data_left: 0,
             padding: 0,
             ended: false,
+            end_mark: false,
         }
     }
 
@@ -158,6 +160,11 @@ impl<R: Read> TarReader<R> {
         }
         let len = usize::try_from(want).map_or(have, |want| want.min(have));
         Ok(Chunk { reader: self, len })
+    }
+
+    /// Whether the archive said that it is complete. Not all writers do.
+    pub fn has_end_mark(&self) -> bool {
+        self.end_mark
     }
 
     /// Where in the stream the next byte that was not yet handed out stands; after
@@ -321,6 +328,7 @@ impl<R: Read> TarReader<R> {
             return Ok(Some(block));
         }
         self.ended = true;
+        self.end_mark = true;
         if !self.inner.fill_buf().map_err(TarError::Read)?.is_empty() {
             let offset = self.offset;
             self.read_exact(&mut block, "the end mark")?;
