@@ -8,7 +8,7 @@ use walnut_vmm_config::VmConfig;
 
 use crate::arch::x86_64::layout;
 use crate::virtio::VirtioDevice;
-//BALLOON
+use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Blk, BlkError};
 use crate::virtio::fs::{Fs, FsError};
 use crate::virtio::pmem::{Pmem, PmemError};
@@ -61,7 +61,7 @@ impl Devices {
             pmem: Vec::new(),
         };
         devices.add("rng".to_owned(), Served::EventLoop, Rng);
-        //BALLOON
+        devices.add("balloon".to_owned(), Served::EventLoop, Balloon::new());
         if let Some(vsock) = &config.vsock {
             devices.add("vsock".to_owned(), Served::EventLoop, Vsock::new(vsock)?);
         }
