@@ -313,8 +313,11 @@ proptest! {
     fn no_request_gets_out_of_hand(
         kind in 0..16u32,
         sector in prop_oneof![0..4096u64, any::<u64>()],
-        out in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..4),
-        room in prop::collection::vec(0..1200u32, 0..4),
+        out in prop::collection::vec(
+            prop_oneof![Just(vec![1; 512]), prop::collection::vec(any::<u8>(), 0..600)],
+            0..4,
+        ),
+        room in prop::collection::vec(prop_oneof![Just(1), Just(512), 0..1200u32], 0..4),
     ) {
         let mut machine = machine(false, ALL);
         let header = header(kind, sector);

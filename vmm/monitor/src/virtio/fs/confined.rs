@@ -7,12 +7,15 @@
 //! guest refers to by numbers, which the passthrough file system gave out itself.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
-    SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+    SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
@@ -51,8 +54,15 @@ impl FileSystem for Confined {
     type Handle = Handle;
     type DirIter = DirIter;
 
+    /// Without submounts a guest would take files of different volumes for one and the same.
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        if !capable.contains(FsOptions::SUBMOUNTS) {
+            return Err(io::Error::from_raw_os_error(libc::EPROTO));
+        }
+        self.0.init(capable)
+    }
+
     pass_on! {
-        fn init(capable: FsOptions) -> io::Result<FsOptions>;
         fn destroy();
         fn statfs(ctx: Context, inode: Inode) -> io::Result<libc::statvfs64>;
         fn syncfs(ctx: Context, inode: Inode) -> io::Result<()>;
@@ -156,5 +166,13 @@ impl FileSystem for Confined {
         fn releasedir(
             ctx: Context, inode: Inode, flags: u32, handle: Handle,
         ) -> io::Result<()>;
+    }
+}
+
+impl SerializableFileSystem for Confined {
+    pass_on! {
+        fn prepare_serialization(cancel: Arc<AtomicBool>);
+        fn serialize(pipe: File) -> io::Result<()>;
+        fn deserialize_and_apply(pipe: File) -> io::Result<()>;
     }
 }

@@ -10,7 +10,7 @@ use vm_memory::ByteValued;
 
 use super::session::{Session, Source};
 use crate::memory::GuestMemory;
-use crate::virtio::{QueueError, QueueHandler, VirtQueue};
+use crate::virtio::{ActivateError, DeviceState, QueueError, QueueHandler, VirtQueue};
 
 pub(super) struct FsHandler {
     queues: Vec<VirtQueue>,
@@ -18,8 +18,11 @@ pub(super) struct FsHandler {
 }
 
 enum State {
-    /// No message yet.
-    Idle(Source),
+    /// No message yet, but maybe a session to go on with.
+    Idle {
+        source: Source,
+        saved: Option<Vec<u8>>,
+    },
     Running {
         session: Box<Session>,
         tag: String,
@@ -34,7 +37,10 @@ impl FsHandler {
     pub(super) fn new(queues: Vec<VirtQueue>, source: Source) -> Self {
         Self {
             queues,
-            state: State::Idle(source),
+            state: State::Idle {
+                source,
+                saved: None,
+            },
         }
     }
 }
@@ -52,14 +58,39 @@ impl QueueHandler for FsHandler {
     fn queues(&self) -> &[VirtQueue] {
         &self.queues
     }
+
+    /// A session as hexadecimal digits, or nothing if the guest has not mounted.
+    fn save(&self) -> DeviceState {
+        match self.state.save() {
+            Some(saved) => DeviceState::String(hex::encode(saved)),
+            None => DeviceState::Null,
+        }
+    }
+
+    fn restore(&mut self, state: DeviceState) -> Result<(), ActivateError> {
+        let bad = |what: &str| ActivateError::State(what.to_owned());
+        let session = match state {
+            DeviceState::Null => return Ok(()),
+            DeviceState::String(digits) => hex::decode(digits).ok(),
+            _ => None,
+        };
+        let session = session.ok_or_else(|| bad("a FUSE session is hexadecimal digits"))?;
+        match &mut self.state {
+            State::Idle { saved, .. } => *saved = Some(session),
+            _ => return Err(bad("the device is already in use")),
+        }
+        Ok(())
+    }
 }
 
 impl State {
     /// Starts the session on the thread that serves it.
     fn start(&mut self) {
-        let Self::Idle(source) = self else { return };
+        let Self::Idle { source, saved } = self else {
+            return;
+        };
         let tag = source.tag().to_owned();
-        *self = match Session::start(source) {
+        *self = match Session::start(source, saved.as_deref()) {
             Ok(session) => Self::Running {
                 session: Box::new(session),
                 tag,
@@ -70,6 +101,17 @@ impl State {
                 Self::Failed
             }
         };
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Idle { saved, .. } => saved.clone(),
+            Self::Running { session, tag, .. } => session
+                .save()
+                .inspect_err(|error| log::error!("fs {tag}: cannot save the session: {error}"))
+                .ok(),
+            Self::Failed => None,
+        }
     }
 
     fn answer(&mut self, memory: &GuestMemory, chain: DescriptorChain<&GuestMemory>) -> u32 {

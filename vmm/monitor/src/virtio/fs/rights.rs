@@ -42,6 +42,8 @@ pub const WORKER_SYSCALLS: &[libc::c_long] = &[
     libc::SYS_linkat,
     libc::SYS_listxattr,
     libc::SYS_lseek,
+    // A saved session is read from a file in memory.
+    libc::SYS_memfd_create,
     libc::SYS_mkdirat,
     libc::SYS_mknodat,
     // The C library's allocator, as a thread's share of memory grows.

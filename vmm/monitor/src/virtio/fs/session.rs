@@ -8,17 +8,23 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::fs::MemfdFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use virtiofsd::descriptor_utils::{Error as BufferError, Reader, Writer};
+use virtiofsd::filesystem::SerializableFileSystem;
 use virtiofsd::fuse::OutHeader;
-use virtiofsd::passthrough::{CachePolicy, Config, NegotiationMode, PassthroughFs};
+use virtiofsd::passthrough::{
+    CachePolicy, Config, MigrationOnError, NegotiationMode, PassthroughFs,
+};
 use virtiofsd::server::Server;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 use vm_memory::{Bytes, GuestAddress};
@@ -92,6 +98,7 @@ impl Source {
             allow_direct_io: true,
             killpriv_v2: true,
             // An ACL names users, and these are not translated.
+            migration_on_error: MigrationOnError::GuestError,
             posix_acl: match self.caller {
                 Some(_) => NegotiationMode::Never,
                 None => NegotiationMode::Auto,
@@ -165,6 +172,8 @@ pub(super) enum SessionError {
     Enter(#[source] rustix::io::Errno),
     #[error("cannot start virtiofsd's server")]
     Server(#[source] io::Error),
+    #[error("cannot take up the saved session")]
+    Restore(#[source] io::Error),
     #[error("cannot make room for replies that nobody waits for")]
     Unread(#[from] UnreadError),
 }
@@ -175,16 +184,34 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// On the worker thread. The guest's first message is to be a FUSE_INIT.
-    pub(super) fn start(source: &Source) -> Result<Self, SessionError> {
+    /// On the worker thread. The guest's first message is to be a FUSE_INIT, unless a session that
+    /// was saved goes on.
+    pub(super) fn start(source: &Source, saved: Option<&[u8]>) -> Result<Self, SessionError> {
         own_working_directory().map_err(SessionError::OwnDirectory)?;
         rustix::process::fchdir(&source.root).map_err(SessionError::Enter)?;
         let config = source.config().map_err(SessionError::Server)?;
         let fs = PassthroughFs::new(config).map_err(SessionError::Server)?;
+        let server = Server::new(Confined(fs));
+        if let Some(saved) = saved {
+            restore(&server, saved).map_err(SessionError::Restore)?;
+        }
         Ok(Self {
-            server: Server::new(Confined(fs)),
+            server,
             unread: Unread::new()?,
         })
+    }
+
+    /// What the guest knows of this session: its inodes, by the paths they have now, and open files.
+    /// What has no path any more is an error to the guest that goes on with it.
+    pub(super) fn save(&self) -> io::Result<Vec<u8>> {
+        self.server
+            .prepare_serialization(Arc::new(AtomicBool::new(false)));
+        let mut file = memory_file()?;
+        self.server.serialize(file.try_clone()?)?;
+        let mut saved = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut saved)?;
+        Ok(saved)
     }
 
     /// Answers one message; how many bytes of its buffers were written.
@@ -207,6 +234,18 @@ impl Session {
             .server
             .handle_message(reader, writer, None::<&mut ()>)?)
     }
+}
+
+fn restore(server: &Server<Confined>, saved: &[u8]) -> io::Result<()> {
+    let mut file = memory_file()?;
+    file.write_all(saved)?;
+    file.rewind()?;
+    server.deserialize_and_apply(file)
+}
+
+/// virtiofsd wants a file.
+fn memory_file() -> io::Result<File> {
+    Ok(rustix::fs::memfd_create("fs-state", MemfdFlags::CLOEXEC)?.into())
 }
 
 thread_local! {

@@ -11,9 +11,9 @@ use std::path::Path;
 
 use virtiofsd::filesystem::FsOptions;
 use virtiofsd::fuse::{
-    CreateIn, EntryOut, FsyncIn, InHeader, InitInCompat, InitInExt, InitOut, LinkIn, MkdirIn,
-    MknodIn, Opcode, OpenIn, OpenOut, OutHeader, ROOT_ID, ReadIn, RenameIn, SetattrIn, WriteIn,
-    WriteOut,
+    CreateIn, EntryOut, FsyncIn, GetxattrIn, InHeader, InitInCompat, InitInExt, InitOut, LinkIn,
+    MkdirIn, MknodIn, Opcode, OpenIn, OpenOut, OutHeader, ROOT_ID, ReadIn, RenameIn, SetattrIn,
+    SetxattrIn, WriteIn, WriteOut,
 };
 use vm_memory::ByteValued;
 use walnut_vmm_config::{FsConfig, FsSource};
@@ -61,7 +61,11 @@ impl Client {
     }
 
     fn init(&mut self) -> FsOptions {
-        let all = FsOptions::all().bits();
+        self.init_with(FsOptions::all()).unwrap()
+    }
+
+    fn init_with(&mut self, capable: FsOptions) -> Result<FsOptions, i32> {
+        let all = capable.bits();
         let compat = InitInCompat {
             major: 7,
             minor: 38,
@@ -73,9 +77,10 @@ impl Client {
             ..InitInExt::default()
         };
         let body = [compat.as_slice(), ext.as_slice()].concat();
-        let out: InitOut = object(&self.call(Opcode::Init, 0, &body, 1024).unwrap());
+        let out: InitOut = object(&self.call(Opcode::Init, 0, &body, 1024)?);
         assert_eq!(out.major, 7);
-        FsOptions::from_bits_truncate(u64::from(out.flags) | u64::from(out.flags2) << 32)
+        let flags = u64::from(out.flags) | u64::from(out.flags2) << 32;
+        Ok(FsOptions::from_bits_truncate(flags))
     }
 
     fn call(&mut self, opcode: Opcode, nodeid: u64, body: &[u8], room: u32) -> Answer {
@@ -222,6 +227,8 @@ fn what_is_offered() {
     ] {
         assert!(options.contains(wanted), "{wanted:?}");
     }
+    let old = FsOptions::all() - FsOptions::SUBMOUNTS;
+    assert_eq!(client.init_with(old), Err(libc::EPROTO));
     // Locks stay in the guest; writes are not held back there.
     for unwanted in [
         FsOptions::POSIX_LOCKS,
@@ -351,6 +358,96 @@ fn a_reset_begins_a_new_session() {
     let read = client.read(Opcode::Read, entry.nodeid, fh, 0, 16);
     assert_eq!(read, Err(libc::EBADF));
     client.lookup(ROOT_ID, c"file").unwrap();
+}
+
+#[test]
+fn an_access_control_list_is_kept() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: needs root");
+    }
+    let root = directory();
+    let mut client = Client::new(root.path());
+    let (entry, _) = client.create(ROOT_ID, c"file", 0o600).unwrap();
+    let entries: [(u16, u16, u32); 5] = [
+        (1, 6, u32::MAX),    // user::rw-
+        (2, 4, 77),          // user:77:r--
+        (4, 0, u32::MAX),    // group::---
+        (0x10, 4, u32::MAX), // mask::r--
+        (0x20, 0, u32::MAX), // other::---
+    ];
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, allowed, id) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(allowed.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    let name = b"system.posix_acl_access\0";
+    let size = u32::try_from(list.len()).unwrap();
+    let set = SetxattrIn {
+        size,
+        ..SetxattrIn::default()
+    };
+    let body = [set.as_slice(), name, &list].concat();
+    client
+        .call(Opcode::Setxattr, entry.nodeid, &body, 64)
+        .unwrap();
+    let get = GetxattrIn { size, padding: 0 };
+    let body = [get.as_slice(), name].concat();
+    let got = client.call(Opcode::Getxattr, entry.nodeid, &body, size);
+    assert_eq!(got, Ok(list));
+    let mode = root.path().join("file").metadata().unwrap().mode();
+    assert_eq!(mode & 0o777, 0o640);
+}
+
+#[test]
+fn a_saved_session_goes_on() {
+    let root = directory();
+    let mut client = Client::new(root.path());
+    let dir = MkdirIn {
+        mode: 0o700,
+        umask: 0,
+    };
+    let dir = [dir.as_slice(), b"dir\0"].concat();
+    let dir = client.entry(Opcode::Mkdir, ROOT_ID, &dir).unwrap().nodeid;
+    let (entry, fh) = client.create(dir, c"file", 0o600).unwrap();
+    client.write(entry.nodeid, fh, 0, b"walnut").unwrap();
+    let (lost, lost_fh) = client.create(dir, c"lost", 0o600).unwrap();
+    client
+        .call(Opcode::Unlink, dir, c"lost".to_bytes_with_nul(), 64)
+        .unwrap();
+    let saved = client.driver.handler().save();
+    client.reset();
+    client.driver.handler().restore(saved.clone()).unwrap();
+    // A session that nobody went on with yet can be saved again.
+    assert_eq!(client.driver.handler().save(), saved);
+    let read = client.read(Opcode::Read, entry.nodeid, fh, 0, 64);
+    assert_eq!(read, Ok(b"walnut".to_vec()));
+    assert_eq!(client.write(entry.nodeid, fh, 6, b"!"), Ok(1));
+    client.create(dir, c"more", 0o600).unwrap();
+    // What had no name any more is gone, and only that.
+    let read = client.read(Opcode::Read, lost.nodeid, lost_fh, 0, 64);
+    assert!(read.is_err());
+    client.tell(Opcode::Forget, entry.nodeid, &1u64.to_le_bytes());
+}
+
+#[test]
+fn a_session_before_its_first_message_is_nothing() {
+    let root = directory();
+    let mut client = Client::idle(FsSource::Directory(root.path().to_owned()));
+    let saved = client.driver.handler().save();
+    assert!(saved.is_null());
+    client.driver.handler().restore(saved).unwrap();
+    client.init();
+    for bad in ["true", "[1, 2]", "\"xyz\""] {
+        client.reset();
+        let bad = serde_json::from_str(bad).unwrap();
+        assert!(client.driver.handler().restore(bad).is_err());
+    }
+    client.reset();
+    let bad = serde_json::Value::String("00ff".to_owned());
+    client.driver.handler().restore(bad).unwrap();
+    let getattr = client.call(Opcode::Getattr, ROOT_ID, &[0; 16], 256);
+    assert_eq!(getattr, Err(libc::EIO));
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_malformed_message_is_answered_with_an_error() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn no_message_ends_the_session(
