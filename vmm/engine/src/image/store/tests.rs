@@ -478,7 +478,7 @@ fn a_blob_of_another_size_is_refused() {
     let image = small();
     let mut files = image.layout();
     files.get_mut(&image.layers[0].path()).unwrap().push(0);
-    Place::new().refuses_oci(&files, "is corrupt: expected");
+    Place::new().refuses_oci(&files, "bytes, got ");
 }
 
 #[test]
