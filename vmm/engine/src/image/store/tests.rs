@@ -305,6 +305,20 @@ fn another_architecture_is_refused_in_dockers_words() {
         &format!("docker-archive:{}", archive.display()),
         "(linux/arm64)",
     );
+    // One that is in the store already, asked for as something else.
+    place.oci(&small().layout()).unwrap();
+    let arm = "linux/arm64".parse().unwrap();
+    let result = place
+        .store()
+        .resolve(&"test".parse().unwrap(), &arm, &mut Quiet);
+    let message = result
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default();
+    assert!(
+        message.ends_with("the specified platform (linux/arm64)"),
+        "{message}"
+    );
 }
 
 #[test]
