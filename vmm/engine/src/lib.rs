@@ -12,6 +12,7 @@ pub mod cli;
 pub mod container;
 pub mod doctor;
 pub mod image;
+pub mod kept;
 pub mod kvm;
 pub mod logger;
 pub mod paths;

@@ -15,8 +15,9 @@ impl Log for Stderr {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let level = record.level().as_str().to_ascii_lowercase();
-            // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(std::io::stderr(), "walnut: {level}: {}", record.args());
+            let line = format!("walnut: {level}: {}\n", record.args());
+            // In one write; nobody is left to tell when stderr is gone.
+            let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }
 

@@ -36,10 +36,15 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
 fn fail(error: &anyhow::Error) -> u8 {
     let run = error.downcast_ref::<RunError>();
     if !run.is_some_and(RunError::is_silent) {
-        // Nobody is left to tell when stderr is gone.
-        let _ = writeln!(std::io::stderr(), "walnut: {error:#}");
+        say(&format!("{error:#}"));
     }
     run.map_or(OWN_FAILURE, RunError::exit_code)
+}
+
+/// In one write: other processes' lines must not get in between.
+fn say(text: &str) {
+    // Nobody is left to tell when stderr is gone.
+    let _ = std::io::stderr().write_all(format!("walnut: {text}\n").as_bytes());
 }
 
 fn explain(usage: &UsageError) -> u8 {
@@ -48,7 +53,7 @@ fn explain(usage: &UsageError) -> u8 {
             let _ = help.print();
         }
         None => {
-            let _ = writeln!(std::io::stderr(), "walnut: {usage}");
+            say(&usage.to_string());
         }
     }
     usage.exit_code()

@@ -22,10 +22,11 @@ use crate::container::{Container, ContainerError, ImageDefaults};
 use crate::image::{
     Image, ImageError, Platform, PlatformError, Reference, ReferenceError, Store, Terminal,
 };
+use crate::kept::{Kept, KeptError};
 use crate::kvm::{self, KvmError};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::spec::SpecError;
-use crate::storage::disk::DiskError;
+use crate::storage::disk::{self, DiskError};
 use crate::storage::{Layout, Source};
 use crate::vm::rundir::{RunDir, RunDirError};
 use crate::vm::{Machine, Vm, VmError};
@@ -53,6 +54,8 @@ pub enum RunError {
     RunDir(#[from] RunDirError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     #[error(transparent)]
     Spec(#[from] SpecError),
     #[error(transparent)]
@@ -133,7 +136,12 @@ fn start(
     artifacts: &Artifacts,
     timings: &mut Timings,
 ) -> Result<u8, RunError> {
-    let layout = Layout::new(container, &root.source, None);
+    let mut kept = keep(container, root, paths)?;
+    let disk = match &kept {
+        Some(kept) => writable_disk(container, root, paths, kept)?,
+        None => None,
+    };
+    let layout = Layout::new(container, &root.source, disk.as_deref());
     let machine = Machine {
         cpus: container.limits.machine_cpus(),
         memory_mib: container.limits.machine_memory_mib(),
@@ -148,7 +156,36 @@ fn start(
     timings.mark("cli");
     let mut session = Session::new(container, &layout, vm, signals)?;
     session.wait_ready(ready_timeout(), timings)?;
-    session.run(timings)
+    let code = session.run(timings, || kept.iter_mut().for_each(Kept::keep))?;
+    if let Some(kept) = &mut kept {
+        kept.finish(code)?;
+    }
+    Ok(code)
+}
+
+/// A directory for a container that has a name or outlives its run.
+fn keep(container: &Container, root: &Root<'_>, paths: &Paths) -> Result<Option<Kept>, RunError> {
+    if container.remove && container.name.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Kept::create(paths, container, root.name)?))
+}
+
+/// What a container writes over its image is kept as long as it is.
+fn writable_disk(
+    container: &Container,
+    root: &Root<'_>,
+    paths: &Paths,
+    kept: &Kept,
+) -> Result<Option<PathBuf>, RunError> {
+    let on_image = matches!(root.source, Source::Image(_));
+    if !on_image || container.remove || container.read_only {
+        return Ok(None);
+    }
+    let size = container.storage_size.unwrap_or(disk::DEFAULT_SIZE);
+    let path = kept.disk();
+    disk::create(&paths.containers(), size, &path)?;
+    Ok(Some(path))
 }
 
 fn ready_timeout() -> Duration {
@@ -160,6 +197,8 @@ fn ready_timeout() -> Duration {
 
 /// Where the container's files come from, and what its image says.
 struct Root<'a> {
+    /// As the user gave it.
+    name: &'a str,
     source: Source,
     defaults: ImageDefaults,
     command: &'a [String],
@@ -171,6 +210,7 @@ impl<'a> Root<'a> {
     fn find(args: &'a RunArgs, paths: &Paths) -> Result<Self, RunError> {
         if let Some(dir) = &args.rootfs {
             return Ok(Self {
+                name: "",
                 source: Source::Directory(directory(dir)?),
                 defaults: ImageDefaults::default(),
                 command: &args.args,
@@ -180,6 +220,7 @@ impl<'a> Root<'a> {
         let (name, command) = args.args.split_first().ok_or(ContainerError::NoCommand)?;
         let image = find_image(name, args.platform.as_deref(), paths)?;
         Ok(Self {
+            name,
             source: Source::Image(image.erofs.clone()),
             defaults: ImageDefaults::from(&image.config),
             command,

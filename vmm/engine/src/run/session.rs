@@ -134,8 +134,13 @@ impl<'a> Session<'a> {
     }
 
     /// Creates, starts and sees the container through; its exit code.
-    pub(super) fn run(mut self, timings: &mut Timings) -> Result<u8, RunError> {
-        let result = self.run_container(timings);
+    /// `begun` is told when it runs.
+    pub(super) fn run(
+        mut self,
+        timings: &mut Timings,
+        begun: impl FnOnce(),
+    ) -> Result<u8, RunError> {
+        let result = self.run_container(timings, begun);
         // A connection that broke is a machine that ended: say why, not what was noticed first.
         match result {
             Err(RunError::Call(CallError::Closed { .. } | CallError::Send { .. })) => {
@@ -148,7 +153,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn run_container(&mut self, timings: &mut Timings) -> Result<u8, RunError> {
+    fn run_container(
+        &mut self,
+        timings: &mut Timings,
+        begun: impl FnOnce(),
+    ) -> Result<u8, RunError> {
         let agent = self.vm.agent()?;
         let token = created(agent.within(CREATE_TIMEOUT).create(&self.create)?)?;
         timings.mark("create");
@@ -168,6 +177,7 @@ impl<'a> Session<'a> {
         };
         started(agent.within(CREATE_TIMEOUT).start(&start)?)?;
         timings.mark("start");
+        begun();
         let outputs = streams.pump().map_err(RunError::Streams)?;
         let ended = self.wait(&agent, &commands)?;
         for output in outputs {
