@@ -509,7 +509,7 @@ fn the_state_of_another_device_is_refused() {
     let mut machine = Machine::new(Rng);
     machine.start();
     let good = machine.transport.save();
-    let mut fresh = || Machine::new(Rng).transport;
+    let fresh = || Machine::new(Rng).transport;
     let with = |change: fn(&mut TransportState)| {
         let mut state = good.clone();
         change(&mut state);

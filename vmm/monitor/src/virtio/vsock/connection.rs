@@ -14,18 +14,12 @@ use std::os::unix::net::UnixStream;
 use rustix::event::epoll::EventFlags;
 use rustix::net::SendFlags;
 
+use super::credit::{BUF_ALLOC, Credit};
 use super::outbox::Outbox;
 use super::packet::{
     Header, Op, Packet, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND, Slice, TYPE_STREAM,
 };
 use super::{HOST_CID, socket};
-
-/// Bytes the guest may send ahead of what the host's socket took: what the guest's kernel uses for
-/// its own side, and four of its largest packets.
-pub(super) const BUF_ALLOC: u32 = 256 * 1024;
-
-/// The guest learns of free room in such steps at the latest.
-const CREDIT_STEP: u32 = BUF_ALLOC / 2;
 
 /// What each socket is watched for. Edges, since a socket may stay readable for as long as the guest
 /// has no room.
@@ -91,15 +85,7 @@ pub(super) struct Connection {
     host_shutdown: u32,
     told_shutdown: u32,
     outbox: Outbox,
-    /// Bytes of the guest that need no room any more: our `fwd_cnt`, and what of it was told.
-    forwarded: u32,
-    told_forwarded: u32,
-    /// The guest asked for our credit.
-    credit_asked: bool,
-    /// Bytes sent to the guest, and its `buf_alloc` and `fwd_cnt`.
-    sent: u32,
-    peer_alloc: u32,
-    peer_forwarded: u32,
+    credit: Credit,
     /// Buffers to fill with the next read: grows while reads fill all they are given.
     burst: usize,
 }
@@ -118,12 +104,7 @@ impl Connection {
             host_shutdown: 0,
             told_shutdown: 0,
             outbox: Outbox::default(),
-            forwarded: 0,
-            told_forwarded: 0,
-            credit_asked: false,
-            sent: 0,
-            peer_alloc: 0,
-            peer_forwarded: 0,
+            credit: Credit::default(),
             burst: 1,
         }
     }
@@ -136,13 +117,13 @@ impl Connection {
         };
         let mut connection = Self::outgoing(stream, ports, request.src_cid);
         connection.phase = Phase::Unanswered;
-        connection.learn_credit(request);
+        connection.credit.learn(request);
         connection
     }
 
     /// Takes a packet of the guest that is addressed to this connection.
     pub(super) fn receive(&mut self, packet: &Packet<'_>) -> Fate {
-        self.learn_credit(&packet.header);
+        self.credit.learn(&packet.header);
         if packet.header.op == Op::Rst {
             return Fate::Ends;
         }
@@ -154,7 +135,7 @@ impl Connection {
                 Op::Shutdown => self.receive_shutdown(packet.header.flags),
                 Op::CreditUpdate => Fate::Stays,
                 Op::CreditRequest => {
-                    self.credit_asked = true;
+                    self.credit.ask();
                     Fate::Stays
                 }
                 Op::Request | Op::Response | Op::Rst | Op::Unknown(_) => Fate::Resets,
@@ -186,17 +167,17 @@ impl Connection {
             return Fate::Resets;
         }
         let Some(stream) = &self.stream else {
-            self.forward(len);
+            self.credit.forward(len);
             return Fate::Stays;
         };
         if self.host_shutdown & SHUTDOWN_RCV != 0 {
-            self.forward(len);
+            self.credit.forward(len);
             return Fate::Stays;
         }
         match self.outbox.send(stream, data) {
-            Ok(sent) => self.forward(sent),
+            Ok(sent) => self.credit.forward(sent),
             Err(_) => {
-                self.forward(len);
+                self.credit.forward(len);
                 self.stop_sending();
             }
         }
@@ -233,7 +214,7 @@ impl Connection {
     /// The host will receive no more: the guest's bytes have nowhere to go.
     fn stop_sending(&mut self) {
         let dropped = self.outbox.clear();
-        self.forward(dropped);
+        self.credit.forward(dropped);
         self.host_shutdown |= SHUTDOWN_RCV;
         self.drop_dead_stream();
     }
@@ -284,7 +265,7 @@ impl Connection {
             return Fate::Stays;
         };
         match self.outbox.flush(stream) {
-            Ok(sent) => self.forward(sent),
+            Ok(sent) => self.credit.forward(sent),
             Err(_) => self.stop_sending(),
         }
         self.pass_on_end()
@@ -304,7 +285,7 @@ impl Connection {
             }
             Phase::Established => {}
         }
-        let credit = self.credit();
+        let credit = self.credit.of_guest();
         let data = self.readable && credit > 0;
         // What a host that is gone has left is little; its end then is one packet.
         if self.host_shutdown != self.told_shutdown && !(data && self.host_gone) {
@@ -315,11 +296,9 @@ impl Connection {
             let buffers = self.burst;
             return Some(Work::Data { credit, buffers });
         }
-        self.owes_credit().then(|| self.packet(Op::CreditUpdate, 0))
-    }
-
-    fn owes_credit(&self) -> bool {
-        self.credit_asked || self.forwarded.wrapping_sub(self.told_forwarded) >= CREDIT_STEP
+        self.credit
+            .is_owed()
+            .then(|| self.packet(Op::CreditUpdate, 0))
     }
 
     /// [`Connection::next`] has something, or seems to.
@@ -329,8 +308,8 @@ impl Connection {
             Phase::Asked => false,
             Phase::Established => {
                 self.host_shutdown != self.told_shutdown
-                    || self.readable && self.credit() > 0
-                    || self.owes_credit()
+                    || self.readable && self.credit.of_guest() > 0
+                    || self.credit.is_owed()
             }
         }
     }
@@ -354,10 +333,7 @@ impl Connection {
                 } else {
                     (self.burst / 2).max(1)
                 };
-                // `slices` are cut to the guest's credit, which is a u32.
-                self.sent = self
-                    .sent
-                    .wrapping_add(u32::try_from(len).unwrap_or(u32::MAX));
+                self.credit.spend(len);
                 len
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -374,8 +350,7 @@ impl Connection {
 
     /// The header of a packet of this connection, which tells the guest our credit.
     pub(super) fn header(&mut self, op: Op, flags: u32, len: u32) -> Header {
-        self.told_forwarded = self.forwarded;
-        self.credit_asked = false;
+        let fwd_cnt = self.credit.tell();
         Header {
             src_cid: HOST_CID,
             dst_cid: self.guest_cid,
@@ -386,7 +361,7 @@ impl Connection {
             op,
             flags,
             buf_alloc: BUF_ALLOC,
-            fwd_cnt: self.forwarded,
+            fwd_cnt,
         }
     }
 
@@ -410,23 +385,6 @@ impl Connection {
 
     pub(super) fn stream(&self) -> Option<&UnixStream> {
         self.stream.as_ref()
-    }
-
-    fn learn_credit(&mut self, header: &Header) {
-        self.peer_alloc = header.buf_alloc;
-        self.peer_forwarded = header.fwd_cnt;
-    }
-
-    /// Bytes the guest has room for.
-    fn credit(&self) -> usize {
-        let in_flight = self.sent.wrapping_sub(self.peer_forwarded);
-        self.peer_alloc.saturating_sub(in_flight) as usize
-    }
-
-    fn forward(&mut self, len: usize) {
-        // Never more than `BUF_ALLOC` at a time; the counter wraps (§5.10.6.3).
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
-        self.forwarded = self.forwarded.wrapping_add(len);
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod backend;
 mod connection;
+mod credit;
 mod greeting;
 mod handler;
 mod muxer;

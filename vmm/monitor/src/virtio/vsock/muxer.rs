@@ -279,7 +279,8 @@ impl Muxer {
                 self.with(token, |connection| connection.socket_ready(events));
             }
             Some(Entry::Rest(stream, outbox)) => {
-                if outbox.flush(stream).is_err() || outbox.is_empty() {
+                let done = outbox.flush(stream).is_err() || outbox.is_empty();
+                if done {
                     self.remove(token);
                 }
             }
@@ -397,6 +398,8 @@ impl Muxer {
     pub(super) fn check(&self) -> usize {
         use std::collections::HashSet;
 
+        use super::credit::BUF_ALLOC;
+
         assert!(self.entries.len() <= MAX_SOCKETS);
         assert!(self.resets.len() <= MAX_RESETS + MAX_SOCKETS);
         let once: HashSet<_> = self.ready.iter().collect();
@@ -417,7 +420,7 @@ impl Muxer {
                         queued || !connection.has_work(),
                         "forgotten: {connection:?}"
                     );
-                    assert!(connection.waiting() <= connection::BUF_ALLOC as usize);
+                    assert!(connection.waiting() <= BUF_ALLOC as usize);
                     assert_eq!(self.tokens.get(&connection.ports), Some(token));
                 }
                 Entry::Greeting(_) | Entry::Rest(..) => assert!(!queued),

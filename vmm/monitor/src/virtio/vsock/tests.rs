@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 
 use walnut_vmm_config::VsockConfig;
 
-use super::connection::BUF_ALLOC;
+use super::credit::BUF_ALLOC;
 use super::packet::{Op, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND};
 use super::{EVENT, RX, TX, Vsock, VsockError};
 use crate::virtio::{QueueHandler as _, VirtioDevice as _};

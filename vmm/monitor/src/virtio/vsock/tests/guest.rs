@@ -60,7 +60,7 @@ impl Guest {
     /// All rx buffers are on offer.
     pub(super) fn new() -> Self {
         let mut guest = Self::idle();
-        guest.offer(QUEUE_SIZES[RX].into());
+        guest.offer(QUEUE_SIZES[RX]);
         guest
     }
 
@@ -102,9 +102,7 @@ impl Guest {
                 next_avail: 0,
                 next_used: 0,
             };
-            self.memory
-                .write_slice(&[0; RINGS_LEN as usize], start)
-                .unwrap();
+            self.memory.write_slice(&[0; 0x1_0000], start).unwrap();
             let queue = QueueState {
                 max_size: size,
                 size,
@@ -277,7 +275,7 @@ impl Guest {
     /// A host process connects to the guest's [`PORT`], and the guest accepts.
     pub(super) fn connect_in(&mut self) -> (UnixStream, Header) {
         let mut host = UnixStream::connect(self.directory.path().join("vsock")).unwrap();
-        write!(host, "CONNECT {PORT}\n").unwrap();
+        writeln!(host, "CONNECT {PORT}").unwrap();
         self.poll();
         // The first event is the connection, the next its line.
         self.poll();

@@ -9,7 +9,7 @@ use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F
 use vm_memory::{Bytes, GuestAddress};
 
 use super::guest::{GUEST_CID, Guest, PORT, packet};
-use crate::virtio::vsock::connection::BUF_ALLOC;
+use crate::virtio::vsock::credit::BUF_ALLOC;
 use crate::virtio::vsock::packet::{HEADER_LEN, Header, Op, SHUTDOWN_BOTH};
 use crate::virtio::vsock::{RX, TX};
 
@@ -218,7 +218,7 @@ fn an_endless_indirect_table_is_dropped() {
             .memory
             .write_obj(0x10_0000u64, GuestAddress(entry))
             .unwrap();
-        let rest = 1u64 | 1 << 32 | (index + 1) % 65536 << 48;
+        let rest = 1u64 | 1 << 32 | ((index + 1) % 65536) << 48;
         guest
             .memory
             .write_obj(rest, GuestAddress(entry + 8))
