@@ -28,7 +28,7 @@ use crate::paths::{GuestPath, PathError, Rootfs};
 use crate::process::Process;
 use crate::spec::{self, Spec, SpecError};
 use crate::streams::{ChildEnds, Streams, StreamsError};
-use crate::user;
+use crate::{security, user};
 
 /// How long the making of a process may take; under emulation, with a cold image, it takes long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -62,12 +62,12 @@ pub fn container(
     make_cwd(&rootfs, &spec.process);
     let (namespaces, stop_signal) = (spec.namespaces, signal_number(spec.stop_signal.as_deref()));
     let process = spec.process.clone();
-    let json = spec
+    let (config, security) = spec
         .into_json(&Cgroup::spec_path(&base.name))
         .map_err(|e| spec_failure(&e))?;
     let cgroup = Cgroup::create(&base.name).map_err(|e| cgroup_failure(&e))?;
     let cgroup = Arc::clone(base.cgroup.insert(Arc::new(cgroup)));
-    write_bundle(&base, &json)?;
+    write_bundle(&base, &config, &security)?;
 
     let (streams, stdio) = make_streams(&process, request.stdin)?;
     let console = match stdio {
@@ -132,7 +132,7 @@ pub fn exec(
         init_pid: container.init.pid,
         namespaces: container.namespaces,
         cgroup_procs: container.cgroup.procs_path(),
-        config: container.bundle().join("config.json"),
+        bundle: container.bundle(),
         process: json,
         stdio: if stdio.is_some() {
             helper::Stdio::Pipes
@@ -299,10 +299,11 @@ fn write_file(file: &GuestFile) -> Result<GuestPath, Failure> {
     Ok(path)
 }
 
-fn write_bundle(base: &Base, json: &[u8]) -> Result<(), Failure> {
+fn write_bundle(base: &Base, config: &[u8], security: &[u8]) -> Result<(), Failure> {
     let dir = base.bundle();
     fs::create_dir_all(&dir)
-        .and_then(|()| fs::write(dir.join("config.json"), json))
+        .and_then(|()| fs::write(dir.join("config.json"), config))
+        .and_then(|()| fs::write(dir.join(security::FILE), security))
         .map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(0);
             Failure::new(

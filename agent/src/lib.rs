@@ -32,6 +32,8 @@ mod pid1;
 mod process;
 mod pump;
 mod reaper;
+mod seccomp;
+mod security;
 mod spec;
 mod streams;
 mod user;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A job's process that makes a container: libcontainer, with our own last step.
+//! A job's process that makes a container: libcontainer, but for the last step, which is ours:
+//! rights and exec.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use super::{CONSOLE_SOCKET, CreateJob, Report, Stdio, Word};
 use crate::channel::Channel;
 use crate::failure::{Failure, Stage, chain};
 use crate::launcher::Program;
+use crate::security::{Rights, Security};
 
 /// libcontainer's listening socket below [`crate::STATE_DIR`] and the container's name: a
 /// connection to it lets the container's first process exec.
@@ -31,29 +33,38 @@ pub(super) fn run(job: &CreateJob, fds: Vec<OwnedFd>) {
         return;
     };
     let control = Channel::from_fd(control);
-    let report = match Account::start() {
-        Ok(mut account) => match create(job, Channel::from_fd(lifeline), fds) {
-            Ok(pid) => Report::Made { pid },
-            Err(error) => Report::Failed(failure(&error, &account.lines())),
-        },
-        Err(error) => Report::Failed(Failure::of(Stage::Spec, 0, &error)),
+    let report = match make(job, Channel::from_fd(lifeline), fds) {
+        Ok(pid) => Report::Made { pid },
+        Err(failure) => Report::Failed(failure),
     };
     // Without the agent there is nobody to tell, and nothing to wait for.
     let _ = control.send(&report, &[]);
     let _ = control.receive_bytes();
 }
 
-fn create(
+fn make(
     job: &CreateJob,
     lifeline: Channel,
+    stdio: impl Iterator<Item = OwnedFd>,
+) -> Result<i32, Failure> {
+    let mut account = Account::start().map_err(|error| Failure::of(Stage::Spec, 0, &error))?;
+    let security = Security::load(&job.bundle)?;
+    let rights = Rights::new(security.capabilities.as_ref(), security.seccomp.as_ref())?;
+    let launch = Launch {
+        lifeline: Rc::new(lifeline),
+        rights: Rc::new(rights),
+    };
+    build(job, launch, stdio).map_err(|error| failure(&error, &account.lines()))
+}
+
+fn build(
+    job: &CreateJob,
+    launch: Launch,
     mut stdio: impl Iterator<Item = OwnedFd>,
 ) -> Result<i32, LibcontainerError> {
-    let executor = Launch {
-        lifeline: Rc::new(lifeline),
-    };
     let mut builder = ContainerBuilder::new(job.name.clone(), SyscallType::default())
         .with_root_path(crate::STATE_DIR)?
-        .with_executor(executor);
+        .with_executor(launch);
     match job.stdio {
         Stdio::Terminal => {
             builder = builder.with_console_socket(Some(job.bundle.join(CONSOLE_SOCKET)));
@@ -80,29 +91,33 @@ fn nix_pid(pid: impl std::fmt::Display) -> i32 {
     pid.to_string().parse().unwrap_or(-1)
 }
 
-/// Our last step in libcontainer's order: after root, user, capabilities and seccomp.
+/// Our last step in libcontainer's order: after root and user.
 #[derive(Clone)]
 struct Launch {
     lifeline: Rc<Channel>,
+    rights: Rc<Rights>,
 }
 
 impl Launch {
     fn find(&self, spec: &Spec) -> Result<Program, Failure> {
-        let process: Option<&Process> = spec.process().as_ref();
         let missing = || Failure::new(Stage::Spec, 0, "no command specified");
-        let found = process.ok_or_else(missing).and_then(Program::find);
-        if let Err(failure) = &found {
-            let _ = self.lifeline.send(&Word::Failed(failure.clone()), &[]);
-        }
-        found
+        let process: &Process = spec.process().as_ref().ok_or_else(missing)?;
+        self.rights.looking(|| Program::find(process))
+    }
+
+    fn tell(&self, failure: Failure) -> String {
+        let message = failure.message.clone();
+        let _ = self.lifeline.send(&Word::Failed(failure), &[]);
+        message
     }
 }
 
 impl Executor for Launch {
     /// Before the container counts as made: a program that isn't there fails here.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let found = self.find(spec).map(drop);
-        found.map_err(|failure| ExecutorValidationError::ArgValidationError(failure.message))
+        self.find(spec)
+            .map(drop)
+            .map_err(|failure| ExecutorValidationError::ArgValidationError(self.tell(failure)))
     }
 
     /// The environment goes with execve: this process needs none.
@@ -114,12 +129,15 @@ impl Executor for Launch {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let program = self
-            .find(spec)
-            .map_err(|failure| ExecutorError::Other(failure.message))?;
-        let failure = program.exec();
-        let _ = self.lifeline.send(&Word::Failed(failure.clone()), &[]);
-        Err(ExecutorError::Other(failure.message))
+        let ready = self.find(spec).and_then(|program| {
+            self.rights.apply()?;
+            Ok(program)
+        });
+        let failure = match ready {
+            Ok(program) => program.exec(),
+            Err(failure) => failure,
+        };
+        Err(ExecutorError::Other(self.tell(failure)))
     }
 }
 

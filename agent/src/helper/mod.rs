@@ -50,8 +50,8 @@ pub struct EnterJob {
     pub namespaces: u32,
     /// `cgroup.procs` of its control group.
     pub cgroup_procs: PathBuf,
-    /// The container's `config.json`, for its seccomp filter.
-    pub config: PathBuf,
+    /// The container's, for its seccomp filter.
+    pub bundle: PathBuf,
     /// OCI runtime spec, the "process" object.
     pub process: String,
     pub stdio: Stdio,
