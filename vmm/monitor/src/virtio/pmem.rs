@@ -5,8 +5,9 @@
 //!
 //! The mapping is private: a guest that writes changes pages of its own, never the file or what
 //! another guest sees. The monitor itself never touches the mapping. Should somebody truncate the
-//! file, the pages behind its new end are gone: the host then fails the vCPU that touches one
-//! (`KVM_RUN` returns `EFAULT`), and no signal reaches the monitor.
+//! file, the pages behind its new end are gone, and KVM tries in vain to get one that the guest
+//! touches: as an asynchronous page fault again and again (seen with Linux 6.12), or `KVM_RUN`
+//! fails with `EFAULT`. No signal reaches the monitor, which can be ended as ever.
 
 use std::ffi::c_void;
 use std::fs::File;
