@@ -34,6 +34,8 @@ const ALL: &[i64] = &[
     libc::SYS_gettid,
     libc::SYS_madvise,
     libc::SYS_mmap,
+    // The allocator's arenas grow by it.
+    libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_read,
@@ -104,7 +106,16 @@ pub(super) fn program(thread: Thread) -> Result<BpfProgram, BackendError> {
             )?;
             rules.insert(libc::SYS_socket, vec![SeccompRule::new(vec![unix])?]);
         }
-        Thread::Blk | Thread::Fs => {}
+        Thread::Fs => {
+            let files_only = SeccompCondition::new(
+                0,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Eq,
+                u64::from(libc::CLONE_FS.unsigned_abs()),
+            )?;
+            rules.insert(libc::SYS_unshare, vec![SeccompRule::new(vec![files_only])?]);
+        }
+        Thread::Blk => {}
     }
     let filter = SeccompFilter::new(
         rules,

@@ -19,8 +19,6 @@ use crate::virtio::{QueueError, QueueHandler, VirtQueue};
 pub const WORKER_SYSCALLS: &[libc::c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
-    // The C library's allocator, as a thread's share of memory grows.
-    libc::SYS_mprotect,
     libc::SYS_preadv,
     libc::SYS_pwrite64,
     libc::SYS_pwritev2,

@@ -46,8 +46,6 @@ pub const WORKER_SYSCALLS: &[libc::c_long] = &[
     libc::SYS_memfd_create,
     libc::SYS_mkdirat,
     libc::SYS_mknodat,
-    // The C library's allocator, as a thread's share of memory grows.
-    libc::SYS_mprotect,
     libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_openat2,
