@@ -2,6 +2,9 @@
 //! A split virtqueue (virtio 1.3 §2.7) with all that serving it takes: memory, interrupt, and the
 //! event that the driver's kick raises. Runs on the thread of the device's handler.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -169,7 +169,7 @@ impl Muxer {
     fn insert(&mut self, token: u64, connection: Connection) {
         self.tokens.insert(connection.ports, token);
         let entry = Entry::Stream {
-            watched: connection.interest(),
+            watched: connection::INTEREST,
             connection: Box::new(connection),
             queued: false,
         };
