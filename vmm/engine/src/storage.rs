@@ -24,6 +24,9 @@ const OVERLAY: &str = "/run/walnut/rootfs";
 /// The volume that is the root file system.
 const ROOTFS_VOLUME: &str = "rootfs";
 const ROOTFS_PATH: &str = "/run/walnut/volumes/rootfs";
+/// The volume is a mount point that the kernel enters on the way to something below it, and
+/// overlayfs looks no further than the name it is given.
+const ROOTFS_LOWER: &str = "/run/walnut/volumes/rootfs/.";
 
 /// Where the root file system comes from.
 #[derive(Debug)]
@@ -67,7 +70,7 @@ impl Layout {
                     .push(mount("erofs", "/dev/pmem0", IMAGE, &["ro", "dax=always"]));
                 IMAGE
             }
-            Source::Directory(_) => ROOTFS_PATH,
+            Source::Directory(_) => ROOTFS_LOWER,
         };
         // A directory is written to as it is; mount points that it lacks are made in it.
         if matches!(source, Source::Directory(_)) && !container.read_only {

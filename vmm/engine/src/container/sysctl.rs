@@ -7,12 +7,6 @@
 
 use super::ContainerError;
 
-/// Docker's two, so that no service needs root for a low port or a ping.
-const DEFAULTS: &[(&str, &str)] = &[
-    ("net.ipv4.ip_unprivileged_port_start", "0"),
-    ("net.ipv4.ping_group_range", "0 2147483647"),
-];
-
 /// Of the IPC namespace (ipc_namespaces(7)).
 const IPC: &[&str] = &[
     "kernel.msgmax",
@@ -34,12 +28,9 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
-    /// `NAME=VALUE` each, over the defaults.
+    /// `NAME=VALUE` each. Docker's own two (low ports and ping without root) are the agent's.
     pub fn parse(given: &[String]) -> Result<Self, ContainerError> {
         let mut all = Self::default();
-        for (name, value) in DEFAULTS {
-            all.machine.push(((*name).to_owned(), (*value).to_owned()));
-        }
         for text in given {
             let (name, value) = split(text).ok_or_else(|| ContainerError::Sysctl(text.clone()))?;
             let own = IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
@@ -94,8 +85,7 @@ mod tests {
         assert_eq!(all.container[1], ("fs.mqueue.msg_max".into(), "2".into()));
         assert_eq!(
             all.kernel_parameters(),
-            " sysctl.net.ipv4.ping_group_range=\"0 2147483647\" \
-             sysctl.vm.max_map_count=\"262144\" \
+            " sysctl.vm.max_map_count=\"262144\" \
              sysctl.net.ipv4.ip_unprivileged_port_start=\"1024\""
         );
     }

@@ -98,6 +98,9 @@ impl<'a> Session<'a> {
                 }
                 Ready::Hello(hello) => {
                     let ready = now_us();
+                    if hello.version != env!("CARGO_PKG_VERSION") {
+                        log::warn!("the agent is of version {}, this is not", hello.version);
+                    }
                     let reports = self.vm.reports();
                     let known = [
                         ("monitor exec", reports.started_us),
@@ -162,7 +165,8 @@ impl<'a> Session<'a> {
         let token = created(agent.within(CREATE_TIMEOUT).create(&self.create)?)?;
         timings.mark("create");
         let streams = self.connect_streams(&token)?;
-        let raw = if self.container.tty {
+        // Without its input, a terminal's ^C is still a signal for this process.
+        let raw = if self.container.tty && self.container.interactive {
             RawTerminal::enter().map_err(RunError::Terminal)?
         } else {
             None

@@ -84,6 +84,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Vm {
     child: Child,
     pidfd: OwnedFd,
+    started: Instant,
     reports: Reports,
     listener: UnixListener,
     /// The agent's first connection; it stays open as long as the agent lives.
@@ -134,6 +135,7 @@ impl Vm {
         Ok(Self {
             child,
             pidfd,
+            started: Instant::now(),
             reports,
             listener,
             hello: None,
@@ -142,17 +144,17 @@ impl Vm {
         })
     }
 
-    /// Waits for the agent's hello, the monitor's end, `interrupt` or the deadline.
+    /// Waits for the agent's hello, the monitor's end, `interrupt`, or until `timeout` after the
+    /// start.
     pub fn wait_ready(
         &mut self,
         timeout: Duration,
         interrupt: BorrowedFd<'_>,
     ) -> Result<Ready, VmError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = self.started + timeout;
         loop {
-            let called = POLLIN;
             let events = self.poll_with(
-                &[(self.listener.as_fd(), called), (interrupt, POLLIN)],
+                &[(self.listener.as_fd(), POLLIN), (interrupt, POLLIN)],
                 deadline.saturating_duration_since(Instant::now()),
             )?;
             self.reports.drain();
