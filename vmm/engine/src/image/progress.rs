@@ -23,8 +23,8 @@ impl Progress for Quiet {
 }
 
 const BAR: u64 = 30;
-/// Bytes below which no bar is worth its flicker.
-const SMALL: u64 = 1 << 20;
+/// Bytes that are read before anybody could wonder: of these nothing is said.
+const SMALL: u64 = 16 << 20;
 
 /// A bar on stderr, or one line for each finished piece where that is no terminal.
 #[derive(Debug)]
@@ -106,6 +106,7 @@ impl<W: Write> Progress for Terminal<W> {
         let line = match (self.bars, self.drawn.take()) {
             (true, Some(_)) => "\r\x1b[K".into(),
             (true, None) => return,
+            (false, _) if self.total < SMALL => return,
             (false, _) => format!("{}: {}\n", self.what, megabytes(self.total)),
         };
         self.say(&line);
@@ -122,9 +123,6 @@ impl<W> Drop for Terminal<W> {
 }
 
 fn megabytes(bytes: u64) -> String {
-    if bytes < 1_000_000 {
-        return format!("{}kB", bytes.div_ceil(1000));
-    }
     format!("{}.{}MB", bytes / 1_000_000, bytes / 100_000 % 10)
 }
 
@@ -146,15 +144,15 @@ mod tests {
 
     #[test]
     fn a_line_where_there_is_no_terminal() {
-        assert_eq!(run(false, 4_200_000), "Loading layer 0123: 4.2MB\n");
-        assert_eq!(run(false, 10), "Loading layer 0123: 1kB\n");
+        assert_eq!(run(false, 42_000_000), "Loading layer 0123: 42.0MB\n");
+        assert_eq!(run(false, 1000), "");
     }
 
     #[test]
     fn a_bar_that_leaves_nothing_behind() {
-        let drawn = run(true, 4_200_000);
+        let drawn = run(true, 42_000_000);
         assert!(
-            drawn.contains("[===============               ] 2.1MB/4.2MB"),
+            drawn.contains("[===============               ] 21.0MB/42.0MB"),
             "{drawn}"
         );
         assert!(drawn.ends_with("\r\x1b[K"));
