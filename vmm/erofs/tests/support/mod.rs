@@ -66,8 +66,7 @@ impl Image {
 
     /// The image as the kernel shows it; `None` where it can't be mounted, which is said.
     pub fn mount(&self) -> Option<Mount> {
-        if !rustix::process::geteuid().is_root() {
-            skip("mounting needs root");
+        if !is_root("mounting") {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -100,6 +99,15 @@ impl Drop for Mount {
         let status = Command::new("umount").arg(self.dir.path()).status();
         assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
+}
+
+/// Whether we may do that; said where not.
+pub fn is_root(what: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        skip(&format!("{what} needs root"));
+    }
+    is_root
 }
 
 pub fn skip(why: &str) {
