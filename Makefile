@@ -91,5 +91,12 @@ integration-tests: build test-images
 	$(call say,integration tests)
 	@$(BUILT)/debug/integration '$(T)'
 
+bench: build test-tools ## Measure walnut beside what is installed; JSON and a table in target/bench
+	@$(CARGO) build --release --locked -p walnut-tests --bin bench --bin bench-init
+	@mkdir -p target/bench
+	@$(BUILT)/release/bench prepare
+	@$(EMULATED_HOST) auto --timeout-s 5400 --output target/bench -- \
+		$(BUILT)/release/bench --out $(CURDIR)/target/bench
+
 clean: ## Remove target/ (the cache in ~/.cache/walnut stays)
 	@rm -rf target

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::image;
 use super::peers::Boot;
 use super::process::{self, ProcessError};
-use super::rows::LIMIT;
+use super::rows::LONG_LIMIT;
 use super::stage::{Stage, StageError};
 
 #[derive(Debug, thiserror::Error)]
@@ -49,14 +49,20 @@ impl Walnut {
             root: stage.path("root"),
             state: stage.path("state"),
         };
-        for name in [image::BUSYBOX, image::BENCH] {
-            let archive = images.join(format!("{name}.tar"));
-            let archive = stage.copy(&archive, "loading.tar")?;
-            let from = format!("docker-archive:{}", archive.display());
-            let command = &mut walnut.run(&["--rm"], &[&from, "true"]);
-            process::run("walnut run docker-archive:…", command, LIMIT)?;
-        }
+        walnut.load(stage, &images.join(format!("{}.tar", image::BUSYBOX)))?;
         Ok(walnut)
+    }
+
+    /// Takes an archive's image into the store, by running a container of it.
+    ///
+    /// # Errors
+    /// The archive can't be copied, or the container not be run.
+    pub fn load(&self, stage: &Stage, archive: &Path) -> Result<(), WalnutError> {
+        let archive = stage.copy(archive, "loading.tar")?;
+        let from = format!("docker-archive:{}", archive.display());
+        let command = &mut self.run(&["--rm"], &[&from, "true"]);
+        process::run("walnut run docker-archive:…", command, LONG_LIMIT)?;
+        Ok(())
     }
 
     #[must_use]

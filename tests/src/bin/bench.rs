@@ -43,7 +43,7 @@ struct Amounts {
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     files: usize,
     /// MiB of its large file
-    #[arg(long, default_value_t = 64, value_name = "MIB")]
+    #[arg(long, default_value_t = 32, value_name = "MIB")]
     size_mib: usize,
 }
 

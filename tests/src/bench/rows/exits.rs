@@ -48,7 +48,7 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
             let done = first_byte(walnut, machine, &mut rows);
             note(bench, contender::WALNUT_RUN, done);
         }
-        let boot = bench.init_boot(machine.as_ref());
+        let boot = bench.init_boot();
         let done = boot.map_err(RowError::from).and_then(|boot| {
             if let Some(walnut) = &walnut {
                 init(

@@ -11,7 +11,6 @@ use crate::bench::image::{BENCH, LARGE_FILE, OTHER_FILE, PROGRAM, TREE};
 use crate::bench::names::row;
 use crate::bench::process;
 use crate::bench::report::{Row, Unit};
-use crate::bench::stage::StageError;
 
 /// A directory of the host in which containers work.
 const VOLUME: &str = "/volume";
@@ -61,7 +60,8 @@ fn once(row: &mut Row, name: &str, command: &mut Command) -> Result<(), RowError
     Ok(())
 }
 
-fn commands(bench: &mut Bench) -> Result<Vec<(&'static str, Command)>, StageError> {
+fn commands(bench: &mut Bench) -> Result<Vec<(&'static str, Command)>, RowError> {
+    let archive = bench.options.images.join(format!("{BENCH}.tar"));
     let volume = bench.stage.directory("volume")?;
     let bind = format!("{}:{VOLUME}", volume.display());
     let size = bench.options.size_mib.to_string();
@@ -94,6 +94,8 @@ fn commands(bench: &mut Bench) -> Result<Vec<(&'static str, Command)>, StageErro
     .concat();
     let mut commands = Vec::new();
     if let Some(walnut) = bench.walnut(row::FILES) {
+        progress("files, loading the image");
+        walnut.load(&bench.stage, &archive)?;
         let run = |flags: &[&str], command: &[String]| {
             walnut.run(
                 flags,
@@ -110,6 +112,7 @@ fn commands(bench: &mut Bench) -> Result<Vec<(&'static str, Command)>, StageErro
     }
     match &bench.peers.podman {
         Ok(podman) => {
+            podman.load(&archive)?;
             let run = |flags: &[&str], command: &[String]| {
                 podman.run(
                     flags,

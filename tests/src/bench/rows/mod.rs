@@ -27,7 +27,7 @@ use super::{Options, RowName, image};
 /// Time for one child, on the slowest host that anybody waits for.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
 /// The same for one that works through many files or much data.
-const LONG_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const LONG_LIMIT: Duration = Duration::from_secs(600);
 
 /// What the guest's stand-in for init says when it runs (`bench-init`).
 const INIT_SAYS: &[u8] = b"walnut-bench-init";
@@ -44,6 +44,8 @@ pub enum RowError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Record(#[from] RecordError),
+    #[error(transparent)]
+    Walnut(#[from] WalnutError),
     #[error(transparent)]
     Peer(#[from] PeerError),
     #[error(transparent)]
@@ -112,9 +114,9 @@ impl Bench {
         record::record(&self.stage, walnut, &flags, &[image::BUSYBOX, "true"])
     }
 
-    /// What every bare monitor boots: the product's kernel and command line, and as its init a
-    /// program that says one word.
-    fn init_boot(&self, machine: Option<&VmConfig>) -> Result<Boot, PeerError> {
+    /// What every bare monitor boots: the product's kernel, and as its init a program that says one
+    /// word.
+    fn init_boot(&self) -> Result<Boot, PeerError> {
         let kernel = self.options.staged.join("vmlinux");
         let initrd = self.options.images.join(INIT);
         if !kernel.exists() || !initrd.exists() {
@@ -123,14 +125,15 @@ impl Bench {
         Ok(Boot {
             kernel: self.stage.copy(&kernel, "vmlinux")?,
             initrd: self.stage.copy(&initrd, INIT)?,
-            cmdline: machine.map_or_else(|| CMDLINE.into(), |machine| machine.cmdline.clone()),
+            cmdline: CMDLINE.into(),
             memory_mib: 128,
         })
     }
 }
 
-/// For where walnut isn't there to ask; it is what the engine's machines have.
-const CMDLINE: &str = "earlycon=uart8250,io,0x3f8 keep_bootcon quiet loglevel=1 panic=-1 reboot=k \
+/// The quietest that the kernel can be and still let init be heard; `quiet` comes first, or the early
+/// console begins with what the kernel has said up to there.
+const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon panic=-1 reboot=k \
      tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0";
 
 /// Measures every row that was asked for, one after the other.

@@ -59,16 +59,6 @@ fn once(contender: &Contender, round: usize) -> Result<f64, RowError> {
 
 fn contenders(bench: &mut Bench) -> Vec<Contender> {
     let walnut = bench.walnut(row::START);
-    let machine = walnut.as_ref().map(|walnut| bench.machine(walnut));
-    let machine = match machine.transpose() {
-        Ok(machine) => machine,
-        Err(error) => {
-            bench
-                .report
-                .skip(row::START, contender::WALNUT_READY, chain(&error));
-            None
-        }
-    };
     let mut contenders = Vec::new();
     if let Some(walnut) = &walnut {
         let walnut = walnut.clone();
@@ -79,7 +69,7 @@ fn contenders(bench: &mut Bench) -> Vec<Contender> {
             command: Box::new(move |_| walnut.run(&["--rm"], &ECHO)),
         });
     }
-    match bench.init_boot(machine.as_ref()) {
+    match bench.init_boot() {
         Ok(boot) => contenders.extend(monitors(bench, walnut.as_ref(), &boot)),
         Err(error) => bench
             .report
