@@ -16,6 +16,7 @@ IMAGES := target/test-images
 EMULATED_HOST := $(BUILT)/debug/emulated-host
 # make test T=run_exit: only the integration tests whose name holds this.
 T ?=
+B ?=
 
 say = @printf '\033[1m%s\033[0m\n' '$(1)' >&2
 
@@ -91,12 +92,14 @@ integration-tests: build test-images
 	$(call say,integration tests)
 	@$(BUILT)/debug/integration '$(T)'
 
+# make bench B='--rows start,exits --runs 20': less than everything, or more of it.
 bench: build test-tools ## Measure walnut beside what is installed; JSON and a table in target/bench
 	@$(CARGO) build --release --locked -p walnut-tests --bin bench --bin bench-init
 	@mkdir -p target/bench
-	@$(BUILT)/release/bench prepare
+	@$(BUILT)/release/bench prepare --images $(IMAGES)/bench
+	@guest-image/build-initramfs $(BUILT)/release/bench-init $(IMAGES)/bench/init.cpio
 	@$(EMULATED_HOST) auto --timeout-s 5400 --output target/bench -- \
-		$(BUILT)/release/bench --out $(CURDIR)/target/bench
+		$(BUILT)/release/bench --images $(IMAGES)/bench --out $(CURDIR)/target/bench $(B)
 
 clean: ## Remove target/ (the cache in ~/.cache/walnut stays)
 	@rm -rf target
