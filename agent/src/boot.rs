@@ -74,7 +74,7 @@ pub fn boot() -> Result<String, BootError> {
         .any(|word| word == "walnut.debug");
     if debug {
         // Without this the kernel keeps ten lines in five seconds.
-        let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on");
+        let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
     }
     let level = if debug {
         LevelFilter::Debug
@@ -127,7 +127,7 @@ fn mount_all() -> Result<(), BootError> {
             "cgroup2",
             "/sys/fs/cgroup",
             no_exec,
-            c"nsdelegate,memory_recursiveprot",
+            c"nsdelegate,memory_recursiveprot,favordynmods",
         ),
         (
             "tmpfs",

@@ -52,11 +52,15 @@ impl Account {
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() == Level::ERROR
+        metadata.is_event() && (*metadata.level() == Level::ERROR || told_to_tell_all())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::ERROR)
+        Some(if told_to_tell_all() {
+            LevelFilter::DEBUG
+        } else {
+            LevelFilter::ERROR
+        })
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -70,6 +74,15 @@ impl Subscriber for Listener {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
+        if *event.metadata().level() != Level::ERROR {
+            log::debug!(
+                "{} {}{}",
+                crate::clock::boottime_us(),
+                line.message,
+                line.fields
+            );
+            return;
+        }
         let mut text = line.message.replace('\n', " ");
         let _ = write!(text, "{}", line.fields.replace('\n', " "));
         text.push('\n');
@@ -80,6 +93,11 @@ impl Subscriber for Listener {
     fn enter(&self, _: &Id) {}
 
     fn exit(&self, _: &Id) {}
+}
+
+/// With `walnut.debug` on the kernel's command line each step goes to the log, with its time.
+fn told_to_tell_all() -> bool {
+    log::log_enabled!(log::Level::Debug)
 }
 
 #[derive(Default)]
