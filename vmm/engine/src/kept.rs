@@ -193,8 +193,9 @@ fn write(dir: &Path, record: &Record) -> Result<(), KeptError> {
     let temp = dir.join("container.json.new");
     let write = || -> io::Result<()> {
         let mut file = File::create(&temp)?;
-        serde_json::to_writer(&file, record)?;
-        file.write_all(b"\n")?;
+        let mut text = serde_json::to_vec(record)?;
+        text.push(b'\n');
+        file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&temp, dir.join(RECORD))?;
         File::open(dir)?.sync_all()

@@ -4,13 +4,14 @@
 //! In the order of the data path: flags and image become a [`Container`], its [`Layout`] becomes a
 //! machine, and while that boots the OCI spec is made; then [`session`] drives the agent.
 
+mod calls;
 mod session;
 mod signals;
 mod stdio;
 mod terminal;
 pub mod timings;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use walnut_protocol::CallError;
 use crate::cli::run::RunArgs;
 use crate::container::{Container, ContainerError, ImageDefaults};
 use crate::image::{
-    Image, ImageError, Platform, PlatformError, Reference, ReferenceError, Store, Terminal,
+    Image, ImageError, Platform, PlatformError, Progress, Quiet, Reference, ReferenceError, Store,
+    Terminal,
 };
 use crate::kept::{Kept, KeptError};
 use crate::kvm::{self, KvmError};
@@ -243,7 +245,7 @@ fn directory(path: &std::path::Path) -> Result<PathBuf, RunError> {
     }
 }
 
-/// From the store, or out of an archive into the store, which shows its progress.
+/// From the store, or out of an archive into the store, which shows its progress on a terminal.
 fn find_image(name: &str, platform: Option<&str>, paths: &Paths) -> Result<Image, RunError> {
     let reference: Reference = name.parse()?;
     let platform = match platform {
@@ -251,5 +253,11 @@ fn find_image(name: &str, platform: Option<&str>, paths: &Paths) -> Result<Image
         None => Platform::guest(),
     };
     let store = Store::open(&paths.root)?;
-    Ok(store.resolve(&reference, &platform, &mut Terminal::stderr())?)
+    // Elsewhere stderr is the container's.
+    let mut progress: Box<dyn Progress> = if io::stderr().is_terminal() {
+        Box::new(Terminal::stderr())
+    } else {
+        Box::new(Quiet)
+    };
+    Ok(store.resolve(&reference, &platform, &mut *progress)?)
 }

@@ -5,22 +5,20 @@
 //! Calls to the agent that may take long are other threads': a guest that hangs must not keep ^C
 //! from working.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rustix::event::{EventfdFlags, eventfd};
 use walnut_protocol::agent::{
-    CreateRequest, CreateResponse, Empty, Failed, GuestFile, KillRequest, ResizePtyRequest,
-    ShutdownRequest, Stage, StartRequest, WaitRequest, WaitResponse, create_response,
-    start_response, wait_response,
+    CreateRequest, CreateResponse, Empty, Failed, GuestFile, ResizePtyRequest, ShutdownRequest,
+    Stage, StartRequest, WaitResponse, create_response, start_response, wait_response,
 };
 use walnut_protocol::stream::{Stdio, StreamHeader, Token};
 use walnut_protocol::{CallError, Client, STDIO_PORT};
 
+use super::calls::{Command, Commander, wait_in_background};
 use super::signals::{Caught, Signals};
 use super::stdio::{self, FIRST_BYTE_US, Sink};
 use super::terminal::{self, RawTerminal};
@@ -171,7 +169,6 @@ impl<'a> Session<'a> {
         } else {
             None
         };
-        let commands = commander(agent.within(CALL_TIMEOUT), &self.container.id.to_string());
         if self.container.tty {
             self.resize(&agent.within(CALL_TIMEOUT));
         }
@@ -183,7 +180,7 @@ impl<'a> Session<'a> {
         timings.mark("start");
         begun();
         let outputs = streams.pump().map_err(RunError::Streams)?;
-        let ended = self.wait(&agent, &commands)?;
+        let ended = self.wait(&agent)?;
         for output in outputs {
             // A thread that panicked has said so.
             let _ = output.join();
@@ -239,14 +236,12 @@ impl<'a> Session<'a> {
     }
 
     /// Until the container's first process has ended.
-    fn wait(
-        &mut self,
-        agent: &Client,
-        commands: &mpsc::Sender<Command>,
-    ) -> Result<WaitResponse, RunError> {
+    fn wait(&mut self, agent: &Client) -> Result<WaitResponse, RunError> {
         let (done, waiter) = wait_in_background(agent.clone(), self.container.id.to_string())
             .map_err(RunError::Streams)?;
         let mut interrupts = 0;
+        let mut commander =
+            Commander::new(agent.within(CALL_TIMEOUT), self.container.id.to_string());
         loop {
             let events = self.vm.poll(&[done.as_fd(), self.signals.as_fd()])?;
             if events.ready[0] {
@@ -259,7 +254,7 @@ impl<'a> Session<'a> {
                 return Err(self.vm.ended("its container ran").into());
             }
             while let Some(caught) = self.signals.next()? {
-                self.pass_on(caught, &mut interrupts, commands)?;
+                self.pass_on(caught, &mut interrupts, &mut commander)?;
             }
         }
     }
@@ -269,7 +264,7 @@ impl<'a> Session<'a> {
         &self,
         caught: Caught,
         interrupts: &mut u32,
-        commands: &mpsc::Sender<Command>,
+        commander: &mut Commander,
     ) -> Result<(), RunError> {
         let command = match caught {
             Caught::Resize if self.container.tty => match terminal::size() {
@@ -290,8 +285,7 @@ impl<'a> Session<'a> {
                 Command::Kill(signal as u32)
             }
         };
-        // The commander ends only with this session.
-        let _ = commands.send(command);
+        commander.tell(command);
         Ok(())
     }
 
@@ -350,60 +344,6 @@ impl Streams {
     }
 }
 
-/// What the main thread has the commander tell the agent.
-#[derive(Debug)]
-enum Command {
-    Kill(u32),
-    Resize(u32, u32),
-}
-
-/// Passes commands on, one after the other; ends when the sender is dropped.
-fn commander(agent: Client, container_id: &str) -> mpsc::Sender<Command> {
-    let (sender, receiver) = mpsc::channel();
-    let container_id = container_id.to_owned();
-    thread::spawn(move || {
-        for command in receiver {
-            let container_id = container_id.clone();
-            let done = match command {
-                Command::Kill(signal) => agent.kill(&KillRequest {
-                    container_id,
-                    signal,
-                    ..KillRequest::default()
-                }),
-                Command::Resize(width, height) => agent.resize_pty(&ResizePtyRequest {
-                    container_id,
-                    width,
-                    height,
-                    ..ResizePtyRequest::default()
-                }),
-            };
-            if let Err(e) = done {
-                log::debug!("{command:?}: {e}");
-            }
-        }
-    });
-    sender
-}
-
-type Waiter = Receiver<Result<WaitResponse, CallError>>;
-
-/// The descriptor becomes readable when the answer is there.
-fn wait_in_background(agent: Client, container_id: String) -> std::io::Result<(OwnedFd, Waiter)> {
-    let done = eventfd(0, EventfdFlags::CLOEXEC)?;
-    let tell = rustix::io::dup(&done)?;
-    let (sender, receiver) = mpsc::sync_channel(1);
-    thread::Builder::new().name("wait".into()).spawn(move || {
-        let request = WaitRequest {
-            container_id,
-            ..WaitRequest::default()
-        };
-        // Nobody listens after an interrupt.
-        let _ = sender.send(agent.wait(&request));
-        let _ = rustix::io::write(&tell, &1u64.to_ne_bytes());
-    })?;
-    Ok((done, receiver))
-}
-
 fn created(response: CreateResponse) -> Result<Token, RunError> {
     match response.result {
         Some(create_response::Result::Token(token)) => Token::try_from(token.as_slice())
@@ -453,19 +393,5 @@ mod tests {
         assert_eq!(code(Stage::EXEC, 13), 126);
         assert_eq!(code(Stage::EXEC, 8), 126);
         assert_eq!(code(Stage::ROOTFS, 2), 125);
-    }
-
-    #[test]
-    fn a_command_goes_where_it_should() {
-        let (done, waiter) = {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            let agent = Client::new(ours).unwrap();
-            drop(theirs);
-            wait_in_background(agent, "id".into()).unwrap()
-        };
-        // An agent that is gone is an answer, too.
-        let mut count = [0; 8];
-        assert_eq!(rustix::io::read(&done, &mut count).unwrap(), 8);
-        assert!(waiter.recv().unwrap().is_err());
     }
 }

@@ -12,7 +12,7 @@ pub mod rundir;
 mod words;
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
@@ -312,34 +313,38 @@ fn pid_of(child: &Child) -> Option<Pid> {
 
 fn config_file(document: &walnut_vmm_config::VmConfig) -> io::Result<File> {
     let mut file = File::from(memfd_create("walnut-machine", MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&file, document)?;
+    // Whole, not token by token: each write is a system call.
+    file.write_all(&serde_json::to_vec(document)?)?;
     file.rewind()?;
     Ok(file)
 }
 
-/// The monitor's answer to `CONNECT`: `OK <port>`, or nothing but the end.
+/// The monitor's answer to `CONNECT`: `OK <port>\n`, or nothing but the end. Nothing after that
+/// line may be taken: it is the guest's.
 fn expect_ok(stream: &mut UnixStream) -> io::Result<()> {
-    use std::io::Read;
-    let mut line = Vec::with_capacity(16);
-    let mut byte = [0];
-    // Nothing after the line may be taken: it is the guest's.
-    while line.len() < 32 {
-        if stream.read(&mut byte)? == 0 {
+    /// Longer than any port makes it.
+    const MAX: usize = 32;
+    let mut line = [0; MAX];
+    let mut len = 0;
+    while !line[..len].ends_with(b"\n") {
+        let seen = recv(&*stream, &mut line[len..], RecvFlags::PEEK)?.0;
+        if seen == 0 {
             let refused = "nobody listens there in the guest";
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, refused));
         }
-        if byte[0] == b'\n' {
+        let end = line[len..len + seen].iter().position(|b| *b == b'\n');
+        let take = end.map_or(seen, |at| at + 1);
+        stream.read_exact(&mut line[len..len + take])?;
+        len += take;
+        if len == MAX {
             break;
         }
-        line.push(byte[0]);
     }
     if line.starts_with(b"OK ") {
         return Ok(());
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidData,
-        "the monitor's answer is not OK",
-    ))
+    let garbled = "the monitor's answer is not OK";
+    Err(io::Error::new(io::ErrorKind::InvalidData, garbled))
 }
 
 /// The last lines of a small log, indented for an error message.
