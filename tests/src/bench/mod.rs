@@ -26,6 +26,7 @@ mod stage;
 mod stats;
 mod stream;
 pub mod svg;
+mod trace;
 mod walnut;
 
 use std::collections::BTreeSet;

@@ -5,6 +5,7 @@ pub mod row {
     pub const START: &str = "start";
     pub const PHASES: &str = "phases";
     pub const EXITS: &str = "exits";
+    pub const REASONS: &str = "exit reasons";
     pub const MEMORY: &str = "memory";
     pub const SIZES: &str = "sizes";
     pub const STDIO: &str = "stdio";

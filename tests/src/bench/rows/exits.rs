@@ -5,10 +5,11 @@
 
 use super::{Bench, INIT_SAYS, RowError, chain, progress};
 use crate::bench::image::BUSYBOX;
-use crate::bench::machine::{self, Observed};
+use crate::bench::machine::{self, MachineError, Observed};
 use crate::bench::names::{contender, metric, row};
 use crate::bench::peers::{Boot, Qemu};
 use crate::bench::report::{Row, Unit};
+use crate::bench::trace::Trace;
 use crate::bench::walnut::Walnut;
 use walnut_vmm_config::VmConfig;
 
@@ -65,7 +66,46 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
         });
         note(bench, "monitors to init", done);
     }
-    vec![rows.exits, rows.memory]
+    let mut reasons = Row::new(
+        row::REASONS,
+        "why machines exit: trace events of one more boot",
+    );
+    if let (Some(walnut), Some(machine)) = (&walnut, &machine) {
+        let done = traced(&mut reasons, contender::WALNUT_READY, || {
+            machine::until_ready(&bench.stage, &walnut.monitor(), machine)
+        });
+        note(bench, row::REASONS, done);
+    }
+    if let (Ok(boot), Ok(qemu)) = (bench.init_boot(), &bench.peers.qemu) {
+        let done = traced(&mut reasons, contender::QEMU, || {
+            machine::until_said(contender::QEMU, &mut qemu.command(&boot), INIT_SAYS)
+        });
+        note(bench, row::REASONS, done);
+    }
+    vec![rows.exits, reasons, rows.memory]
+}
+
+/// Boots with KVM's events counted, which makes it slower: nothing else is taken from it.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn traced(
+    row: &mut Row,
+    name: &str,
+    boot: impl FnOnce() -> Result<Observed, MachineError>,
+) -> Result<(), RowError> {
+    /// Fewer are not worth a line.
+    const LEAST: u64 = 5;
+    let trace = Trace::start()?;
+    boot()?;
+    let mut counts: Vec<_> = trace
+        .counts()?
+        .into_iter()
+        .filter(|(_, n)| *n >= LEAST)
+        .collect();
+    counts.sort_by_key(|(_, hits)| std::cmp::Reverse(*hits));
+    for (what, hits) in counts {
+        row.sample(name, &what, Unit::Count, hits as f64);
+    }
+    Ok(())
 }
 
 fn note(bench: &mut Bench, what: &str, done: Result<(), RowError>) {

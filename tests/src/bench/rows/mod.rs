@@ -21,6 +21,7 @@ use super::process::ProcessError;
 use super::record::{self, RecordError};
 use super::report::{Report, Row};
 use super::stage::{Stage, StageError};
+use super::trace::TraceError;
 use super::walnut::{Walnut, WalnutError};
 use super::{Options, RowName, image};
 
@@ -44,6 +45,8 @@ pub enum RowError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Record(#[from] RecordError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error(transparent)]
     Walnut(#[from] WalnutError),
     #[error(transparent)]
