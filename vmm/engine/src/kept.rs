@@ -69,8 +69,13 @@ struct Record {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 enum State {
+    /// It has not begun: whatever fails before that leaves nothing.
+    Created,
     Running,
-    Exited { exit_code: u8, finished_at: u64 },
+    Exited {
+        exit_code: u8,
+        finished_at: u64,
+    },
 }
 
 /// A container's directory, while it is ours.
@@ -80,8 +85,6 @@ pub struct Kept {
     record: Record,
     /// Held for its lock.
     _lock: File,
-    /// Not yet to be kept: whatever fails before that leaves nothing.
-    provisional: bool,
 }
 
 impl Kept {
@@ -123,13 +126,12 @@ impl Kept {
             args: container.args.clone(),
             created_at: now(),
             remove: container.remove,
-            state: State::Running,
+            state: State::Created,
         };
         let kept = Self {
             path,
             record,
             _lock: lock,
-            provisional: true,
         };
         write(&kept.path, &kept.record)?;
         Ok(kept)
@@ -140,8 +142,9 @@ impl Kept {
     }
 
     /// The container has begun: from now on it is kept.
-    pub fn keep(&mut self) {
-        self.provisional = false;
+    pub fn keep(&mut self) -> Result<(), KeptError> {
+        self.record.state = State::Running;
+        write(&self.path, &self.record)
     }
 
     pub fn finish(&mut self, exit_code: u8) -> Result<(), KeptError> {
@@ -159,7 +162,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if self.provisional || self.record.remove {
+        if self.record.remove || self.record.state == State::Created {
             remove(&self.path);
         }
     }
@@ -232,7 +235,7 @@ fn sweep(dir: &Path) {
         match read(&path) {
             // Never finished; a record that can't be read is somebody's, though.
             None if !path.join(RECORD).exists() => remove(&path),
-            Some(record) if record.remove => remove(&path),
+            Some(record) if record.remove || record.state == State::Created => remove(&path),
             Some(mut record) if record.version == VERSION && record.state == State::Running => {
                 record.state = State::Exited {
                     exit_code: UNSEEN_END,
@@ -287,7 +290,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let paths = paths(&temp);
         let mut kept = Kept::create(&paths, &container(&["--name", "web"]), "image").unwrap();
-        kept.keep();
+        kept.keep().unwrap();
         kept.finish(7).unwrap();
         let path = kept.path.clone();
         drop(kept);
@@ -331,7 +334,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let paths = paths(&temp);
         let containers = paths.containers();
-        let record = |id: &str, remove: bool| {
+        let record = |id: &str, remove: bool, state: State| {
             let dir = containers.join(id);
             fs::create_dir_all(&dir).unwrap();
             let record = Record {
@@ -342,12 +345,14 @@ mod tests {
                 args: vec![],
                 created_at: 1,
                 remove,
-                state: State::Running,
+                state,
             };
             write(&dir, &record).unwrap();
             dir
         };
-        let (kept, removed) = (record("kept", false), record("removed", true));
+        let kept = record("kept", false, State::Running);
+        let removed = record("removed", true, State::Running);
+        let never_begun = record("never-begun", false, State::Created);
         let unfinished = containers.join("unfinished");
         fs::create_dir(&unfinished).unwrap();
         let broken = containers.join("broken");
@@ -355,6 +360,7 @@ mod tests {
         fs::write(broken.join(RECORD), "{").unwrap();
         drop(Kept::create(&paths, &container(&[]), "i").unwrap());
         assert!(!removed.exists() && !unfinished.exists() && broken.exists());
+        assert!(!never_begun.exists());
         let state = read(&kept).unwrap().state;
         assert!(matches!(
             state,

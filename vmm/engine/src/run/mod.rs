@@ -152,13 +152,18 @@ fn start(
         fs: layout.fs.clone(),
         kernel_parameters: container.sysctls.kernel_parameters(),
     };
-    let dir = RunDir::create(paths, container.id.short())?;
     let signals = Signals::take_over()?;
-    let vm = signals.released(|| Vm::start(artifacts, &machine, dir))??;
+    let dir = RunDir::create(paths, container.id.short())?;
+    let vm = Vm::start(artifacts, &machine, dir)?;
     timings.mark("cli");
     let mut session = Session::new(container, &layout, vm, signals)?;
     session.wait_ready(ready_timeout(), timings)?;
-    let code = session.run(timings, || kept.iter_mut().for_each(Kept::keep))?;
+    let begun = || {
+        if let Some(Err(e)) = kept.as_mut().map(Kept::keep) {
+            log::warn!("{e}");
+        }
+    };
+    let code = session.run(timings, begun)?;
     if let Some(kept) = &mut kept {
         kept.finish(code)?;
     }

@@ -178,8 +178,8 @@ impl<'a> Session<'a> {
         };
         started(agent.within(CREATE_TIMEOUT).start(&start)?)?;
         timings.mark("start");
-        begun();
         let outputs = streams.pump().map_err(RunError::Streams)?;
+        begun();
         let ended = self.wait(&agent)?;
         for output in outputs {
             // A thread that panicked has said so.

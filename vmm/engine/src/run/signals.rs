@@ -23,10 +23,7 @@ const FORWARDED: &[Signal] = &[
 ];
 
 #[derive(Debug)]
-pub struct Signals {
-    fd: SignalFd,
-    all: SigSet,
-}
+pub struct Signals(SignalFd);
 
 /// One signal that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,29 +34,18 @@ pub enum Caught {
 }
 
 impl Signals {
-    /// Before any thread is made: they inherit the mask.
+    /// Before any thread is made: they inherit the mask. So does the monitor, which ends with its
+    /// lifeline and by signals that it takes over itself.
     pub fn take_over() -> Result<Self, SignalError> {
         let mut all: SigSet = FORWARDED.iter().copied().collect();
         all.add(Signal::SIGWINCH);
         all.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self {
-            fd: SignalFd::with_flags(&all, flags)?,
-            all,
-        })
-    }
-
-    /// Runs `spawn` with the signals as they were: a program that is started inherits the mask.
-    /// One that comes just then ends this process, and the machine with it.
-    pub fn released<T>(&self, spawn: impl FnOnce() -> T) -> Result<T, SignalError> {
-        self.all.thread_unblock()?;
-        let value = spawn();
-        self.all.thread_block()?;
-        Ok(value)
+        Ok(Self(SignalFd::with_flags(&all, flags)?))
     }
 
     pub fn next(&self) -> Result<Option<Caught>, SignalError> {
-        let Some(info) = self.fd.read_signal()? else {
+        let Some(info) = self.0.read_signal()? else {
             return Ok(None);
         };
         let number = i32::try_from(info.ssi_signo).unwrap_or(0);
@@ -72,6 +58,6 @@ impl Signals {
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.0.as_fd()
     }
 }
