@@ -13,6 +13,7 @@
 pub mod figures;
 pub mod guest_io;
 pub mod image;
+mod interrupt;
 mod kvm_stat;
 mod machine;
 mod names;

@@ -12,6 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::interrupt::Guarded;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     #[error("can't start {name}")]
@@ -44,6 +46,7 @@ pub struct Process {
     stderr: File,
     pub started: Instant,
     limit: Duration,
+    _guarded: Guarded,
 }
 
 impl Debug for Process {
@@ -79,8 +82,10 @@ impl Process {
         let Some(stdout) = child.stdout.take() else {
             return Err(failed(io::ErrorKind::BrokenPipe.into()));
         };
+        let guarded = Guarded::new(child.id());
         Ok(Self {
             name: name.into(),
+            _guarded: guarded,
             child,
             stdout,
             stderr,

@@ -13,6 +13,7 @@ use std::process::Command;
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use tempfile::TempDir;
 
+use super::interrupt;
 use super::process::{self, ProcessError};
 use super::rows::LIMIT;
 
@@ -20,6 +21,8 @@ use super::rows::LIMIT;
 pub enum StageError {
     #[error("no tmpfs that programs may run from: neither /dev/shm nor $TMPDIR is one")]
     NoTmpfs,
+    #[error("can't take over the signals that end the bench")]
+    Signals(#[source] io::Error),
     #[error("can't copy {} to {}", from.display(), to.display())]
     Copy {
         from: PathBuf,
@@ -73,6 +76,7 @@ impl Stage {
         for candidate in candidates.iter().filter(|path| may_run_from(path)) {
             // Short: unix sockets lie below it.
             if let Ok(directory) = tempfile::Builder::new().prefix("wb.").tempdir_in(candidate) {
+                interrupt::clean_up(directory.path().into()).map_err(StageError::Signals)?;
                 return Ok(Self { directory });
             }
         }
