@@ -49,8 +49,11 @@ struct Target {
 }
 
 fn outside(filter: Option<OsString>) -> anyhow::Result<ExitCode> {
+    // Before cargo writes this very program anew.
+    let this = env::current_exe()?;
+    let init = emulated::program()?;
     let tests = build()?;
-    let mut argv: Vec<OsString> = vec![env::current_exe()?.into(), "--inside".into()];
+    let mut argv: Vec<OsString> = vec![this.into(), "--inside".into()];
     argv.push(filter.unwrap_or_default());
     argv.extend(tests.into_iter().map(Into::into));
     let kvm = kvm::detect();
@@ -59,7 +62,6 @@ fn outside(filter: Option<OsString>) -> anyhow::Result<ExitCode> {
         let status = Command::new(&argv[0]).args(&argv[1..]).status()?;
         return Ok(ExitCode::from(u8::from(!status.success())));
     }
-    let init = emulated::program()?;
     let run = Run {
         argv,
         timeout: Some(DEADLINE),
