@@ -21,6 +21,9 @@ const MAX_MESSAGE: usize = 128 << 10;
 /// Most descriptors with one.
 const MAX_FDS: usize = 8;
 
+/// What comes at once: bytes, and the descriptors with them.
+pub type Packet = (Vec<u8>, Vec<OwnedFd>);
+
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     #[error("make a socket pair")]
@@ -122,7 +125,7 @@ impl Channel {
     ///
     /// # Errors
     /// The socket fails.
-    pub fn receive_bytes(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, ChannelError> {
+    pub fn receive_bytes(&self) -> Result<Option<Packet>, ChannelError> {
         receive_from(self.0.as_fd()).map_err(ChannelError::Receive)
     }
 
@@ -147,7 +150,7 @@ impl Channel {
 ///
 /// # Errors
 /// The socket fails.
-pub fn receive_from(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+pub fn receive_from(socket: BorrowedFd<'_>) -> Result<Option<Packet>, Errno> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

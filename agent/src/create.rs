@@ -26,6 +26,7 @@ use crate::helper::{self, CreateJob, EnterJob, Job, Report, Word};
 use crate::mounts::Mounts;
 use crate::paths::{GuestPath, PathError, Rootfs};
 use crate::process::Process;
+use crate::security::Sets;
 use crate::spec::{self, Spec, SpecError};
 use crate::streams::{ChildEnds, Streams, StreamsError};
 use crate::{security, user};
@@ -62,12 +63,17 @@ pub fn container(
     make_cwd(&rootfs, &spec.process);
     let (namespaces, stop_signal) = (spec.namespaces, signal_number(spec.stop_signal.as_deref()));
     let process = spec.process.clone();
-    let (config, security) = spec
+    let profile = spec.take_seccomp();
+    // The helper's to give up, not libcontainer's.
+    let capabilities = process.capabilities().as_ref().map(Sets::from);
+    spec.process.set_capabilities(None);
+    let config = spec
         .into_json(&Cgroup::spec_path(&base.name))
         .map_err(|e| spec_failure(&e))?;
     let cgroup = Cgroup::create(&base.name).map_err(|e| cgroup_failure(&e))?;
     let cgroup = Arc::clone(base.cgroup.insert(Arc::new(cgroup)));
-    write_bundle(&base, &config, &security)?;
+    write_bundle(&base, &config)?;
+    security::keep_filter(&base.bundle(), request, profile)?;
 
     let (streams, stdio) = make_streams(&process, request.stdin)?;
     let console = match stdio {
@@ -78,6 +84,7 @@ pub fn container(
     let job = Job::Create(CreateJob {
         name: base.name.clone(),
         bundle: base.bundle(),
+        capabilities,
         stdio: if stdio.is_some() {
             helper::Stdio::Pipes
         } else {
@@ -299,11 +306,10 @@ fn write_file(file: &GuestFile) -> Result<GuestPath, Failure> {
     Ok(path)
 }
 
-fn write_bundle(base: &Base, config: &[u8], security: &[u8]) -> Result<(), Failure> {
+fn write_bundle(base: &Base, config: &[u8]) -> Result<(), Failure> {
     let dir = base.bundle();
     fs::create_dir_all(&dir)
         .and_then(|()| fs::write(dir.join("config.json"), config))
-        .and_then(|()| fs::write(dir.join(security::FILE), security))
         .map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(0);
             Failure::new(

@@ -32,7 +32,6 @@ mod pid1;
 mod process;
 mod pump;
 mod reaper;
-mod seccomp;
 mod security;
 mod spec;
 mod streams;

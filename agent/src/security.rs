@@ -3,7 +3,7 @@
 //! and seccomp.
 //!
 //! libcontainer would do it earlier and itself; it is handed a process without either (see
-//! [`crate::seccomp`] for why) and leaves every capability. A filter without no_new_privs needs
+//! [`walnut_seccomp`] for why) and leaves every capability. A filter without no_new_privs needs
 //! `CAP_SYS_ADMIN`, which few containers have: so everything else is given up first, then the
 //! filter is put in place, and one call ends it.
 
@@ -14,40 +14,89 @@ use libcontainer::capabilities::CapabilityExt;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, LinuxSeccomp};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use walnut_protocol::agent::CreateRequest;
+use walnut_seccomp::Filter;
 
 use crate::failure::{Failure, Stage};
-use crate::seccomp::{self, Filter};
 
-/// What a container's processes may do: a file of this name beside its `config.json`, which has
-/// none of it.
-pub const FILE: &str = "security.json";
+/// The filter of a container's processes, in its bundle: `seccomp(2)`'s flags, then the
+/// instructions.
+const FILTER_FILE: &str = "seccomp";
 
-/// What is in [`FILE`].
-#[derive(Debug, Deserialize)]
-pub struct Security {
-    /// For every process of the container.
-    pub seccomp: Option<LinuxSeccomp>,
-    /// Of its first process.
-    pub capabilities: Option<LinuxCapabilities>,
+/// A process's capabilities, as capabilities(7) names their sets: bit n is capability n.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Sets {
+    bounding: u64,
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+    ambient: u64,
 }
 
-impl Security {
-    /// # Errors
-    /// There is no such file, or the host's words in it make no sense.
-    pub fn load(bundle: &Path) -> Result<Self, Failure> {
-        let path = bundle.join(FILE);
-        let json = fs::read(&path).map_err(|error| {
-            let errno = error.raw_os_error().unwrap_or(0);
-            Failure::new(
-                Stage::Spec,
-                errno,
-                format!("read {}: {error}", path.display()),
-            )
-        })?;
-        serde_json::from_slice(&json)
-            .map_err(|error| Failure::new(Stage::Spec, 0, format!("the spec's security: {error}")))
+impl From<&LinuxCapabilities> for Sets {
+    fn from(spec: &LinuxCapabilities) -> Self {
+        let set = |names: &Option<Capabilities>| {
+            names
+                .iter()
+                .flatten()
+                .fold(0, |set, name| set | 1 << name.to_cap().index())
+        };
+        let permitted = set(spec.permitted());
+        let inheritable = set(spec.inheritable());
+        Self {
+            bounding: set(spec.bounding()),
+            // The kernel refuses what is effective and not permitted.
+            effective: set(spec.effective()) & permitted,
+            permitted,
+            inheritable,
+            // What is not permitted and inheritable both can't be ambient: runc warns and goes on.
+            ambient: set(spec.ambient()) & permitted & inheritable,
+        }
     }
+}
+
+/// Keeps the filter that `request` brings, or that `profile` describes, for every process that the
+/// container will have.
+///
+/// # Errors
+/// It is no filter, or the profile can't be compiled.
+pub fn keep_filter(
+    bundle: &Path,
+    request: &CreateRequest,
+    profile: Option<&str>,
+) -> Result<(), Failure> {
+    let security = |error: &dyn std::error::Error| Failure::of(Stage::Security, 0, error);
+    let filter = match profile {
+        _ if !request.seccomp_filter.is_empty() => {
+            Filter::from_bytes(&request.seccomp_filter, request.seccomp_flags)
+                .map_err(|e| security(&e))?
+        }
+        Some(json) => {
+            let profile: LinuxSeccomp = serde_json::from_str(json).map_err(|error| {
+                Failure::new(Stage::Spec, 0, format!("the spec's linux.seccomp: {error}"))
+            })?;
+            walnut_seccomp::compile(&profile).map_err(|e| security(&e))?
+        }
+        None => return Ok(()),
+    };
+    let (code, flags) = filter.to_bytes();
+    let mut file = flags.to_le_bytes().to_vec();
+    file.extend(code);
+    fs::write(bundle.join(FILTER_FILE), file).map_err(|e| security(&e))
+}
+
+fn kept_filter(bundle: &Path) -> Result<Option<Filter>, Failure> {
+    let security = |error: &dyn std::error::Error| Failure::of(Stage::Security, 0, error);
+    let file = match fs::read(bundle.join(FILTER_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(security(&error)),
+    };
+    let (flags, code) = file.split_first_chunk().unwrap_or((&[0; 4], &[]));
+    Filter::from_bytes(code, u32::from_le_bytes(*flags))
+        .map(Some)
+        .map_err(|e| security(&e))
 }
 
 /// A process's rights, ready to be put in place.
@@ -57,30 +106,13 @@ pub struct Rights {
     filter: Option<Filter>,
 }
 
-/// capabilities(7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sets {
-    bounding: CapabilitySet,
-    effective: CapabilitySet,
-    permitted: CapabilitySet,
-    inheritable: CapabilitySet,
-    ambient: CapabilitySet,
-}
-
 impl Rights {
     /// # Errors
-    /// The profile can't be compiled.
-    pub fn new(
-        capabilities: Option<&LinuxCapabilities>,
-        profile: Option<&LinuxSeccomp>,
-    ) -> Result<Self, Failure> {
-        let filter = profile
-            .map(seccomp::compile)
-            .transpose()
-            .map_err(|error| Failure::of(Stage::Security, 0, &error))?;
+    /// The container's filter can't be read.
+    pub fn new(capabilities: Option<Sets>, bundle: &Path) -> Result<Self, Failure> {
         Ok(Self {
-            capabilities: capabilities.map(Sets::from),
-            filter,
+            capabilities,
+            filter: kept_filter(bundle)?,
         })
     }
 
@@ -93,15 +125,10 @@ impl Rights {
             return look();
         };
         let all = rustix::thread::capabilities(None).map_err(|e| failed("read capabilities", e))?;
-        let seen = look_with(
-            CapabilitySets {
-                effective: sets.effective,
-                ..all
-            },
-            look,
-        );
-        rustix::thread::set_capabilities(None, all)
-            .map_err(|e| failed("restore capabilities", e))?;
+        let effective = CapabilitySet::from_bits_retain(sets.effective) & all.permitted;
+        set(CapabilitySets { effective, ..all })?;
+        let seen = look();
+        set(all)?;
         seen
     }
 
@@ -113,34 +140,28 @@ impl Rights {
         let Some(sets) = self.capabilities else {
             return self.install();
         };
-        for capability in CapabilitySet::all().iter() {
-            if !sets.bounding.contains(capability) {
-                match rustix::thread::remove_capability_from_bounding_set(capability) {
-                    // Newer than the kernel.
-                    Ok(()) | Err(Errno::INVAL) => {}
-                    Err(errno) => return Err(failed("limit the bounding set", errno)),
-                }
+        for number in (0..u64::BITS).filter(|number| sets.bounding >> number & 1 == 0) {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            match rustix::thread::remove_capability_from_bounding_set(capability) {
+                Ok(()) => {}
+                // The kernel has no more than those before.
+                Err(Errno::INVAL) => break,
+                Err(errno) => return Err(failed("limit the bounding set", errno)),
             }
         }
-        let last = CapabilitySets {
-            effective: sets.effective,
-            permitted: sets.permitted,
-            inheritable: sets.inheritable,
+        let with = |more| CapabilitySets {
+            effective: CapabilitySet::from_bits_retain(sets.effective) | more,
+            permitted: CapabilitySet::from_bits_retain(sets.permitted) | more,
+            inheritable: CapabilitySet::from_bits_retain(sets.inheritable),
         };
-        let for_the_filter = CapabilitySets {
-            effective: last.effective | CapabilitySet::SYS_ADMIN,
-            permitted: last.permitted | CapabilitySet::SYS_ADMIN,
-            inheritable: last.inheritable,
-        };
-        let failed_set = |errno| failed("set capabilities", errno);
-        rustix::thread::set_capabilities(None, for_the_filter).map_err(failed_set)?;
-        // What is not permitted and inheritable both can't be ambient: runc warns and goes on.
-        for capability in (sets.ambient & last.permitted & last.inheritable).iter() {
+        set(with(CapabilitySet::SYS_ADMIN))?;
+        for number in (0..u64::BITS).filter(|number| sets.ambient >> number & 1 == 1) {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
             rustix::thread::configure_capability_in_ambient_set(capability, true)
                 .map_err(|errno| failed("raise an ambient capability", errno))?;
         }
         self.install()?;
-        rustix::thread::set_capabilities(None, last).map_err(failed_set)
+        set(with(CapabilitySet::empty()))
     }
 
     fn install(&self) -> Result<(), Failure> {
@@ -153,34 +174,8 @@ impl Rights {
     }
 }
 
-fn look_with<T>(
-    sets: CapabilitySets,
-    look: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    rustix::thread::set_capabilities(None, sets).map_err(|e| failed("set capabilities", e))?;
-    look()
-}
-
-impl From<&LinuxCapabilities> for Sets {
-    fn from(spec: &LinuxCapabilities) -> Self {
-        let set = |names: &Option<Capabilities>| {
-            names
-                .iter()
-                .flatten()
-                .fold(CapabilitySet::empty(), |set, capability| {
-                    set | CapabilitySet::from_bits_retain(1 << capability.to_cap().index())
-                })
-        };
-        let permitted = set(spec.permitted());
-        Self {
-            bounding: set(spec.bounding()),
-            // The kernel refuses what is effective and not permitted.
-            effective: set(spec.effective()) & permitted,
-            permitted,
-            inheritable: set(spec.inheritable()),
-            ambient: set(spec.ambient()),
-        }
-    }
+fn set(sets: CapabilitySets) -> Result<(), Failure> {
+    rustix::thread::set_capabilities(None, sets).map_err(|e| failed("set capabilities", e))
 }
 
 fn failed(what: &str, errno: Errno) -> Failure {
@@ -189,4 +184,50 @@ fn failed(what: &str, errno: Errno) -> Failure {
         errno.raw_os_error(),
         format!("{what}: {errno}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_by_number() {
+        let spec: LinuxCapabilities = serde_json::from_value(serde_json::json!({
+            "bounding": ["CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"],
+            "effective": ["CAP_CHOWN", "CAP_KILL"],
+            "permitted": ["CAP_CHOWN"],
+            "ambient": ["CAP_CHOWN"],
+        }))
+        .unwrap();
+        let sets = Sets::from(&spec);
+        assert_eq!(sets.bounding, 1 | 1 << 40);
+        assert_eq!((sets.effective, sets.permitted), (1, 1));
+        assert_eq!((sets.inheritable, sets.ambient), (0, 0));
+    }
+
+    #[test]
+    fn a_filter_is_kept_as_it_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
+        keep_filter(dir.path(), &CreateRequest::new(), None).unwrap();
+        assert!(kept_filter(dir.path()).unwrap().is_none());
+        keep_filter(dir.path(), &CreateRequest::new(), Some(profile)).unwrap();
+        let compiled = kept_filter(dir.path()).unwrap().unwrap().to_bytes();
+        let request = CreateRequest {
+            seccomp_filter: compiled.0.clone(),
+            seccomp_flags: compiled.1,
+            ..CreateRequest::default()
+        };
+        keep_filter(dir.path(), &request, Some("ignored")).unwrap();
+        assert_eq!(
+            kept_filter(dir.path()).unwrap().unwrap().to_bytes(),
+            compiled
+        );
+        let nonsense = CreateRequest {
+            seccomp_filter: vec![1],
+            ..CreateRequest::default()
+        };
+        let refused = keep_filter(dir.path(), &nonsense, None).unwrap_err();
+        assert_eq!(refused.stage, Stage::Security);
+    }
 }

@@ -77,26 +77,23 @@ impl<'a> Spec<'a> {
         })
     }
 
-    /// The whole again, with `process` as it is now and the agent's path of the control group:
-    /// what libcontainer is to know, and apart from it what [`crate::security`] is to do.
+    /// The seccomp section, which libcontainer is not to see.
+    #[must_use]
+    pub fn take_seccomp(&mut self) -> Option<&'a str> {
+        self.linux.remove("seccomp").map(RawValue::get)
+    }
+
+    /// The whole again for libcontainer, with `process` as it is now and the agent's path of the
+    /// control group.
     ///
     /// # Errors
     /// None that JSON is known for.
-    pub fn into_json(mut self, cgroups_path: &str) -> Result<(Vec<u8>, Vec<u8>), SpecError> {
+    pub fn into_json(self, cgroups_path: &str) -> Result<Vec<u8>, SpecError> {
         let malformed = |part| move |source| SpecError::Malformed { part, source };
         let raw = |part, value: String| RawValue::from_string(value).map_err(malformed(part));
         let path = serde_json::to_string(cgroups_path).map_err(malformed("cgroupsPath"))?;
         let path = raw("cgroupsPath", path)?;
-        let capabilities = serde_json::to_string(self.process.capabilities())
-            .map_err(malformed("capabilities"))?;
-        let capabilities = raw("capabilities", capabilities)?;
-        self.process.set_capabilities(None);
         let mut linux = self.linux;
-        let mut security = BTreeMap::from([("capabilities", &*capabilities)]);
-        if let Some(seccomp) = linux.remove("seccomp") {
-            security.insert("seccomp", seccomp);
-        }
-        let security = serde_json::to_vec(&security).map_err(malformed("security"))?;
         linux.insert("cgroupsPath".into(), &path);
         let linux = serde_json::to_string(&linux).map_err(malformed("linux"))?;
         let linux = raw("linux", linux)?;
@@ -105,8 +102,7 @@ impl<'a> Spec<'a> {
         let mut parts = self.parts;
         parts.insert("linux".into(), &linux);
         parts.insert("process".into(), &process);
-        let config = serde_json::to_vec(&parts).map_err(malformed("JSON"))?;
-        Ok((config, security))
+        serde_json::to_vec(&parts).map_err(malformed("JSON"))
     }
 }
 
@@ -202,17 +198,13 @@ mod tests {
             home: "/home/seven".into(),
         };
         set_user(&mut spec.process, &user).unwrap();
-        let (config, security) = spec.into_json("/containers/1").unwrap();
+        assert!(spec.take_seccomp().unwrap().contains("more"));
+        spec.process.set_capabilities(None);
+        let config = spec.into_json("/containers/1").unwrap();
         let value: serde_json::Value = serde_json::from_slice(&config).unwrap();
         assert_eq!(value["linux"]["cgroupsPath"], "/containers/1");
         assert_eq!(value["linux"].get("seccomp"), None);
         assert_eq!(value["process"].get("capabilities"), None);
-        let value_of: serde_json::Value = serde_json::from_slice(&security).unwrap();
-        assert_eq!(value_of["seccomp"]["more"], serde_json::json!({}));
-        assert_eq!(
-            value_of["capabilities"]["bounding"],
-            serde_json::json!(["CAP_KILL"])
-        );
         assert_eq!(value["unheardOf"][1], 2.5);
         assert_eq!(value["process"]["user"]["uid"], 7);
         assert_eq!(value["process"]["user"]["umask"], 18);

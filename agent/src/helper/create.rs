@@ -20,7 +20,7 @@ use super::{CONSOLE_SOCKET, CreateJob, Report, Stdio, Word};
 use crate::channel::Channel;
 use crate::failure::{Failure, Stage, chain};
 use crate::launcher::Program;
-use crate::security::{Rights, Security};
+use crate::security::Rights;
 
 /// libcontainer's listening socket below [`crate::STATE_DIR`] and the container's name: a
 /// connection to it lets the container's first process exec.
@@ -48,8 +48,7 @@ fn make(
     stdio: impl Iterator<Item = OwnedFd>,
 ) -> Result<i32, Failure> {
     let mut account = Account::start().map_err(|error| Failure::of(Stage::Spec, 0, &error))?;
-    let security = Security::load(&job.bundle)?;
-    let rights = Rights::new(security.capabilities.as_ref(), security.seccomp.as_ref())?;
+    let rights = Rights::new(job.capabilities, &job.bundle)?;
     let launch = Launch {
         lifeline: Rc::new(lifeline),
         rights: Rc::new(rights),

@@ -28,7 +28,7 @@ use super::{EnterJob, Report, Stdio, Word};
 use crate::channel::Channel;
 use crate::failure::{Failure, Stage, chain};
 use crate::launcher::Program;
-use crate::security::{Rights, Security};
+use crate::security::{Rights, Sets};
 
 /// Does the job and reports; the agent's answer ends it.
 pub(super) fn run(job: &EnterJob, fds: Vec<OwnedFd>) {
@@ -73,8 +73,7 @@ struct Plan {
 fn enter(job: &EnterJob) -> Result<Plan, Failure> {
     let process: Process = serde_json::from_str(&job.process)
         .map_err(|error| Failure::new(Stage::Spec, 0, format!("the process: {error}")))?;
-    let security = Security::load(&job.bundle)?;
-    let rights = Rights::new(process.capabilities().as_ref(), security.seccomp.as_ref())?;
+    let rights = Rights::new(process.capabilities().as_ref().map(Sets::from), &job.bundle)?;
     if let Some(adjustment) = process.oom_score_adj() {
         write(
             Stage::Security,

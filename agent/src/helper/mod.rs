@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::security::Sets;
 
 pub use create::NOTIFY_SOCKET;
 pub use zygote::{Helper, HelperError};
@@ -36,8 +37,9 @@ pub enum Job {
 pub struct CreateJob {
     /// The agent's name for it, a directory below its state.
     pub name: String,
-    /// Holds `config.json`.
+    /// Holds `config.json`, and the seccomp filter.
     pub bundle: PathBuf,
+    pub capabilities: Option<Sets>,
     pub stdio: Stdio,
 }
 

@@ -58,6 +58,11 @@ pub const TESTS: &[(&str, Test)] = &[
         exec_survivor_does_not_hold_wait,
     ),
     ("seccomp_holds_for_both", seccomp_holds_for_both),
+    (
+        "compiled_filter_holds_for_both",
+        compiled_filter_holds_for_both,
+    ),
+    ("capabilities", capabilities),
     ("init_ends_everything", init_ends_everything),
     ("pause_and_resume", pause_and_resume),
     ("kill_all", kill_all),
@@ -508,6 +513,69 @@ fn seccomp_holds_for_both(host: &Host) {
         );
         end(host, container);
     }
+}
+
+fn compiled_filter_holds_for_both(host: &Host) {
+    let profile = serde_json::from_value(json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}],
+    }));
+    let (code, flags) = walnut_seccomp::compile(&profile.unwrap())
+        .unwrap()
+        .to_bytes();
+    let script = ["sh", "-c", "mkdir /tmp/x 2>&1"];
+    let running = host
+        .create(&["sleep", "1000"], |request, spec| {
+            spec["linux"].as_object_mut().unwrap().remove("seccomp");
+            (request.seccomp_filter, request.seccomp_flags) = (code, flags);
+        })
+        .connect();
+    running.start();
+    let outcome = running.made.exec(&script, |_, _| {}).run(b"");
+    assert!(
+        outcome.text().contains("File descriptor in bad state"),
+        "{outcome:?}"
+    );
+    end(host, running);
+    let made = host.create(&["true"], |request, _| request.seccomp_filter = vec![0; 7]);
+    assert_eq!(
+        made.response.failed().stage.enum_value(),
+        Ok(Stage::SECURITY)
+    );
+}
+
+fn capabilities(host: &Host) {
+    // Docker's default fourteen.
+    let root = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\n\
+                CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n";
+    let alice = "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\n\
+                 CapEff:\t0000000000000000\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n";
+    let script = ["grep", "Cap", "/proc/self/status"];
+    for (user, sets) in [("", root), ("alice", alice)] {
+        let outcome = host
+            .create(&script, |request, _| request.user = user.into())
+            .run(b"");
+        assert_eq!(outcome.text(), sets, "{user}");
+        let container = host.create(&["sleep", "1000"], |_, _| {}).connect();
+        container.start();
+        let made = container
+            .made
+            .exec(&script, |request, _| request.user = user.into());
+        assert_eq!(made.run(b"").text(), sets, "exec {user}");
+        end(host, container);
+    }
+    let ambient = host
+        .create(&script, |request, spec| {
+            request.user = "alice".into();
+            let sets = &mut spec["process"]["capabilities"];
+            sets["inheritable"] = json!(["CAP_KILL"]);
+            sets["ambient"] = json!(["CAP_KILL"]);
+        })
+        .run(b"");
+    assert!(
+        ambient.text().contains("CapEff:\t0000000000000020"),
+        "{ambient:?}"
+    );
 }
 
 fn init_ends_everything(host: &Host) {

@@ -371,14 +371,13 @@ fn spec(args: &[&str], root: &str) -> Value {
 }
 
 fn make_place() -> std::io::Result<()> {
-    // SAFETY: this process has one thread.
     #[expect(
         unsafe_code,
-        reason = "unshare can pull descriptors from under other threads"
+        reason = "it can pull descriptors from under other threads"
     )]
-    unsafe {
-        rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)?;
-    }
+    // SAFETY: this process has one thread.
+    let own = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) };
+    own?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
     rustix::mount::mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), c"mode=755")?;

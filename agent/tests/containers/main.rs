@@ -5,7 +5,10 @@
 //! Needs root and a cgroup2 hierarchy; says so and counts as skipped where it has them not. One
 //! process, since the helper must be forked before there are threads: hence no test harness.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the outcome, as a test harness prints it"
+)]
 
 mod behaviour;
 mod host;

@@ -136,6 +136,21 @@ fn every_name_at_once_needs_long_jumps_and_fits() {
 }
 
 #[test]
+fn bytes_there_and_back() {
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO"}]});
+    let filter = compiled(profile);
+    let (bytes, flags) = filter.to_bytes();
+    let again = Filter::from_bytes(&bytes, flags).unwrap();
+    assert_eq!(again.to_bytes(), (bytes.clone(), flags));
+    assert_eq!(flags, 2);
+    assert_eq!(run(again.code(), X86_64, 0, &[0; 6]), errno(libc::EPERM));
+    for bad in [&bytes[..0], &bytes[1..], &vec![0; 8 * (MAX_LEN + 1)][..]] {
+        assert!(Filter::from_bytes(bad, 0).is_err());
+    }
+}
+
+#[test]
 fn what_can_t_be_is_refused() {
     let refused = |profile: serde_json::Value| {
         let profile: LinuxSeccomp = serde_json::from_value(profile).unwrap();
