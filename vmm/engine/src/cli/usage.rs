@@ -33,10 +33,10 @@ impl UsageError {
     /// An unknown verb is 1 to Docker; a wrong flag is 125.
     pub fn exit_code(&self) -> u8 {
         match self.inner.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
-            ErrorKind::InvalidSubcommand
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-            | ErrorKind::MissingSubcommand => 1,
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => 0,
+            ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => 1,
             _ => 125,
         }
     }

@@ -41,7 +41,9 @@ const MAX_INTERRUPTS: u32 = 3;
 pub(super) struct Session<'a> {
     container: &'a Container,
     create: CreateRequest,
-    /// Something of the container's outlives the machine.
+    /// The guest may hold writes to the host's files. The shared directories' own never wait: they
+    /// are written through, and mapped pages when the mapping goes. But who may mount can have put
+    /// another file system on one of their files.
     must_sync: bool,
     has_disk: bool,
     vm: Vm,
@@ -72,10 +74,11 @@ impl<'a> Session<'a> {
             stdin: container.interactive,
             ..CreateRequest::default()
         };
+        let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");
         Ok(Self {
             container,
             create,
-            must_sync: !layout.fs.is_empty(),
+            must_sync: may_mount && !layout.fs.is_empty(),
             has_disk: !layout.disks.is_empty(),
             vm,
             signals,
@@ -142,6 +145,9 @@ impl<'a> Session<'a> {
         begun: impl FnOnce(),
     ) -> Result<u8, RunError> {
         let result = self.run_container(timings, begun);
+        if result.is_err() {
+            log::debug!("the end of the console:{}", self.vm.console_tail());
+        }
         // A connection that broke is a machine that ended: say why, not what was noticed first.
         match result {
             Err(RunError::Call(CallError::Closed { .. } | CallError::Send { .. })) => {
