@@ -189,6 +189,16 @@ impl Display for Report {
 /// A row as aligned columns.
 struct Table<'a>(&'a Row);
 
+impl Table<'_> {
+    /// All contenders of a metric together, metrics in the order in which they first came.
+    fn side_by_side(&self) -> Vec<&Entry> {
+        let first = |entry: &&Entry| self.0.entries.iter().position(|e| e.metric == entry.metric);
+        let mut entries: Vec<&Entry> = self.0.entries.iter().collect();
+        entries.sort_by_key(first);
+        entries
+    }
+}
+
 impl Display for Table<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let width = |text: fn(&Entry) -> &str, least| {
@@ -204,17 +214,17 @@ impl Display for Table<'_> {
         let metric = width(|e| &e.metric, 6);
         writeln!(
             f,
-            "  {:contender$}  {:metric$}  {:>10}  {:>10}  {:>10}  {:5}  {:>3}",
-            "contender", "metric", "median", "min", "max", "unit", "n"
+            "  {:metric$}  {:contender$}  {:>10}  {:>10}  {:>10}  {:5}  {:>3}",
+            "metric", "contender", "median", "min", "max", "unit", "n"
         )?;
-        for entry in &self.0.entries {
+        for entry in self.side_by_side() {
             let Summary { median, min, max } = entry.summary;
             let [median, min, max] = [median, min, max].map(Number);
             writeln!(
                 f,
-                "  {:contender$}  {:metric$}  {median:>10}  {min:>10}  {max:>10}  {:5}  {:>3}",
-                entry.contender,
+                "  {:metric$}  {:contender$}  {median:>10}  {min:>10}  {max:>10}  {:5}  {:>3}",
                 entry.metric,
+                entry.contender,
                 entry.unit.to_string(),
                 entry.samples.len(),
             )?;
@@ -276,6 +286,16 @@ mod tests {
             .map(|line| line.find("ms").unwrap())
             .collect::<Vec<_>>();
         assert_eq!(ends[0], ends[1], "{text}");
+    }
+
+    #[test]
+    fn contenders_of_a_metric_stand_together() {
+        let mut report = report();
+        report.rows[0].sample("walnut", "last byte", Unit::Ms, 1.0);
+        report.rows[0].sample("crun", "first byte", Unit::Ms, 1.0);
+        let text = report.to_string();
+        let at = |what: &str| text.find(what).unwrap();
+        assert!(at("crun") < at("last byte"), "{text}");
     }
 
     #[test]
