@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What cannot work is refused: one line that names what and why, the right exit code, nothing left.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walnut_tests::harness::{Done, Home, Program, skip};
+use walnut_tests::images::{self, Entry, Image, Layer};
+use walnut_tests::place;
+
+const NO_KVM: &str = "no KVM that runs a stock kernel";
+
+fn run(home: &Home, args: &[&str]) -> Done {
+    let done = home.walnut(["run", "--rm"].iter().chain(args)).run();
+    home.assert_clean();
+    done
+}
+
+fn run_archive(home: &Home, archive: &Path) -> Done {
+    run(
+        home,
+        &[&format!("oci-archive:{}", archive.display()), "true"],
+    )
+}
+
+/// busybox with one more layer.
+fn with_layer(home: &Home, name: &str, layer: Layer) -> PathBuf {
+    let mut image = images::busybox().unwrap();
+    image.layers.push(layer);
+    write(home, name, &image)
+}
+
+fn write(home: &Home, name: &str, image: &Image) -> PathBuf {
+    let path = home.path().join(name);
+    image.write_oci_archive(&path).unwrap();
+    path
+}
+
+#[test]
+fn flags() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let refused: [(&[&str], &str); 10] = [
+        (&["--nosuch", &image], "unknown flag: --nosuch"),
+        (&["--memory", "12x", &image], "12x"),
+        (
+            &["--memory", "1m", &image],
+            "minimum memory limit allowed is 6MB",
+        ),
+        (
+            &["--memory", "100000g", &image],
+            "more than this machine has",
+        ),
+        (&["--cpus", "64", &image], "CPUs"),
+        (
+            &["-v", "/nonexistent:/x", &image],
+            "bind source path does not exist: /nonexistent",
+        ),
+        (&["-w", "relative", &image], "needs to be an absolute path"),
+        (&["--cap-add", "NOSUCH", &image], "invalid capability"),
+        (
+            &["--ulimit", "nofile=9:1", &image],
+            "soft limit must be less",
+        ),
+        (&["--rootfs", "/nonexistent", "sh"], "/nonexistent"),
+    ];
+    for (args, words) in refused {
+        let done = run(&home, args);
+        done.exited(125);
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert!(text.contains(words), "no {words:?}\n{}", done.story());
+    }
+    run(&home, &["nosuch:tag", "true"])
+        .exited(125)
+        .complains(&["nosuch:tag"]);
+}
+
+#[test]
+fn archives() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let good = fs::read(place::test_images().join("busybox.tar")).unwrap();
+    run_archive(&home, &home.path().join("missing.tar"))
+        .exited(125)
+        .complains(&["missing.tar", "No such file"]);
+
+    let cut = home.path().join("cut.tar");
+    fs::write(&cut, &good[..good.len() / 2]).unwrap();
+    run_archive(&home, &cut).exited(125).complains(&["cut.tar"]);
+
+    let noise = home.path().join("noise.tar");
+    fs::write(&noise, vec![0x5a; 100_000]).unwrap();
+    run_archive(&home, &noise)
+        .exited(125)
+        .complains(&["noise.tar"]);
+
+    let flipped = home.path().join("flipped.tar");
+    let mut bytes = good;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&flipped, bytes).unwrap();
+    run_archive(&home, &flipped)
+        .exited(125)
+        .complains(&["sha256:"]);
+    run(&home, &["busybox", "true"])
+        .exited(125)
+        .complains(&["busybox"]);
+}
+
+#[test]
+fn layers_that_reach_out() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let outside = home.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let target = outside.to_str().unwrap();
+    let escaping = Layer(vec![
+        Entry::symlink("link", target),
+        Entry::file("link/evil", 0o644, "x"),
+    ]);
+    let archive = with_layer(&home, "symlink.tar", escaping);
+    let done = run_archive(&home, &archive);
+    assert!(
+        done.status() == 0 || done.status() == 125,
+        "{}",
+        done.story()
+    );
+    assert_eq!(
+        fs::read_dir(&outside).unwrap().count(),
+        0,
+        "a layer wrote to the host"
+    );
+}
+
+#[test]
+fn another_architecture() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let mut image = images::busybox().unwrap();
+    image.config.architecture = "arm64".into();
+    let archive = write(&home, "arm.tar", &image);
+    run_archive(&home, &archive)
+        .exited(125)
+        .complains(&["arm64", "linux/amd64"]);
+}
+
+#[test]
+fn no_room_for_the_image() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    if !rustix::process::geteuid().is_root() {
+        return skip("a small tmpfs needs root");
+    }
+    let root = home.root();
+    fs::create_dir_all(&root).unwrap();
+    let options = c"size=1m";
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", &root, "tmpfs", flags, options).unwrap();
+    let done = home.walnut(["run", "--rm", &home.busybox(), "true"]).run();
+    let mut left = Vec::new();
+    files_below(&root, &mut left);
+    rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH).unwrap();
+    done.exited(125).complains(&["No space left on device"]);
+    let blobs: Vec<_> = left.iter().filter(|(_, len)| *len > 100_000).collect();
+    assert!(blobs.is_empty(), "left in the store: {blobs:?}");
+}
+
+fn files_below(dir: &Path, found: &mut Vec<(PathBuf, u64)>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() {
+            files_below(&entry.path(), found);
+        } else {
+            found.push((entry.path(), metadata.len()));
+        }
+    }
+}
+
+/// A directory like the staged one, in which one file is another.
+fn libexec(home: &Home, name: &str, bytes: &[u8]) -> PathBuf {
+    let dir = home.path().join("libexec");
+    fs::create_dir_all(&dir).unwrap();
+    for file in ["walnut-vmm", "vmlinux", "initramfs.cpio"] {
+        let _ = fs::remove_file(dir.join(file));
+        fs::copy(place::staged().join(file), dir.join(file)).unwrap();
+    }
+    fs::write(dir.join(name), bytes).unwrap();
+    dir
+}
+
+fn run_with(home: &Home, libexec: &Path) -> Program {
+    home.walnut(["run", "--rm", &home.busybox(), "true"])
+        .env("WALNUT_LIBEXEC", libexec)
+        .env("WALNUT_READY_TIMEOUT_S", "20")
+}
+
+#[test]
+fn a_kernel_that_is_none() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let dir = libexec(&home, "vmlinux", b"not a kernel at all");
+    run_with(&home, &dir)
+        .run()
+        .exited(125)
+        .complains(&["vmlinux", "no Linux kernel"]);
+    home.assert_clean();
+}
+
+#[test]
+fn a_guest_that_panics() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let dir = libexec(&home, "initramfs.cpio", b"");
+    let done = run_with(&home, &dir).run();
+    done.exited(125);
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(text.contains("panic"), "{}", done.story());
+    home.assert_clean();
+}
+
+#[test]
+fn a_guest_that_never_becomes_ready() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    // An init that only sleeps: busybox, as /init, without arguments of its own.
+    let mut cpio = Vec::new();
+    newc(
+        &mut cpio,
+        "init",
+        0o100_755,
+        b"#!/busybox sh\nexec /busybox sleep 1000\n",
+    );
+    newc(
+        &mut cpio,
+        "busybox",
+        0o100_755,
+        &fs::read("/bin/busybox").unwrap(),
+    );
+    newc(&mut cpio, "TRAILER!!!", 0, b"");
+    let dir = libexec(&home, "initramfs.cpio", &cpio);
+    let done = run_with(&home, &dir)
+        .env("WALNUT_READY_TIMEOUT_S", "5")
+        .run();
+    done.exited(125);
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        text.contains("5 s") || text.contains("5s"),
+        "{}",
+        done.story()
+    );
+    home.assert_clean();
+}
+
+/// One member of a newc cpio (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst).
+fn newc(out: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
+    let fields = [
+        0,
+        mode,
+        0,
+        0,
+        1,
+        0,
+        u32::try_from(content.len()).unwrap(),
+        0,
+        0,
+        0,
+        0,
+    ];
+    let header: String = fields.iter().map(|field| format!("{field:08x}")).collect();
+    let name_len = name.len() + 1;
+    out.extend(format!("070701{header}{name_len:08x}{:08x}{name}\0", 0).bytes());
+    out.resize(out.len().next_multiple_of(4), 0);
+    out.extend(content);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+#[test]
+fn no_kvm_and_no_permission() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    if !rustix::process::geteuid().is_root() {
+        return skip("hiding /dev/kvm needs root");
+    }
+    let image = home.busybox();
+    let walnut = home.walnut(["run", "--rm", &image, "true"]).into_command();
+    let hidden = format!(
+        "mount --make-rprivate / && mount -t tmpfs t /dev && touch /dev/null && {walnut:?} </dev/null"
+    );
+    Program::new("unshare")
+        .args(["-m", "sh", "-c", &hidden])
+        .run()
+        .exited(125)
+        .complains(&["/dev/kvm", "does not exist"]);
+    let world = fs::metadata("/dev/kvm").unwrap().permissions();
+    if std::os::unix::fs::PermissionsExt::mode(&world) & 0o006 == 0o006 {
+        return skip("everybody may open /dev/kvm here");
+    }
+    let open = "chmod -R o+rX";
+    let line = format!(
+        "{open} {dir} && exec setpriv --reuid 65533 --regid 65533 --clear-groups env HOME={dir} \
+         {program:?} --root {dir}/r2 --state {dir}/s2 run --rm {image} true",
+        dir = home.path().display(),
+        program = place::staged().join("walnut"),
+    );
+    fs::set_permissions(
+        home.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let done = Program::new("sh").args(["-c", &line]).run();
+    done.exited(125).complains(&["no permission", "/dev/kvm"]);
+}

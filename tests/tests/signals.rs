@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Signals to `walnut run`, its sudden death, and what is left then: nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use walnut_tests::harness::{Home, Program, skip};
+
+const NO_KVM: &str = "no KVM that runs a stock kernel";
+
+/// A container that says `ready` and then does as `script` goes on; returned when it has said so.
+fn start(home: &Home, script: &str) -> (Child, BufReader<ChildStdout>) {
+    let script = format!("{script}; echo ready; while :; do sleep 1000 & wait; done");
+    let image = home.busybox();
+    let mut child = home
+        .walnut(["run", "--rm", &image, "sh", "-c", &script])
+        .into_command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    (child, stdout)
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// The state directory holds no machine.
+fn machines(home: &Home) -> usize {
+    std::fs::read_dir(home.state().join("vm")).map_or(0, Iterator::count)
+}
+
+/// Waits until no process knows the test's directory, by the pidfds of those that do.
+fn wait_for_monitors(home: &Home) {
+    for line in home.leftovers() {
+        let pid = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|pid| pid.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            continue;
+        };
+        let flags = rustix::process::PidfdFlags::empty();
+        let Ok(pidfd) = rustix::process::pidfd_open(pid, flags) else {
+            continue;
+        };
+        let mut fds = [rustix::event::PollFd::new(
+            &pidfd,
+            rustix::event::PollFlags::IN,
+        )];
+        let timeout = rustix::event::Timespec {
+            tv_sec: 20,
+            tv_nsec: 0,
+        };
+        let ended = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
+        assert_eq!(ended, 1, "still there: {line}");
+    }
+}
+
+#[test]
+fn a_signal_reaches_the_container() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let (mut child, mut stdout) = start(&home, "trap 'echo got; exit 3' TERM");
+    send(&child, Signal::TERM);
+    let mut rest = String::new();
+    stdout.read_line(&mut rest).unwrap();
+    assert_eq!(rest, "got\n");
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(machines(&home), 0);
+    home.assert_clean();
+}
+
+#[test]
+fn an_interrupt_before_the_container_ends_the_machine() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    // Loaded beforehand, so that what is interrupted is the boot.
+    home.walnut(["run", "--rm", &home.busybox(), "true"])
+        .run()
+        .succeeded();
+    let mut child = home
+        .walnut(["-vv", "run", "--rm", &home.busybox(), "true"])
+        .into_command()
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let machine = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("machine:")));
+    assert!(
+        machine.is_some(),
+        "the machine's configuration is logged before it starts"
+    );
+    send(&child, Signal::INT);
+    let drained = std::thread::spawn(move || lines.count());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drained.join().unwrap();
+    assert_eq!(machines(&home), 0);
+    home.assert_clean();
+}
+
+#[test]
+fn a_killed_run_leaves_nothing_past_the_next_command() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let (mut child, _stdout) = start(&home, "true");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for_monitors(&home);
+    home.assert_clean();
+    home.walnut(["run", "--rm", &home.busybox(), "true"])
+        .run()
+        .succeeded();
+    assert_eq!(machines(&home), 0, "the next command clears away");
+    home.assert_clean();
+}
+
+#[test]
+fn killed_at_any_moment() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.walnut(["run", "--rm", &home.busybox(), "true"])
+        .run()
+        .succeeded();
+    for ms in [5u64, 20, 60, 120, 250, 400, 600, 800] {
+        // `timeout` is what happens to it after that time: no wait of ours.
+        let walnut = home
+            .walnut(["run", "--rm", &home.busybox(), "true"])
+            .into_command();
+        let line = format!("timeout -s KILL 0.{ms:03} {walnut:?} || test $? = 137");
+        let done = Program::new("sh")
+            .args(["-c", &line])
+            .deadline(Duration::from_secs(60))
+            .run();
+        done.succeeded();
+        wait_for_monitors(&home);
+        home.assert_clean();
+    }
+    home.walnut(["run", "--rm", &home.busybox(), "echo", "fine"])
+        .run()
+        .succeeded()
+        .says("fine\n");
+    assert_eq!(machines(&home), 0);
+    home.assert_clean();
+}
