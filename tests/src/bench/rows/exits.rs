@@ -16,8 +16,22 @@ use walnut_vmm_config::VmConfig;
 /// Enough to see that the counts repeat.
 const ROUNDS: usize = 3;
 
-/// Counters that say nothing about what a start costs.
-const UNINTERESTING: [&str; 4] = ["guest_mode", "blocking", "nested_run", "max_mmu_rmap_size"];
+/// KVM has more, most of them about how and not how often.
+const COUNTERS: [&str; 13] = [
+    "exits",
+    "halt_exits",
+    "hypercalls",
+    "insn_emulation",
+    "io_exits",
+    "irq_exits",
+    "irq_injections",
+    "irq_window_exits",
+    "mmio_exits",
+    "nmi_window_exits",
+    "pf_taken",
+    "signal_exits",
+    "tlb_flush",
+];
 
 struct Rows {
     exits: Row,
@@ -174,7 +188,7 @@ impl Rows {
         images: &[String],
     ) -> Result<(), RowError> {
         for (counter, value) in &observed.counters {
-            if !UNINTERESTING.contains(&counter.as_str()) {
+            if COUNTERS.contains(&counter.as_str()) {
                 self.exits.sample(name, counter, Unit::Count, *value as f64);
             }
         }
