@@ -18,6 +18,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let tests = behaviour::TESTS;
+    // The agent's debug log, with each step's time, goes to the kernel's.
+    if std::env::var_os("WALNUT_AGENT_DEBUG").is_some() {
+        let _ = walnut_agent::kmsg::init(log::LevelFilter::Debug);
+    }
     let host = match host::Host::start() {
         Ok(host) => host,
         Err(why) => {
