@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::stream::Pattern;
+use super::stream::{Pattern, Random};
 use crate::images::{self, Entry, Image, ImageError, Layer};
 
 /// The plain image, as `docker save` writes it: `busybox.tar`.
@@ -119,10 +119,14 @@ fn tree(top: &str, files: usize, size: usize) -> Vec<Entry> {
     entries
 }
 
-/// 100 MiB as images have them: a few large files, many of middle size, more small ones.
+/// How many files of how many bytes: 100 MiB as images have them.
+const LARGE: (u64, usize) = (6, 8 << 20);
+const MIDDLE: (usize, usize) = (1800, 20 << 10);
+const SMALL: (usize, usize) = (3200, 4 << 10);
+
 fn load_layers(busybox: &Image) -> Vec<Layer> {
-    let large =
-        (0..6).map(|n| Entry::file(&format!("opt/large-{n}"), 0o644, half_random(n, 8 << 20)));
+    let large = (0..LARGE.0)
+        .map(|n| Entry::file(&format!("opt/large-{n}"), 0o644, half_random(n, LARGE.1)));
     let mut layers = busybox.layers.clone();
     layers.push(Layer(
         [Entry::directory("opt", 0o755)]
@@ -130,18 +134,16 @@ fn load_layers(busybox: &Image) -> Vec<Layer> {
             .chain(large)
             .collect(),
     ));
-    layers.push(Layer(tree("middle", 1800, 20 << 10)));
-    layers.push(Layer(tree("small", 3200, 4 << 10)));
+    layers.push(Layer(tree("middle", MIDDLE.0, MIDDLE.1)));
+    layers.push(Layer(tree("small", SMALL.0, SMALL.1)));
     layers
 }
 
 /// Compresses to about half, as programs do.
 fn half_random(seed: u64, size: usize) -> Vec<u8> {
-    let mut bytes = Pattern::new(seed + 7).bytes(size);
-    for byte in bytes.iter_mut() {
-        *byte &= 0x0f;
-    }
-    bytes
+    let mut random = Random::new(seed);
+    let words = std::iter::repeat_with(|| random.draw() & 0x0f0f_0f0f_0f0f_0f0f);
+    words.flat_map(u64::to_le_bytes).take(size).collect()
 }
 
 #[cfg(test)]
@@ -150,15 +152,16 @@ mod tests {
 
     #[test]
     fn the_image_to_load_is_100_mib() {
-        let layers = load_layers(&images::busybox().unwrap());
-        let size: u64 = layers
-            .iter()
-            .map(|layer| {
-                let mut tar = Vec::new();
-                layer.write_tar(&mut tar).unwrap();
-                tar.len() as u64
-            })
-            .sum();
-        assert!((95..=110).contains(&(size >> 20)), "{} MiB", size >> 20);
+        let large = usize::try_from(LARGE.0).unwrap() * LARGE.1;
+        let mib = (large + MIDDLE.0 * MIDDLE.1 + SMALL.0 * SMALL.1) >> 20;
+        assert!((95..=105).contains(&mib), "{mib} MiB");
+    }
+
+    #[test]
+    fn a_tree_has_as_many_files_as_asked() {
+        let files = tree("t", 250, 3)
+            .into_iter()
+            .filter(|entry| matches!(entry, Entry::File { content, .. } if content.len() == 3));
+        assert_eq!(files.count(), 250);
     }
 }

@@ -111,7 +111,7 @@ impl Process {
     }
 
     /// Reads until `marker` has come (any byte, where it is empty): how long that took from the
-    /// start.
+    /// start. What came along with it is dropped.
     ///
     /// # Errors
     /// It ended, or the deadline passed, before.
@@ -312,8 +312,9 @@ mod tests {
     fn the_marker_may_come_in_pieces() {
         let mut process = spawn("printf 'noise mar'; read go; echo ker; cat", LIMIT);
         let mut stdin = process.stdin().unwrap();
-        io::Write::write_all(&mut stdin, b"go\nrest").unwrap();
+        io::Write::write_all(&mut stdin, b"go\n").unwrap();
         process.wait_for(b"marker").unwrap();
+        io::Write::write_all(&mut stdin, b"rest").unwrap();
         drop(stdin);
         assert!(process.finish().unwrap().stdout.ends_with(b"rest"));
     }
