@@ -62,7 +62,7 @@ fn exit_codes_are_dockers() {
     };
     run(&home, &[], &["sh", "-c", "exit 7"]).exited(7).says("");
     // A namespace's first process takes no signal from inside; another one does.
-    run(&home, &[], &["sh", "-c", "sh -c 'kill -9 $$'"]).exited(137);
+    run(&home, &[], &["sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).exited(137);
     run(&home, &[], &["nosuch"])
         .exited(127)
         .complains(&["exec: \"nosuch\": executable file not found in $PATH"]);

@@ -133,9 +133,11 @@ fn a_shell_on_a_terminal() {
     session.expect("/dev/");
     session.expect("/ # ");
     // ^C is the container's: it ends the sleep, not the shell, and not walnut.
-    session.type_in("sh -c 'echo go\"\"ing; exec sleep 1000'; echo status=$?\r");
+    session.type_in("sh -c 'echo go\"\"ing; exec sleep 1000'\r");
     session.expect("going");
     session.type_in("\x03");
+    session.expect("/ # ");
+    session.type_in("echo status=$?\r");
     session.expect("status=130");
     session.expect("/ # ");
     // Job control.
