@@ -61,7 +61,7 @@ fn passes_streams_status_directory_and_environment() {
          test -f /sys/fs/cgroup/cgroup.controllers || exit 94; \
          grep -qw svm /proc/cpuinfo || exit 95; \
          echo kept > '{path}/file' || exit 96; echo lost > /etc/walnut-test || exit 97; \
-         test "$(stat -c %G:%a /dev/kvm)" = kvm:660 || exit 98; \
+         stat -c %G:%a /dev/kvm | grep -qx kvm:660 || exit 98; \
          echo to-stderr >&2; (sleep 1000 &) ; cat; exit 7"
     );
     let done = emulated_host(&["run", "--timeout-s", "240", "--output", path, "--"])

@@ -152,7 +152,7 @@ fn settle() {
         );
     }
     let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-    mounts::kvm_device();
+    let _ = mounts::kvm_device();
 }
 
 /// The bytes of a request as the strings that they are.

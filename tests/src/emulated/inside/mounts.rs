@@ -101,23 +101,44 @@ pub(super) fn all(request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// `/dev/kvm` as udev leaves it on Debian.
-pub(super) fn kvm_device() {
-    let kvm = Path::new("/dev/kvm");
-    let group = fs::read_to_string("/etc/group").unwrap_or_default();
-    let gid = group.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some("kvm"))
-            .then(|| fields.nth(1)?.parse::<u32>().ok())
-            .flatten()
-    });
-    let mode = if gid.is_some_and(|gid| chown(kvm, None, Some(gid)).is_ok()) {
-        0o660
-    } else {
-        0o666
+/// `/dev/kvm` as udev leaves it on Debian: root's, and the group kvm's, which is made if need be.
+pub(super) fn kvm_device() -> io::Result<()> {
+    let group = fs::read_to_string("/etc/group")?;
+    let gid = match gid_of(&group, "kvm") {
+        Some(gid) => gid,
+        None => {
+            let gid = free_gid(&group);
+            fs::write(
+                "/etc/group",
+                format!("{}\nkvm:x:{gid}:\n", group.trim_end()),
+            )?;
+            gid
+        }
     };
-    // No /dev/kvm: then the tests that need it say so.
-    let _ = fs::set_permissions(kvm, Permissions::from_mode(mode));
+    chown("/dev/kvm", None, Some(gid))?;
+    fs::set_permissions("/dev/kvm", Permissions::from_mode(0o660))
+}
+
+/// The gids of an `/etc/group`, by name.
+fn gids(group: &str) -> impl Iterator<Item = (&str, u32)> {
+    group.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?, fields.nth(1)?.parse().ok()?))
+    })
+}
+
+fn gid_of(group: &str, name: &str) -> Option<u32> {
+    gids(group)
+        .find(|(found, _)| *found == name)
+        .map(|(_, gid)| gid)
+}
+
+/// Systems hand out the numbers below 1000 from the top.
+fn free_gid(group: &str) -> u32 {
+    (100..1000)
+        .rev()
+        .find(|gid| gids(group).all(|(_, taken)| taken != *gid))
+        .unwrap_or(100)
 }
 
 fn switch_root() -> io::Result<()> {
@@ -212,4 +233,17 @@ fn make(directory: impl AsRef<Path>) -> Result<()> {
         what: format!("something on {}", directory.display()),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_found_or_gets_a_free_number() {
+        let group = "root:x:0:\nsystemd-network:x:999:\nkvm:x:104:alice\n";
+        assert_eq!(gid_of(group, "kvm"), Some(104));
+        assert_eq!(gid_of(group, "kv"), None);
+        assert_eq!(free_gid(group), 998);
+    }
 }
