@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use libcgroups::common::{CgroupManager, ControllerOpt};
 use libcgroups::v2::manager::Manager;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use rustix::event::{PollFd, PollFlags, poll};
 use walnut_protocol::agent::StatsResponse;
 
+use crate::devices::{self, DevicesError};
 use crate::failure::chain;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -104,6 +105,14 @@ impl Cgroup {
     #[must_use]
     pub fn spec_path(name: &str) -> String {
         format!("/{CONTAINERS}/{name}")
+    }
+
+    /// Puts the group under the spec's rules for devices.
+    ///
+    /// # Errors
+    /// The kernel has no such thing, or refuses them.
+    pub fn limit_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), DevicesError> {
+        devices::attach(&self.path, rules)
     }
 
     /// Where processes are written to join.

@@ -64,6 +64,7 @@ pub fn container(
     let (namespaces, stop_signal) = (spec.namespaces, signal_number(spec.stop_signal.as_deref()));
     let process = spec.process.clone();
     let profile = spec.take_seccomp();
+    let device_rules = spec.device_rules().map_err(|e| spec_failure(&e))?;
     // The helper's to give up, not libcontainer's.
     let capabilities = process.capabilities().as_ref().map(Sets::from);
     spec.process.set_capabilities(None);
@@ -72,6 +73,9 @@ pub fn container(
         .map_err(|e| spec_failure(&e))?;
     let cgroup = Cgroup::create(&base.name).map_err(|e| cgroup_failure(&e))?;
     let cgroup = Arc::clone(base.cgroup.insert(Arc::new(cgroup)));
+    cgroup
+        .limit_devices(&device_rules)
+        .map_err(|error| Failure::of(Stage::Cgroup, 0, &error))?;
     write_bundle(&base, &config)?;
     security::keep_filter(&base.bundle(), request, profile)?;
 

@@ -22,6 +22,7 @@ pub mod shutdown;
 mod channel;
 mod container;
 mod create;
+mod devices;
 mod entropy;
 mod id;
 mod launcher;

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process, Root, UserBuilder};
+use oci_spec::runtime::{
+    LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType, Process, Root, UserBuilder,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -44,6 +46,12 @@ pub struct Spec<'a> {
     pub stop_signal: Option<String>,
 }
 
+/// The one part of "linux.resources" that is read here.
+#[derive(Deserialize)]
+struct Devices {
+    devices: Option<Vec<LinuxDeviceCgroup>>,
+}
+
 impl<'a> Spec<'a> {
     /// # Errors
     /// It is no spec, or lacks a part that every Linux container has.
@@ -75,6 +83,18 @@ impl<'a> Spec<'a> {
             linux,
             parts,
         })
+    }
+
+    /// The rules for devices, which libcontainer ignores.
+    ///
+    /// # Errors
+    /// They are malformed.
+    pub fn device_rules(&self) -> Result<Vec<LinuxDeviceCgroup>, SpecError> {
+        if !self.linux.contains_key("resources") {
+            return Ok(Vec::new());
+        }
+        let resources: Devices = part(&self.linux, "resources")?;
+        Ok(resources.devices.unwrap_or_default())
     }
 
     /// The seccomp section, which libcontainer is not to see.

@@ -63,6 +63,7 @@ pub const TESTS: &[(&str, Test)] = &[
         compiled_filter_holds_for_both,
     ),
     ("capabilities", capabilities),
+    ("devices", devices),
     ("init_ends_everything", init_ends_everything),
     ("pause_and_resume", pause_and_resume),
     ("kill_all", kill_all),
@@ -576,6 +577,21 @@ fn capabilities(host: &Host) {
         ambient.text().contains("CapEff:\t0000000000000020"),
         "{ambient:?}"
     );
+}
+
+fn devices(host: &Host) {
+    let script = "mknod /tmp/k c 1 11 && head -c 1 /tmp/k; head -c 2 /dev/zero | wc -c";
+    let outcome = host
+        .create(&["sh", "-c", script], |_, spec| {
+            spec["linux"]["resources"] = json!({"devices": [
+                {"allow": false, "access": "rwm"},
+                {"allow": true, "type": "c", "access": "m"},
+            ]});
+        })
+        .run(b"");
+    assert_eq!(outcome.text().trim(), "2", "{outcome:?}");
+    let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    assert!(said.contains("/tmp/k: Operation not permitted"), "{said}");
 }
 
 fn init_ends_everything(host: &Host) {

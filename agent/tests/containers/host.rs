@@ -423,7 +423,7 @@ fn make_image(busybox: &str) {
     for name in [
         "sh", "cat", "echo", "id", "env", "sleep", "head", "yes", "kill", "mkdir", "ls", "pwd",
         "wc", "stty", "tty", "hostname", "true", "grep", "touch", "dd", "readlink", "md5sum", "ps",
-        "trap",
+        "mknod",
     ] {
         symlink("/bin/busybox", image.join("bin").join(name)).unwrap();
     }
