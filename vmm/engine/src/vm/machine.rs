@@ -13,15 +13,16 @@ const GUEST_CID: u32 = 3;
 
 /// The guest kernel's command line.
 ///
-/// - `earlycon`, `keep_bootcon`, `quiet`, `loglevel=1`: no console driver is set up and, but for a
-///   panic's own lines (KERN_EMERG), nothing is printed: each character is an exit to the monitor.
+/// - `quiet`, `loglevel=1`, `earlycon`, `keep_bootcon`: no console driver is set up and, but for a
+///   panic's own lines (KERN_EMERG), nothing is printed: each character is two exits. The level
+///   comes first: what the kernel has said so far is printed as soon as earlycon is read.
 /// - `panic=-1`, `reboot=k`: a panic resets at once, by the keyboard controller that the monitor
 ///   has for just this.
 /// - `tsc=reliable`: no clock-source watchdog; KVM's TSC is.
 /// - `random.trust_cpu=on`: the generator is seeded from RDRAND before anything waits for it.
 /// - `no_timer_check`, `cryptomgr.notests`: self-tests of hardware that KVM emulates exactly.
 /// - `8250.nr_uarts=0`: the driver proper does not probe the port that earlycon uses.
-const CMDLINE: &str = "earlycon=uart8250,io,0x3f8 keep_bootcon quiet loglevel=1 panic=-1 reboot=k \
+const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon panic=-1 reboot=k \
      tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0";
 
 /// What differs from machine to machine.
