@@ -64,6 +64,7 @@ impl<'a> Session<'a> {
             content: content.into_bytes(),
             ..GuestFile::default()
         });
+        let (seccomp_filter, seccomp_flags) = spec::seccomp_filter(container)?;
         let create = CreateRequest {
             container_id: container.id.to_string(),
             mounts: layout.mounts.clone(),
@@ -72,6 +73,8 @@ impl<'a> Session<'a> {
             user: container.user.clone(),
             group_add: container.group_add.clone(),
             stdin: container.interactive,
+            seccomp_filter,
+            seccomp_flags,
             ..CreateRequest::default()
         };
         let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");
