@@ -82,7 +82,7 @@ test: build test-images ## All tests: unit tests here, integration tests where K
 unit-tests: deps
 	$(call say,unit tests)
 	@$(CARGO) test -q --locked --workspace --exclude walnut-tests
-	@$(CARGO) test -q --locked -p walnut-tests --lib --bins
+	@$(CARGO) test -q --locked -p walnut-tests --lib --bin integration
 
 host-tests: test-tools
 	$(call say,tests of the emulated host)
