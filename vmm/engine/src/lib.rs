@@ -20,5 +20,6 @@ pub mod paths;
 pub mod run;
 pub mod spec;
 pub mod storage;
+pub mod times;
 pub mod units;
 pub mod vm;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use walnut_erofs::tar::{Kind, TarError, TarReader};
@@ -42,19 +42,30 @@ impl Archive {
             path: path.into(),
             source,
         };
-        let mut file = File::open(path).map_err(open)?;
+        let file = File::open(path).map_err(open)?;
         if !file.metadata().map_err(open)?.is_file() {
             return Err(open(io::Error::other("it is not a regular file")));
         }
+        Archive::from_file(path, file, spool)
+    }
+
+    /// The same for a file that is open, or a pipe.
+    pub(super) fn from_file(path: &Path, mut file: File, spool: &Path) -> Result<Self, ImageError> {
+        let open = |source| ImageError::Open {
+            path: path.into(),
+            source,
+        };
         let mut head = [0; 6];
         let head_len = read_up_to(&mut file, &mut head).map_err(open)?;
-        match Compression::detect(&head[..head_len]) {
-            Compression::None => {}
-            Compression::Unsupported(name) => {
-                let reason = format!("it is compressed with {name}; gzip and zstd are supported");
-                return Err(open(io::Error::other(reason)));
-            }
-            compression => file = unpack(path, file, compression, spool)?,
+        let compression = Compression::detect(&head[..head_len]);
+        if let Compression::Unsupported(name) = compression {
+            let reason = format!("it is compressed with {name}; gzip and zstd are supported");
+            return Err(open(io::Error::other(reason)));
+        }
+        let in_place = file.metadata().map_err(open)?.is_file();
+        if !in_place || compression != Compression::None {
+            let packed = Cursor::new(head[..head_len].to_vec()).chain(file);
+            file = unpack(path, packed, compression, spool)?;
         }
         Archive::index(path, file)
     }
@@ -166,7 +177,7 @@ impl Archive {
 
 fn unpack(
     path: &Path,
-    mut packed: File,
+    packed: impl Read,
     compression: Compression,
     spool: &Path,
 ) -> Result<File, ImageError> {
@@ -175,7 +186,6 @@ fn unpack(
         path: path.into(),
         source,
     };
-    packed.seek(SeekFrom::Start(0)).map_err(read)?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let store = |source| ImageError::Store {
         action: "unpack into",

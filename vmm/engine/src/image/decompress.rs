@@ -32,6 +32,19 @@ impl Compression {
     }
 }
 
+impl Compression {
+    /// Of a layer (OCI image-spec, layer.md).
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Compression::None | Compression::Unsupported(_) => {
+                "application/vnd.oci.image.layer.v1.tar"
+            }
+            Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+}
+
 /// Decompresses `R`.
 pub(super) enum Decoder<R: BufRead> {
     Plain(R),

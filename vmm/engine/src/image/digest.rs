@@ -34,6 +34,11 @@ impl Digest {
             .collect()
     }
 
+    /// As much of it as lists show.
+    pub fn short(&self) -> String {
+        self.hex()[..12].into()
+    }
+
     pub(super) fn first_16(&self) -> [u8; 16] {
         let mut first = [0; 16];
         first.copy_from_slice(&self.0[..16]);

@@ -29,6 +29,26 @@ pub(super) fn read(
     platform: &Platform,
     reference: &str,
 ) -> Result<Draft, ImageError> {
+    let (what, entries) = entries(source)?;
+    let entry = choose(source, &what, &entries, image)?;
+    draft(source, entry, platform, reference)
+}
+
+/// All images there are.
+pub(super) fn all(
+    source: &Source,
+    platform: &Platform,
+    reference: &str,
+) -> Result<Vec<Draft>, ImageError> {
+    let (_, entries) = entries(source)?;
+    entries
+        .iter()
+        .map(|entry| draft(source, entry, platform, reference))
+        .collect()
+}
+
+/// With what they are called in messages.
+fn entries(source: &Source) -> Result<(String, Vec<Entry>), ImageError> {
     if !source.has("manifest.json") {
         let hint = match source.has("index.json") {
             true => ", so it is no docker-archive; it looks like an oci-archive",
@@ -37,14 +57,18 @@ pub(super) fn read(
         return Err(source.missing("manifest.json", hint));
     }
     let what = format!("manifest.json of {}", source.path().display());
-    let entries: Vec<Entry> =
-        serde_json::from_slice(&source.read("manifest.json")?).map_err(|source| {
-            ImageError::Json {
-                what: what.clone(),
-                source,
-            }
-        })?;
-    let entry = choose(source, &what, &entries, image)?;
+    match serde_json::from_slice(&source.read("manifest.json")?) {
+        Ok(entries) => Ok((what, entries)),
+        Err(source) => Err(ImageError::Json { what, source }),
+    }
+}
+
+fn draft(
+    source: &Source,
+    entry: &Entry,
+    platform: &Platform,
+    reference: &str,
+) -> Result<Draft, ImageError> {
     let bytes = source.read(&entry.config)?;
     let config = Document {
         digest: Digest::of(&bytes),

@@ -25,6 +25,28 @@ pub enum ImageError {
     #[error("no matching manifest for {wanted} in the manifest list entries")]
     NoMatchingManifest { wanted: Platform },
 
+    #[error("refusing to create a tag with a digest reference")]
+    TagDigest,
+    #[error(
+        "conflict: unable to delete {image} (must be forced) - image is referenced in multiple repositories"
+    )]
+    SeveralRepositories { image: String },
+    #[error(
+        "conflict: unable to delete {image} (must be forced) - image is being used by stopped container {container}"
+    )]
+    InUseByStopped { image: String, container: String },
+    #[error("{}", running(image, container))]
+    InUseByRunning { image: String, container: String },
+    #[error(
+        "conflict: unable to remove repository reference \"{name}\" (must force) - container \
+         {container} is using its referenced image {image}"
+    )]
+    NameInUse {
+        name: String,
+        container: String,
+        image: String,
+    },
+
     #[error("open image archive {}", path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("read image archive {}", path.display())]
@@ -100,6 +122,10 @@ pub enum ImageError {
         source: walnut_erofs::FinishError,
     },
 
+    #[error("{image} can't be given away: its blob {blob} is not kept; pull or load it again")]
+    NotKept { image: String, blob: Digest },
+    #[error("write the archive")]
+    Save(#[source] io::Error),
     #[error("{action} {} in the image store", path.display())]
     Store {
         action: &'static str,
@@ -108,6 +134,13 @@ pub enum ImageError {
     },
     #[error("the image store's {} was written by a newer walnut", path.display())]
     NewerStore { path: PathBuf },
+}
+
+/// A container without a name that is run with `--rm` has no ID that anybody could know.
+fn running(image: &str, container: &str) -> String {
+    let words = "(cannot be forced) - image is being used by running container";
+    let text = format!("conflict: unable to delete {image} {words} {container}");
+    text.trim_end().into()
 }
 
 fn list(choices: &[String]) -> String {

@@ -1,35 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Streams layers from a source into an EROFS image, every digest checked on the way.
+//! Streams layers into an EROFS image and into the store, every digest checked on the way.
 //!
-//! blob → SHA-256 (digest) → decompress → SHA-256 (diff_id) → EROFS writer
+//! ```text
+//! blob ─▶ kept as it came ─▶ SHA-256 (digest) ─▶ decompress ─▶ SHA-256 (diff_id) ─▶ EROFS writer
+//! ```
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Cursor, Read};
 
 use walnut_erofs::{Builder, LayerError, Limits};
 
+use super::blobs::{Blobs, Keep};
 use super::decompress::{Compression, Decoder};
 use super::digest::{Digest, Hashing};
 use super::error::ImageError;
 use super::manifest::{Draft, LayerSpec};
 use super::progress::Progress;
-use super::source::{Blob, Source};
+use super::table::StoredLayer;
 
 const BUFFER: usize = 64 << 10;
 
-/// Writes the image of all of a draft's layers to `out`. Each layer's diff_id and uncompressed
-/// size.
+/// Where the layers of an image come from.
+pub(super) trait Layers {
+    /// # Errors
+    /// The layer is not there, or not as long as it should be.
+    fn open(&self, layer: &LayerSpec) -> Result<Stream<'_>, ImageError>;
+}
+
+/// A layer's bytes as they came.
+pub(super) struct Stream<'a> {
+    pub reader: Box<dyn Read + 'a>,
+    pub size: u64,
+    /// Somebody else compares the digest and keeps the blob; reading fails where it is wrong.
+    pub checked: bool,
+}
+
+/// Writes the image of all of a draft's layers to `out`, and each layer that is not there yet to
+/// `blobs`.
 pub(super) fn build(
-    source: &Source,
+    source: &dyn Layers,
     draft: &Draft,
     out: File,
+    blobs: &Blobs,
     progress: &mut dyn Progress,
-) -> Result<Vec<(Digest, u64)>, ImageError> {
+) -> Result<Vec<StoredLayer>, ImageError> {
     let mut builder = Builder::new(out, Limits::default());
     let mut layers = Vec::new();
     for spec in &draft.layers {
-        let size = read_layer(source, spec, progress, |tar| builder.add_layer(tar))?;
-        layers.push((spec.diff_id, size));
+        let layer = read_layer(source, spec, blobs, progress, |tar| builder.add_layer(tar))?;
+        layers.push(layer);
     }
     let image = || draft.config.digest.to_string();
     builder
@@ -41,45 +60,45 @@ pub(super) fn build(
     Ok(layers)
 }
 
-/// The uncompressed sizes of layers whose image is there already, their digests checked as well.
-pub(super) fn measure(
-    source: &Source,
+/// The same for layers whose image is there already.
+pub(super) fn keep(
+    source: &dyn Layers,
     draft: &Draft,
+    blobs: &Blobs,
     progress: &mut dyn Progress,
-) -> Result<Vec<(Digest, u64)>, ImageError> {
-    let measure = |spec: &LayerSpec| {
-        let size = read_layer(source, spec, progress, |_| Ok(()))?;
-        Ok((spec.diff_id, size))
-    };
-    draft.layers.iter().map(measure).collect()
+) -> Result<Vec<StoredLayer>, ImageError> {
+    let keep = |spec: &LayerSpec| read_layer(source, spec, blobs, progress, |_| Ok(()));
+    draft.layers.iter().map(keep).collect()
 }
 
 /// Hands a layer's tar stream to `apply`, then reads the rest and compares digests. A digest that
 /// is wrong is reported before whatever `apply` met: it is the cause.
 fn read_layer(
-    source: &Source,
+    source: &dyn Layers,
     spec: &LayerSpec,
+    blobs: &Blobs,
     progress: &mut dyn Progress,
     apply: impl FnOnce(&mut dyn Read) -> Result<(), LayerError>,
-) -> Result<u64, ImageError> {
-    let layer = spec.digest.unwrap_or(spec.diff_id);
+) -> Result<StoredLayer, ImageError> {
+    let Opened {
+        reader,
+        layer,
+        size,
+        compression,
+        checked,
+    } = open(source, spec)?;
     let read = |source| ImageError::ReadLayer { layer, source };
-    let blob = source.open(&spec.member)?;
-    let (what, size) = (format!("layer {layer}"), blob.size());
-    if let Some(expected) = spec.size.filter(|expected| *expected != size) {
-        return Err(ImageError::SizeMismatch {
-            what,
-            expected,
-            got: size,
-        });
-    }
-    let mut head = [0; 6];
-    let head_len = blob.peek(&mut head).map_err(read)?;
-    let compression = Compression::detect(&head[..head_len]);
+    let mut keep = match checked {
+        true => None,
+        false => blobs.keep(layer)?,
+    };
     progress.begin(&format!("Loading layer {}", &layer.hex()[..12]), size);
-    let counted = Counted { blob, progress };
+    let counted = Counted {
+        reader,
+        progress,
+        keep: keep.as_mut(),
+    };
     let (applied, tar_end, blob_end) = match compression {
-        Compression::Unsupported(name) => return Err(ImageError::Compression { layer, name }),
         Compression::None => {
             let mut tar = Hashing::new(counted);
             let applied = unless_disk(apply(&mut tar), layer)?;
@@ -87,26 +106,97 @@ fn read_layer(
             let blob_end = end.as_ref().map(|(digest, _)| *digest).ok();
             (applied, end, blob_end)
         }
+        compression if checked => {
+            let mut counted = counted;
+            let source = BufReader::with_capacity(BUFFER, &mut counted);
+            let mut tar = Hashing::new(Decoder::new(compression, source));
+            let applied = unless_disk(apply(&mut tar), layer)?;
+            let end = tar.finish();
+            drop(tar);
+            io::copy(&mut counted, &mut io::sink()).map_err(read)?;
+            (applied, end, None)
+        }
         compression => {
             let source = BufReader::with_capacity(BUFFER, Hashing::new(counted));
             let mut tar = Hashing::new(Decoder::new(compression, source));
             let applied = unless_disk(apply(&mut tar), layer)?;
             let end = tar.finish();
             // What the decoder left unread counts too.
-            let (blob_end, _) = tar.get_mut().get_mut().get_mut().finish().map_err(read)?;
-            (applied, end, Some(blob_end))
+            let blob_end = tar.get_mut().get_mut().get_mut().finish();
+            (applied, end, Some(blob_end.map_err(read)?.0))
         }
     };
-    if let (Some(expected), Some(got)) = (spec.digest, blob_end) {
-        check(what, expected, got)?;
+    if let Some(keep) = &mut keep {
+        keep.check()?;
+    }
+    if let Some(got) = blob_end {
+        check(format!("layer {layer}"), layer, got)?;
     }
     if let Ok((got, _)) = tar_end {
         check(format!("the content of layer {layer}"), spec.diff_id, got)?;
     }
     applied.map_err(|source| ImageError::Layer { layer, source })?;
-    let (_, len) = tar_end.map_err(read)?;
+    let (_, unpacked) = tar_end.map_err(read)?;
+    keep.map_or(Ok(()), Keep::publish)?;
     progress.end();
-    Ok(len)
+    Ok(StoredLayer {
+        digest: layer,
+        size,
+        media_type: compression.media_type().into(),
+        diff_id: spec.diff_id,
+        unpacked,
+    })
+}
+
+/// A layer, with its first bytes looked at and its digest known.
+struct Opened<'a> {
+    reader: Box<dyn Read + 'a>,
+    /// Of the bytes as they come.
+    layer: Digest,
+    size: u64,
+    compression: Compression,
+    checked: bool,
+}
+
+fn open<'a>(source: &'a dyn Layers, spec: &LayerSpec) -> Result<Opened<'a>, ImageError> {
+    let named = spec.digest.unwrap_or(spec.diff_id);
+    let read = |source| ImageError::ReadLayer {
+        layer: named,
+        source,
+    };
+    let mut stream = source.open(spec)?;
+    if let Some(expected) = spec.size.filter(|expected| *expected != stream.size) {
+        return Err(ImageError::SizeMismatch {
+            what: format!("layer {named}"),
+            expected,
+            got: stream.size,
+        });
+    }
+    let mut head = Vec::new();
+    let mut start = (&mut stream.reader).take(6);
+    start.read_to_end(&mut head).map_err(read)?;
+    let compression = Compression::detect(&head);
+    let layer = match (spec.digest, compression) {
+        (_, Compression::Unsupported(name)) => {
+            return Err(ImageError::Compression { layer: named, name });
+        }
+        (Some(digest), _) => digest,
+        (None, Compression::None) => spec.diff_id,
+        // Nothing says what a compressed layer of a docker-archive must be: it is what it is.
+        (None, _) => {
+            Hashing::new(source.open(spec)?.reader)
+                .finish()
+                .map_err(read)?
+                .0
+        }
+    };
+    Ok(Opened {
+        reader: Box::new(Cursor::new(head).chain(stream.reader)),
+        layer,
+        size: stream.size,
+        compression,
+        checked: stream.checked,
+    })
 }
 
 /// A full disk is no reason to read on.
@@ -132,13 +222,17 @@ fn check(what: String, expected: Digest, got: Digest) -> Result<(), ImageError> 
 }
 
 struct Counted<'a> {
-    blob: Blob,
+    reader: Box<dyn Read + 'a>,
     progress: &'a mut dyn Progress,
+    keep: Option<&'a mut Keep>,
 }
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.blob.read(buffer)?;
+        let len = self.reader.read(buffer)?;
+        if let Some(keep) = &mut self.keep {
+            keep.write(&buffer[..len])?;
+        }
         self.progress.advance(len as u64);
         Ok(len)
     }

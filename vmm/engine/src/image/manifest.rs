@@ -9,6 +9,7 @@ use super::digest::Digest;
 use super::error::ImageError;
 use super::platform::Platform;
 use super::reference::Name;
+use super::table::StoredLayer;
 
 /// More than any image has; Docker stops at 127.
 const MAX_LAYERS: usize = 1024;
@@ -110,11 +111,10 @@ pub(super) fn check_platform(
     })
 }
 
-/// The manifest of an image that came without one. Its layers are described uncompressed, so that
-/// the same image gives the same manifest however the archive was written.
+/// The manifest of an image that came without one: its layers as they are kept.
 pub(super) fn make_manifest(
     config: &Document,
-    layers: &[(Digest, u64)],
+    layers: &[StoredLayer],
 ) -> Result<Document, ImageError> {
     let describe = |media_type, digest: Digest, size| {
         let digest = oci_spec::image::Digest::try_from(digest.to_string())?;
@@ -123,7 +123,10 @@ pub(super) fn make_manifest(
     let make = || -> Result<ImageManifest, oci_spec::OciSpecError> {
         let layers = layers
             .iter()
-            .map(|(digest, size)| describe(MediaType::ImageLayer, *digest, *size))
+            .map(|layer| {
+                let media_type = MediaType::from(layer.media_type.as_str());
+                describe(media_type, layer.digest, layer.size)
+            })
             .collect::<Result<Vec<_>, oci_spec::OciSpecError>>()?;
         ImageManifestBuilder::default()
             .schema_version(2u32)

@@ -13,17 +13,22 @@
 //! An archive whose image is in the store already costs reading its index and no more.
 
 mod archive;
+mod blobs;
+mod collect;
 mod decompress;
 mod digest;
 mod docker;
 mod error;
 mod layers;
+mod load;
 mod manifest;
+mod names;
 mod oci;
 mod platform;
 mod progress;
 mod publish;
 mod reference;
+mod save;
 mod source;
 mod store;
 mod table;
@@ -32,8 +37,10 @@ mod testing;
 
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
+pub use load::Loaded;
+pub use names::{Removed, User};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Progress, Quiet, Terminal};
-pub use reference::{DEFAULT_REGISTRY, Name, Reference, ReferenceError};
+pub use reference::{DEFAULT_REGISTRY, Name, Reference, ReferenceError, Stored};
 pub use store::{Image, Store};
 pub use table::Listed;

@@ -10,9 +10,9 @@ use super::platform::Platform;
 use super::reference::Name;
 use super::source::{Source, blob_path};
 
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// containerd and Docker put the whole name here.
-const FULL_NAME: &str = "io.containerd.image.name";
+pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -32,15 +32,7 @@ pub(super) fn choose(
     image: Option<&str>,
     platform: &Platform,
 ) -> Result<Choice, ImageError> {
-    if !source.has("index.json") {
-        let hint = match source.has("manifest.json") {
-            true => ", so it holds no OCI image; it looks like a docker-archive",
-            false => ", so it holds no OCI image",
-        };
-        return Err(source.missing("index.json", hint));
-    }
-    let what = format!("index.json of {}", source.path().display());
-    let index = parse_index(&source.read("index.json")?, &what)?;
+    let (what, index) = read_index(source)?;
     let named: Vec<&Descriptor> = match image {
         Some(image) => index
             .manifests()
@@ -83,6 +75,36 @@ pub(super) fn choose(
         manifest: chosen,
         names,
     })
+}
+
+/// Every image there is, each once.
+pub(super) fn all(source: &Source, platform: &Platform) -> Result<Vec<Choice>, ImageError> {
+    let (_, index) = read_index(source)?;
+    let mut left: Vec<&Descriptor> = index.manifests().iter().collect();
+    let mut choices = Vec::new();
+    while let Some(first) = left.first().copied() {
+        // Entries of one name are one image, for several platforms.
+        let (same, others) = left.into_iter().partition(|entry| same_image(entry, first));
+        left = others;
+        let manifest = pick_among(source, &same, platform, 0)?;
+        let names = same.iter().flat_map(|entry| full_names(entry)).collect();
+        choices.push(Choice { manifest, names });
+    }
+    Ok(choices)
+}
+
+/// With what it is called in messages.
+fn read_index(source: &Source) -> Result<(String, ImageIndex), ImageError> {
+    if !source.has("index.json") {
+        let hint = match source.has("manifest.json") {
+            true => ", so it holds no OCI image; it looks like a docker-archive",
+            false => ", so it holds no OCI image",
+        };
+        return Err(source.missing("index.json", hint));
+    }
+    let what = format!("index.json of {}", source.path().display());
+    let index = parse_index(&source.read("index.json")?, &what)?;
+    Ok((what, index))
 }
 
 /// Reads manifest and configuration.
@@ -229,10 +251,13 @@ fn full_names(entry: &Descriptor) -> impl Iterator<Item = Name> {
 }
 
 fn same_image(entry: &Descriptor, other: &Descriptor) -> bool {
+    // A bare tag may be that of several repositories.
+    let key = match annotation(entry, FULL_NAME) {
+        Some(_) => FULL_NAME,
+        None => REF_NAME,
+    };
     entry.digest() == other.digest()
-        || [REF_NAME, FULL_NAME].iter().any(|key| {
-            annotation(entry, key).is_some() && annotation(entry, key) == annotation(other, key)
-        })
+        || (annotation(entry, key).is_some() && annotation(entry, key) == annotation(other, key))
         || (entry.platform().is_some() && other.platform().is_some() && is_unnamed(entry))
 }
 

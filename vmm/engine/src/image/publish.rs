@@ -67,12 +67,13 @@ impl Pending {
         self.file.try_clone()
     }
 
-    /// Syncs the file and gives it its name.
-    pub(super) fn publish(mut self) -> io::Result<()> {
+    /// Syncs the file and gives it its name. It is locked as long as what is returned is open.
+    pub(super) fn publish(mut self) -> io::Result<File> {
         self.file.sync_all()?;
         fs::rename(&self.temp, &self.target)?;
         self.published = true;
-        sync_dir(&self.target)
+        sync_dir(&self.target)?;
+        self.file.try_clone()
     }
 }
 
@@ -89,7 +90,7 @@ impl Drop for Pending {
 pub(super) fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let pending = Pending::replace(target)?;
     io::Write::write_all(&mut pending.file()?, bytes)?;
-    pending.publish()
+    pending.publish().map(drop)
 }
 
 /// Removes what killed processes left in a directory.
@@ -139,6 +140,22 @@ pub(super) fn lock_file(path: &Path) -> io::Result<File> {
         .open(path)?;
     lock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
+}
+
+/// A shared lock on a directory.
+pub(super) fn share_dir(path: &Path) -> io::Result<File> {
+    let dir = File::open(path)?;
+    lock(&dir, FlockOperation::LockShared)?;
+    Ok(dir)
+}
+
+/// One's own lock on a file or directory. `None` while anybody else has one.
+pub(super) fn try_alone(path: &Path) -> io::Result<Option<File>> {
+    let file = File::open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        result => Ok(result.map(|()| Some(file))?),
+    }
 }
 
 fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {

@@ -206,6 +206,38 @@ impl Name {
         name
     }
 
+    /// The same without a digest, if there is a tag.
+    pub(super) fn canonical_tag(&self) -> String {
+        match self.tag {
+            Some(_) => self.without_digest().canonical(),
+            None => self.canonical(),
+        }
+    }
+
+    /// Only its digest counts. For a name that has one.
+    pub fn without_tag(&self) -> Self {
+        Name {
+            tag: None,
+            ..self.clone()
+        }
+    }
+
+    pub fn without_digest(&self) -> Self {
+        Name {
+            digest: None,
+            ..self.clone()
+        }
+    }
+
+    /// The same repository at a digest.
+    pub fn at(&self, digest: Digest) -> Self {
+        Name {
+            tag: None,
+            digest: Some(digest),
+            ..self.clone()
+        }
+    }
+
     fn push_version(&self, name: &mut String) {
         if let Some(tag) = &self.tag {
             name.push(':');

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use super::archive::Archive;
 use super::digest::Digest;
 use super::error::ImageError;
+use super::layers::{Layers, Stream};
+use super::manifest::LayerSpec;
 
 /// Most bytes of any JSON document; Docker and containerd stop at 4 MiB for a manifest.
 const MAX_JSON: u64 = 8 << 20;
@@ -32,6 +34,14 @@ impl Source {
         Ok(Source {
             path: path.into(),
             archive: Some(Archive::open(path, spool)?),
+        })
+    }
+
+    /// The same for a file that is open already; `path` is for messages.
+    pub(super) fn archive_file(path: &Path, file: File, spool: &Path) -> Result<Self, ImageError> {
+        Ok(Source {
+            path: path.into(),
+            archive: Some(Archive::from_file(path, file, spool)?),
         })
     }
 
@@ -110,6 +120,17 @@ impl Source {
     }
 }
 
+impl Layers for Source {
+    fn open(&self, layer: &LayerSpec) -> Result<Stream<'_>, ImageError> {
+        let blob = self.open(&layer.member)?;
+        Ok(Stream {
+            size: blob.size,
+            reader: Box::new(blob),
+            checked: false,
+        })
+    }
+}
+
 /// Where an OCI layout keeps a blob (OCI image-spec, image-layout.md).
 pub(super) fn blob_path(digest: Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
@@ -139,16 +160,6 @@ impl Blob {
             left: size,
             size,
         }
-    }
-
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The first bytes, without moving on.
-    pub(super) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        self.file.read_at(&mut buffer[..want], self.at)
     }
 }
 

@@ -5,20 +5,20 @@
 //! ROOT/images/
 //!   images.json              names, and what belongs to what (see `table`)
 //!   lock                     held while images.json changes
-//!   blobs/sha256/HEX         manifests and configurations, byte for byte
+//!   blobs/sha256/HEX         manifests, configurations and layers, byte for byte
 //!   erofs/CHAIN_ID-V.erofs   one per file system, shared by all images that have it
 //! ```
 //!
-//! Layers themselves are not kept: what runs needs them no more, and they would double the cost of
-//! an image that came from an archive that is still there. `blobs/` is where a pull, which has no
-//! archive to go back to, can put them; it is an OCI layout's, and a layer's file there would have
-//! its name.
+//! What runs needs the EROFS image alone; `save` and `push` need the blobs, and so does a walnut
+//! that writes EROFS images in another way.
 //!
 //! Everything appears by rename, the table last: a load that is cut short at any point leaves at
-//! most files that no image refers to, and temporary ones that the next [`Store::open`] removes. A
-//! file in `erofs/` is only removed by who can lock it alone; each [`Image`] holds a shared lock.
+//! most files that no image refers to, which [`Store::collect`] removes, and temporary ones, which
+//! the next [`Store::open`] removes. Whoever adds files holds a shared lock on `blobs/sha256`, and
+//! `collect` one of its own. A file in `erofs/` is only removed by who can lock it alone; each
+//! [`Image`] holds a shared lock.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -26,23 +26,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use oci_spec::image::ImageConfiguration;
 
+use super::blobs::Blobs;
 use super::digest::Digest;
 use super::docker;
 use super::error::ImageError;
-use super::layers;
-use super::manifest::{Document, Draft, check_platform, make_manifest, parse_config};
+use super::layers::{self, Layers};
+use super::manifest::{Document, Draft, LayerSpec, check_platform, make_manifest, parse_config};
 use super::oci;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::publish::{self, Pending};
 use super::reference::{Name, Reference, Stored};
-use super::source::Source;
-use super::table::{Listed, Record, Table};
+use super::source::{Source, blob_path};
+use super::table::{Record, StoredLayer, Table};
 
 /// The images of one `--root`.
 pub struct Store {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
+    pub(super) blobs: Blobs,
 }
+
+/// While this is held, files that no image refers to yet are left alone.
+pub(super) struct Busy(#[expect(dead_code, reason = "held for its lock")] File);
 
 /// An image that is ready to run; it stays in the store as long as this lives.
 pub struct Image {
@@ -68,17 +73,20 @@ impl Image {
 impl Store {
     /// Makes the directories that are missing and removes what killed commands left.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
+        let dir = root.join("images");
         let store = Store {
-            dir: root.join("images"),
+            blobs: Blobs::new(&dir),
+            dir,
         };
-        for dir in [store.erofs_dir(), store.blobs_dir()] {
+        let erofs = store.erofs_dir();
+        for dir in [&erofs, store.blobs.dir()] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(&dir)
-                .map_err(failed("create", &dir))?;
+                .create(dir)
+                .map_err(failed("create", dir))?;
         }
-        for dir in [&store.dir, &store.erofs_dir(), &store.blobs_dir()] {
+        for dir in [&store.dir, &erofs, store.blobs.dir()] {
             publish::sweep(dir).map_err(failed("clean", dir))?;
         }
         Ok(store)
@@ -93,63 +101,93 @@ impl Store {
     ) -> Result<Image, ImageError> {
         let shown = reference.to_string();
         match reference {
-            Reference::Stored(stored) => self.stored(stored, platform),
+            Reference::Stored(stored) => self.stored(stored, platform, progress),
             Reference::OciArchive { file, image } => {
                 let source = Source::archive(file, &self.dir)?;
-                self.out_of_layout(&source, image.as_deref(), platform, &shown, progress)
+                let choice = oci::choose(&source, image.as_deref(), platform)?;
+                self.load_choice(&source, choice, platform, &shown, progress)
             }
             Reference::OciDir { dir, image } => {
                 let source = Source::directory(dir)?;
-                self.out_of_layout(&source, image.as_deref(), platform, &shown, progress)
+                let choice = oci::choose(&source, image.as_deref(), platform)?;
+                self.load_choice(&source, choice, platform, &shown, progress)
             }
             Reference::DockerArchive { file, image } => {
                 let source = Source::archive(file, &self.dir)?;
                 let draft = docker::read(&source, image.as_deref(), platform, &shown)?;
-                let known = Table::read(&self.table_path())?
-                    .by_config(draft.config.digest)
-                    .map(|(manifest, _)| manifest);
-                match self.reuse(known, &draft.names, platform, &shown)? {
-                    Some(image) => Ok(image),
-                    None => self.load(&source, draft, platform, &shown, progress),
-                }
+                self.load_draft(&source, draft, platform, &shown, progress)
             }
         }
     }
 
-    pub fn list(&self) -> Result<Vec<Listed>, ImageError> {
-        Ok(Table::read(&self.table_path())?.list())
-    }
-
-    fn stored(&self, wanted: &Stored, platform: &Platform) -> Result<Image, ImageError> {
+    fn stored(
+        &self,
+        wanted: &Stored,
+        platform: &Platform,
+        progress: &mut dyn Progress,
+    ) -> Result<Image, ImageError> {
         let shown = wanted.to_string();
         let not_found = || ImageError::NotFound(shown.clone());
         let digest = Table::read(&self.table_path())?
             .find(wanted)?
             .ok_or_else(not_found)?;
-        self.open_image(digest, platform, &shown)?
-            .ok_or_else(not_found)
-    }
-
-    fn out_of_layout(
-        &self,
-        source: &Source,
-        image: Option<&str>,
-        platform: &Platform,
-        reference: &str,
-        progress: &mut dyn Progress,
-    ) -> Result<Image, ImageError> {
-        let choice = oci::choose(source, image, platform)?;
-        if let Some(image) =
-            self.reuse(Some(choice.manifest), &choice.names, platform, reference)?
-        {
+        if let Some(image) = self.open_image(digest, platform, &shown)? {
             return Ok(image);
         }
-        let draft = oci::read(source, choice, platform, reference)?;
-        self.load(source, draft, platform, reference, progress)
+        let draft = self.draft(digest)?.ok_or_else(not_found)?;
+        self.load(
+            &Source::directory(&self.dir)?,
+            draft,
+            platform,
+            &shown,
+            progress,
+        )
+    }
+
+    /// An image whose EROFS image is to be made again, if its blobs are all there.
+    fn draft(&self, manifest: Digest) -> Result<Option<Draft>, ImageError> {
+        let table = Table::read(&self.table_path())?;
+        let Some(record) = table.get(manifest) else {
+            return Ok(None);
+        };
+        let document = |digest| -> Result<Option<Document>, ImageError> {
+            let bytes = self.blobs.read(digest)?;
+            Ok(bytes.map(|bytes| Document { digest, bytes }))
+        };
+        let (Some(manifest), Some(config)) = (document(manifest)?, document(record.config)?) else {
+            return Ok(None);
+        };
+        if !record
+            .layers
+            .iter()
+            .all(|layer| self.blobs.has(layer.digest))
+        {
+            return Ok(None);
+        }
+        let layers = record.layers.iter().map(|layer| LayerSpec {
+            member: blob_path(layer.digest),
+            digest: Some(layer.digest),
+            size: Some(layer.size),
+            diff_id: layer.diff_id,
+        });
+        let draft = Draft {
+            manifest: Some(manifest),
+            config,
+            layers: layers.collect(),
+            names: Vec::new(),
+        };
+        // Before there were layers in the table, there were none in `blobs/` either.
+        Ok(Some(draft).filter(|draft| draft.chain_id() == record.rootfs))
+    }
+
+    /// The manifest of an image that is known by its ID.
+    pub(super) fn manifest_of(&self, id: Digest) -> Result<Option<Digest>, ImageError> {
+        let table = Table::read(&self.table_path())?;
+        Ok(table.by_config(id).map(|(manifest, _)| manifest))
     }
 
     /// The image with this manifest if it is complete, given these names.
-    fn reuse(
+    pub(super) fn reuse(
         &self,
         manifest: Option<Digest>,
         names: &[Name],
@@ -166,50 +204,106 @@ impl Store {
         Ok(Some(image))
     }
 
-    /// Puts an image into the store. The file system is built once, whoever else loads it.
-    fn load(
+    /// Puts an image into the store, or leaves nothing there.
+    pub(super) fn load(
         &self,
-        source: &Source,
+        source: &dyn Layers,
         draft: Draft,
         platform: &Platform,
         reference: &str,
         progress: &mut dyn Progress,
     ) -> Result<Image, ImageError> {
+        let busy = self.busy()?;
+        let loaded = self.add(&busy, source, &draft, &[], progress);
+        drop(busy);
+        let manifest = match loaded {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                if let Err(e) = self.collect(false) {
+                    log::warn!("{e}");
+                }
+                return Err(error);
+            }
+        };
+        self.open_image(manifest, platform, reference)?
+            .ok_or_else(|| ImageError::NotFound(reference.into()))
+    }
+
+    /// Everything of an image, the table last; its manifest. The file system is built once, whoever
+    /// else loads it.
+    pub(super) fn add(
+        &self,
+        _busy: &Busy,
+        source: &dyn Layers,
+        draft: &Draft,
+        digests: &[Name],
+        progress: &mut dyn Progress,
+    ) -> Result<Digest, ImageError> {
         let rootfs = draft.chain_id();
         let path = self.erofs_path(rootfs);
         let store = |action| failed(action, &path);
-        let mut sizes = None;
-        if let Some(pending) = Pending::new(&path).map_err(store("create"))? {
-            let out = pending.file().map_err(store("create"))?;
-            sizes = Some(layers::build(source, &draft, out, progress)?);
-            pending.publish().map_err(store("write"))?;
-        }
-        // From here on the file can't go away until the table names it.
-        let held = publish::open_shared(&path).map_err(store("open"))?;
-        let held = held.ok_or_else(|| store("open")(io::ErrorKind::NotFound.into()))?;
-        let size = 512 * held.metadata().map_err(store("look at"))?.blocks();
-        let manifest = match draft.manifest {
-            Some(manifest) => manifest,
+        let (held, layers) = match Pending::new(&path).map_err(store("create"))? {
+            Some(pending) => {
+                let out = pending.file().map_err(store("create"))?;
+                let layers = layers::build(source, draft, out, &self.blobs, progress)?;
+                // Still locked: whoever waits for it finds the table written.
+                (pending.publish().map_err(store("write"))?, Some(layers))
+            }
             None => {
-                let sizes = match sizes {
-                    Some(sizes) => sizes,
-                    None => layers::measure(source, &draft, progress)?,
-                };
-                make_manifest(&draft.config, &sizes)?
+                let held = publish::open_shared(&path).map_err(store("open"))?;
+                let held = held.ok_or_else(|| store("open")(io::ErrorKind::NotFound.into()))?;
+                (held, None)
             }
         };
-        self.write_blob(&draft.config)?;
-        self.write_blob(&manifest)?;
+        let size = 512 * held.metadata().map_err(store("look at"))?.blocks();
+        let layers = match layers {
+            Some(layers) => layers,
+            None => match self.known_layers(draft)? {
+                Some(layers) => layers,
+                None => layers::keep(source, draft, &self.blobs, progress)?,
+            },
+        };
+        let made;
+        let manifest = match &draft.manifest {
+            Some(manifest) => manifest,
+            None => {
+                made = make_manifest(&draft.config, &layers)?;
+                &made
+            }
+        };
+        self.blobs.write(&draft.config)?;
+        self.blobs.write(manifest)?;
         let record = Record {
             config: draft.config.digest,
             rootfs,
             size,
             loaded: now(),
             names: [].into(),
+            digests: [].into(),
+            layers,
         };
-        self.change(|table| table.insert(manifest.digest, record, &draft.names))?;
-        self.open_image(manifest.digest, platform, reference)?
-            .ok_or_else(|| ImageError::NotFound(reference.into()))
+        self.change(|table| {
+            table.insert(manifest.digest, record, &draft.names);
+            table.add_digests(manifest.digest, digests);
+            Ok(())
+        })?;
+        Ok(manifest.digest)
+    }
+
+    /// What is known of a draft's layers, if all of them are kept.
+    fn known_layers(&self, draft: &Draft) -> Result<Option<Vec<StoredLayer>>, ImageError> {
+        let table = Table::read(&self.table_path())?;
+        let known = |spec: &LayerSpec| {
+            let digest = spec.digest.filter(|digest| self.blobs.has(*digest))?;
+            table.layer(digest, spec.diff_id).cloned()
+        };
+        Ok(draft.layers.iter().map(known).collect())
+    }
+
+    pub(super) fn busy(&self) -> Result<Busy, ImageError> {
+        let dir = self.blobs.dir();
+        let file = publish::share_dir(dir).map_err(failed("lock", dir))?;
+        Ok(Busy(file))
     }
 
     /// `None` where anything of it is missing: then it must be loaded again.
@@ -227,10 +321,8 @@ impl Store {
         let Some(file) = publish::open_shared(&erofs).map_err(failed("open", &erofs))? else {
             return Ok(None);
         };
-        let config_path = self.blob_path(record.config);
-        let bytes = match fs::read(&config_path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            result => result.map_err(failed("read", &config_path))?,
+        let Some(bytes) = self.blobs.read(record.config)? else {
+            return Ok(None);
         };
         let config = parse_config(&bytes, &format!("image configuration {}", record.config))?;
         check_platform(&config, platform, reference)?;
@@ -253,60 +345,50 @@ impl Store {
     fn name(&self, manifest: Digest, names: &[Name]) -> Result<Vec<Name>, ImageError> {
         let mut table = Table::read(&self.table_path())?;
         if !table.has_names(manifest, names) {
-            table = self.change(|table| {
-                if let Some(record) = table.get(manifest).cloned() {
-                    table.insert(manifest, record, names);
-                }
+            self.change(|table| {
+                table.add_names(manifest, names);
+                Ok(())
             })?;
+            table = Table::read(&self.table_path())?;
         }
         let record = table.get(manifest);
         let names = record.map(|record| record.names.iter().filter_map(|name| name.parse().ok()));
         Ok(names.map(Iterator::collect).unwrap_or_default())
     }
 
-    /// Changes the table, one process at a time.
-    fn change(&self, change: impl FnOnce(&mut Table)) -> Result<Table, ImageError> {
+    /// Changes the table, one process at a time. What fails changes nothing.
+    pub(super) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Table) -> Result<T, ImageError>,
+    ) -> Result<T, ImageError> {
         let lock_path = self.dir.join("lock");
         let _lock = publish::lock_file(&lock_path).map_err(failed("lock", &lock_path))?;
         let path = self.table_path();
         let mut table = Table::read(&path)?;
-        change(&mut table);
+        let result = change(&mut table)?;
         publish::write(&path, &table.to_json()?).map_err(failed("write", &path))?;
-        Ok(table)
+        Ok(result)
     }
 
-    fn write_blob(&self, blob: &Document) -> Result<(), ImageError> {
-        let path = self.blob_path(blob.digest);
-        if path.exists() {
-            return Ok(());
-        }
-        publish::write(&path, &blob.bytes).map_err(failed("write", &path))
-    }
-
-    fn table_path(&self) -> PathBuf {
+    pub(super) fn table_path(&self) -> PathBuf {
         self.dir.join("images.json")
     }
 
-    fn erofs_dir(&self) -> PathBuf {
+    pub(super) fn erofs_dir(&self) -> PathBuf {
         self.dir.join("erofs")
     }
 
-    fn blobs_dir(&self) -> PathBuf {
-        self.dir.join("blobs/sha256")
-    }
-
-    fn blob_path(&self, digest: Digest) -> PathBuf {
-        self.blobs_dir().join(digest.hex())
-    }
-
-    fn erofs_path(&self, rootfs: Digest) -> PathBuf {
+    pub(super) fn erofs_path(&self, rootfs: Digest) -> PathBuf {
         let version = walnut_erofs::FORMAT_VERSION;
         self.erofs_dir()
             .join(format!("{}-{version}.erofs", rootfs.hex()))
     }
 }
 
-fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ImageError + 'a {
+pub(super) fn failed<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl Fn(io::Error) -> ImageError + 'a {
     move |source| ImageError::Store {
         action,
         path: path.into(),

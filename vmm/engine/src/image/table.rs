@@ -36,6 +36,24 @@ pub(super) struct Record {
     /// In canonical form.
     #[serde(default)]
     pub names: BTreeSet<String>,
+    /// `registry/repository@digest`, where it was pulled from or pushed to.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub digests: BTreeSet<String>,
+    /// The lowest first.
+    #[serde(default)]
+    pub layers: Vec<StoredLayer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredLayer {
+    /// Of its blob.
+    pub digest: Digest,
+    /// Bytes of its blob.
+    pub size: u64,
+    pub media_type: String,
+    pub diff_id: Digest,
+    /// Bytes of its tar.
+    pub unpacked: u64,
 }
 
 /// An image in the store, without opening it.
@@ -50,6 +68,8 @@ pub struct Listed {
     pub loaded: u64,
     /// None: `<none>`.
     pub names: Vec<Name>,
+    /// Where it was pulled from or pushed to: names with digests.
+    pub digests: Vec<Name>,
 }
 
 impl Table {
@@ -96,27 +116,72 @@ impl Table {
             .map(|(digest, record)| (*digest, record))
     }
 
-    /// Adds an image, or names to one. A name that belonged to another image moves.
+    /// Adds an image, or names to one. What is known of it by now replaces what was.
     pub(super) fn insert(&mut self, manifest: Digest, record: Record, names: &[Name]) {
-        let names: BTreeSet<String> = names.iter().map(Name::canonical).collect();
+        let record = match self.images.remove(&manifest) {
+            None => record,
+            Some(old) => Record {
+                loaded: old.loaded,
+                names: old.names,
+                digests: old.digests,
+                ..record
+            },
+        };
+        self.images.insert(manifest, record);
+        self.add_names(manifest, names);
+    }
+
+    /// A name that belonged to another image moves. False where there is no such image.
+    pub(super) fn add_names(&mut self, manifest: Digest, names: &[Name]) -> bool {
+        if !self.images.contains_key(&manifest) {
+            return false;
+        }
+        let names: BTreeSet<String> = names
+            .iter()
+            .filter(|name| name.tag().is_some())
+            .map(Name::canonical_tag)
+            .collect();
         for (other, record) in &mut self.images {
             if *other != manifest {
                 record.names.retain(|name| !names.contains(name));
             }
         }
-        self.images
-            .entry(manifest)
-            .or_insert(record)
-            .names
-            .extend(names);
+        if let Some(record) = self.images.get_mut(&manifest) {
+            record.names.extend(names);
+        }
+        true
+    }
+
+    /// Where an image can be had again: names with digests.
+    pub(super) fn add_digests(&mut self, manifest: Digest, names: &[Name]) {
+        if let Some(record) = self.images.get_mut(&manifest) {
+            record.digests.extend(names.iter().map(Name::canonical));
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, manifest: Digest) -> Option<&mut Record> {
+        self.images.get_mut(&manifest)
+    }
+
+    pub(super) fn remove(&mut self, manifest: Digest) -> Option<Record> {
+        self.images.remove(&manifest)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Digest, &Record)> {
+        self.images.iter().map(|(digest, record)| (*digest, record))
+    }
+
+    pub(super) fn layer(&self, digest: Digest, diff_id: Digest) -> Option<&StoredLayer> {
+        let mut layers = self.images.values().flat_map(|record| &record.layers);
+        layers.find(|layer| layer.digest == digest && layer.diff_id == diff_id)
     }
 
     pub(super) fn has_names(&self, manifest: Digest, names: &[Name]) -> bool {
-        self.get(manifest).is_some_and(|record| {
-            names
-                .iter()
-                .all(|name| record.names.contains(&name.canonical()))
-        })
+        let has = |record: &Record| {
+            let mut tagged = names.iter().filter(|name| name.tag().is_some());
+            tagged.all(|name| record.names.contains(&name.canonical_tag()))
+        };
+        self.get(manifest).is_some_and(has)
     }
 
     /// A name counts before an ID that begins alike, as Docker has it.
@@ -133,12 +198,18 @@ impl Table {
 
     fn by_name(&self, name: &Name) -> Option<Digest> {
         if let Some(digest) = name.digest() {
-            return self.by_digest(digest);
+            let canonical = name.without_tag().canonical();
+            let pulled = self.find_record(|record| record.digests.contains(&canonical));
+            return pulled.or_else(|| self.by_digest(digest));
         }
         let canonical = name.canonical();
+        self.find_record(|record| record.names.contains(&canonical))
+    }
+
+    fn find_record(&self, fits: impl Fn(&Record) -> bool) -> Option<Digest> {
         let mut images = self.images.iter();
         images
-            .find(|(_, record)| record.names.contains(&canonical))
+            .find(|(_, record)| fits(record))
             .map(|(digest, _)| *digest)
     }
 
@@ -146,7 +217,12 @@ impl Table {
         if self.images.contains_key(&digest) {
             return Some(digest);
         }
-        self.by_config(digest).map(|(manifest, _)| manifest)
+        let index = format!("@{digest}");
+        self.by_config(digest)
+            .map(|(manifest, _)| manifest)
+            .or_else(|| {
+                self.find_record(|record| record.digests.iter().any(|d| d.ends_with(&index)))
+            })
     }
 
     fn by_id(&self, id: &str) -> Result<Option<Digest>, ImageError> {
@@ -169,14 +245,15 @@ impl Table {
             digest: *digest,
             size: record.size,
             loaded: record.loaded,
-            names: record
-                .names
-                .iter()
-                .filter_map(|name| name.parse().ok())
-                .collect(),
+            names: parse_all(&record.names),
+            digests: parse_all(&record.digests),
         };
         self.images.iter().map(listed).collect()
     }
+}
+
+fn parse_all(names: &BTreeSet<String>) -> Vec<Name> {
+    names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -191,6 +268,8 @@ mod tests {
             size: 1,
             loaded: 2,
             names: BTreeSet::new(),
+            digests: BTreeSet::new(),
+            layers: Vec::new(),
         }
     }
 
