@@ -10,6 +10,8 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 
+use walnut_vmm_host::extension;
+
 /// What was found, in words that complete "using … because …".
 #[derive(Debug)]
 pub enum Kvm {
@@ -67,40 +69,9 @@ fn judge(cpuinfo: &str, device: &Path) -> Kvm {
     }
 }
 
-fn extension(cpuinfo: &str) -> Option<&'static str> {
-    let flags = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("flags")?.split_once(':'))?
-        .1;
-    ["vmx", "svm"]
-        .into_iter()
-        .find(|wanted| flags.split_whitespace().any(|flag| flag == *wanted))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn finds_the_extension_among_the_flags() {
-        assert_eq!(
-            extension("processor\t: 0\nflags\t\t: fpu svm npt\n"),
-            Some("svm")
-        );
-        assert_eq!(
-            extension("flags\t\t: fpu vmx ept\nvmx flags\t: vnmi\n"),
-            Some("vmx")
-        );
-    }
-
-    #[test]
-    fn other_flags_and_other_lines_do_not_count() {
-        assert_eq!(
-            extension("model name\t: svm\nflags\t\t: fpu svm_lock vmxoff\n"),
-            None
-        );
-        assert_eq!(extension(""), None);
-    }
 
     #[test]
     fn a_device_that_is_missing_is_named() {

@@ -5,24 +5,11 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use kvm_ioctls::{Cap, Kvm};
+use walnut_vmm_host::{DEVICE, NO_VIRTUALIZATION, has_virtualization};
 
-use crate::kvm;
 use crate::paths::{Artifacts, Paths};
 use crate::units::{GIB, human_size};
 
-/// The only version there is since Linux 2.6.22 (KVM api.rst, `KVM_GET_API_VERSION`).
-const API_VERSION: i32 = 12;
-/// What the monitor can't do without.
-const NEEDED: &[(Cap, &str)] = &[
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
-    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
-    (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),
-    (Cap::MpState, "KVM_CAP_MP_STATE"),
-];
 /// Below this much room a pull is likely to fail.
 const LOW_ROOM: u64 = GIB;
 
@@ -84,50 +71,24 @@ fn version() -> Finding {
 
 fn kvm_findings() -> Vec<Finding> {
     let mut findings = Vec::new();
-    if kvm::has_virtualization() {
+    if has_virtualization() {
         findings.push(finding(
             Verdict::Good,
             "processor",
             "has virtualization (vmx or svm)",
         ));
     } else {
-        findings.push(finding(Verdict::Bad, "processor", kvm::NO_VIRTUALIZATION));
+        findings.push(finding(Verdict::Bad, "processor", NO_VIRTUALIZATION));
     }
-    if let Err(e) = kvm::open() {
-        findings.push(finding(Verdict::Bad, "kvm", chain(&e)));
-        return findings;
-    }
-    match Kvm::new() {
-        Ok(kvm) => findings.push(api(&kvm)),
-        Err(e) => findings.push(finding(
-            Verdict::Bad,
-            "kvm",
-            format!("open {}: {e}", kvm::DEVICE),
-        )),
-    }
+    findings.push(match walnut_vmm_host::open() {
+        Ok(kvm) => {
+            let vcpus = kvm.get_max_vcpus();
+            let text = format!("{DEVICE} opens, up to {vcpus} vCPUs a machine");
+            finding(Verdict::Good, "kvm", text)
+        }
+        Err(e) => finding(Verdict::Bad, "kvm", chain(&e)),
+    });
     findings
-}
-
-fn api(kvm: &Kvm) -> Finding {
-    let version = kvm.get_api_version();
-    if version != API_VERSION {
-        let text = format!("API version {version}, not {API_VERSION}");
-        return finding(Verdict::Bad, "kvm", text);
-    }
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(cap, _)| !kvm.check_extension(*cap))
-        .map(|(_, name)| *name)
-        .collect();
-    if !missing.is_empty() {
-        return finding(Verdict::Bad, "kvm", format!("lacks {}", missing.join(", ")));
-    }
-    let text = format!(
-        "{} opens, up to {} vCPUs a machine",
-        kvm::DEVICE,
-        kvm.get_max_vcpus()
-    );
-    finding(Verdict::Good, "kvm", text)
 }
 
 fn files() -> Vec<Finding> {

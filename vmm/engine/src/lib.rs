@@ -14,7 +14,6 @@ pub mod doctor;
 pub mod format;
 pub mod image;
 pub mod kept;
-pub mod kvm;
 pub mod logger;
 pub mod paths;
 pub mod run;

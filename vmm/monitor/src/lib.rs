@@ -10,7 +10,6 @@ pub mod cli;
 mod console;
 mod devices;
 pub mod ending;
-pub mod host;
 pub mod jail;
 pub mod logging;
 mod machine;

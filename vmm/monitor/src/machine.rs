@@ -9,6 +9,7 @@ use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion as _, MemoryRegionAddress};
 use walnut_vmm_config::VmConfig;
+use walnut_vmm_host::KvmError;
 
 use crate::arch::x86_64::boot::{BootError, BootFiles, Entry};
 use crate::arch::x86_64::layout::{
@@ -19,7 +20,6 @@ use crate::bus::Bus;
 use crate::console::Console;
 use crate::devices::{DeviceError, Devices, Served};
 use crate::ending::Ender;
-use crate::host::{self, HostError};
 use crate::memory::{self, Memory, MemoryError};
 use crate::vcpu::Vcpu;
 use crate::virtio::events::DeviceEvents;
@@ -28,7 +28,7 @@ use crate::virtio::mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY};
 #[derive(Debug, Error)]
 pub enum MachineError {
     #[error(transparent)]
-    Host(#[from] HostError),
+    Host(#[from] KvmError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error(transparent)]
@@ -69,7 +69,7 @@ impl Machine {
         console: &Console,
         ender: &Ender,
     ) -> Result<Self, MachineError> {
-        let kvm_fd = host::open_kvm()?;
+        let kvm_fd = walnut_vmm_host::open()?;
         let vm = create_vm(&kvm_fd)?;
         let files = BootFiles::open(&config.kernel, config.initrd.as_deref())?;
         let ram_bytes = u64::from(config.memory_mib) << 20;

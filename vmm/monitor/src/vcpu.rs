@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use walnut_vmm_config::Ending;
+use walnut_vmm_host::{NO_VIRTUALIZATION, has_virtualization};
 
 use crate::bus::Bus;
 use crate::ending::Ender;
-use crate::host;
 
 pub struct Vcpu {
     id: u8,
@@ -87,9 +87,9 @@ impl Vcpu {
             "vCPU {}: internal error ({what}) at instruction address {rip}",
             self.id
         );
-        if !host::has_hardware_virtualization() {
+        if !has_virtualization() {
             message.push_str("; ");
-            message.push_str(host::NO_HARDWARE_VIRTUALIZATION);
+            message.push_str(NO_VIRTUALIZATION);
         }
         kvm_error(message)
     }

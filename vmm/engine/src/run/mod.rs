@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use walnut_protocol::CallError;
+use walnut_vmm_host::KvmError;
 
 use crate::cli::run::RunArgs;
 use crate::container::{Container, ContainerError, ImageDefaults};
@@ -25,7 +26,6 @@ use crate::image::{
     Terminal,
 };
 use crate::kept::{Kept, KeptError};
-use crate::kvm::{self, KvmError};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::spec::SpecError;
 use crate::storage::disk::{self, DiskError};
@@ -118,7 +118,7 @@ pub fn run(args: &RunArgs, paths: &Paths, begin_us: u64) -> Result<u8, RunError>
     }
     let here = std::env::current_dir().map_err(RunError::WorkingDir)?;
     let mut container = Container::from_flags(args, &here)?;
-    kvm::check()?;
+    walnut_vmm_host::check()?;
     let artifacts = Artifacts::find()?;
     let root = Root::find(args, paths)?;
     container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use walnut_vmm_config::Ending;
 
-use crate::kvm;
-
 pub(super) fn ended(ending: &Option<&Ending>, during: &str, log: &str) -> String {
     let why = match ending {
         None if log.is_empty() => "its monitor was killed".to_owned(),
@@ -16,9 +14,6 @@ pub(super) fn ended(ending: &Option<&Ending>, during: &str, log: &str) -> String
             format!("the guest kernel panicked: {message}{log}")
         }
         Some(Ending::TripleFault) => "the guest's processor met a triple fault".to_owned(),
-        Some(Ending::KvmError { message }) if !kvm::has_virtualization() => {
-            format!("KVM could not go on: {message}; {}", kvm::NO_VIRTUALIZATION)
-        }
         Some(Ending::KvmError { message }) => format!("KVM could not go on: {message}"),
         Some(Ending::Stopped) => "its monitor was told to stop".to_owned(),
         Some(Ending::Failed { message }) => message.clone(),

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether this machine can run virtual machines, and in words why not. The engine asks before it
+//! starts anything, the monitor when it opens `/dev/kvm`: both get the same answer.
+
+#![deny(unsafe_code)]
+
+mod group;
+mod kvm;
+mod processor;
+
+pub use kvm::{DEVICE, KvmError, check, open};
+pub use processor::{NO_VIRTUALIZATION, extension, has_virtualization};
