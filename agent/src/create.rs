@@ -29,7 +29,7 @@ use crate::process::Process;
 use crate::security::Sets;
 use crate::spec::{self, Spec, SpecError};
 use crate::streams::{ChildEnds, Streams, StreamsError};
-use crate::{security, user};
+use crate::{security, sysctl, user};
 
 /// How long the making of a process may take; under emulation, with a cold image, it takes long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -61,6 +61,8 @@ pub fn container(
         &request.group_add,
     )?;
     make_cwd(&rootfs, &spec.process);
+    spec.sysctls = sysctl::apply(&request.sysctls, spec.namespaces)
+        .map_err(|error| Failure::of(Stage::Spec, error.errno(), &error))?;
     let (namespaces, stop_signal) = (spec.namespaces, signal_number(spec.stop_signal.as_deref()));
     let process = spec.process.clone();
     let profile = spec.take_seccomp();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a process never ran, on its way from wherever it failed to the host.
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use walnut_protocol::agent;
 
@@ -59,6 +60,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// An errno in the words of strerror(3), in lower case, as runc prints them.
+#[must_use]
+pub fn describe(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.to_lowercase()
 }
 
 impl From<Failure> for agent::Failed {

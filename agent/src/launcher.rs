@@ -12,7 +12,7 @@ use oci_spec::runtime::Process;
 use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 
-use crate::failure::{Failure, Stage};
+use crate::failure::{Failure, Stage, describe};
 
 /// Docker's, for an image that names none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -114,13 +114,6 @@ fn check(path: &str) -> Result<(), Errno> {
         return Err(Errno::ISDIR);
     }
     rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
-}
-
-/// An errno in the words of strerror(3), in lower case, as runc prints them.
-fn describe(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.to_lowercase()
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ mod reaper;
 mod security;
 mod spec;
 mod streams;
+mod sysctl;
 mod user;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

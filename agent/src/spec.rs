@@ -2,7 +2,7 @@
 //! The host's OCI runtime spec, made ready for libcontainer.
 //!
 //! Only the parts that the agent decides on are read and written: the process's user and HOME,
-//! the control group's path. The rest, the long seccomp section above all, is passed on as the
+//! the control group's path, kernel parameters. The rest, the long seccomp section above all, is passed on as the
 //! text it came as: under emulation each needless pass over it can be seen in a start's time.
 
 use std::collections::{BTreeMap, HashMap};
@@ -44,6 +44,8 @@ pub struct Spec<'a> {
     /// `CLONE_NEW…` of the namespaces that the spec names.
     pub namespaces: u32,
     pub stop_signal: Option<String>,
+    /// Of the container's namespaces, in place of what the text has.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// The one part of "linux.resources" that is read here.
@@ -80,6 +82,7 @@ impl<'a> Spec<'a> {
                 .map(|ns| clone_flag(ns.typ()))
                 .fold(0, |a, b| a | b),
             stop_signal: annotations.get(STOP_SIGNAL).cloned(),
+            sysctls: BTreeMap::new(),
             linux,
             parts,
         })
@@ -115,6 +118,9 @@ impl<'a> Spec<'a> {
         let path = raw("cgroupsPath", path)?;
         let mut linux = self.linux;
         linux.insert("cgroupsPath".into(), &path);
+        let sysctls = serde_json::to_string(&self.sysctls).map_err(malformed("sysctl"))?;
+        let sysctls = raw("sysctl", sysctls)?;
+        linux.insert("sysctl".into(), &sysctls);
         let linux = serde_json::to_string(&linux).map_err(malformed("linux"))?;
         let linux = raw("linux", linux)?;
         let process = serde_json::to_string(&self.process).map_err(malformed("process"))?;
@@ -199,6 +205,7 @@ mod tests {
         "annotations": {"org.opencontainers.image.stopSignal": "SIGINT"},
         "unheardOf": [1, 2.50],
         "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}], "cgroupsPath": "/elsewhere",
+            "sysctl": {"vm.swappiness": "1"},
             "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "more": {}}}
     }"#;
 
@@ -220,10 +227,15 @@ mod tests {
         set_user(&mut spec.process, &user).unwrap();
         assert!(spec.take_seccomp().unwrap().contains("more"));
         spec.process.set_capabilities(None);
+        spec.sysctls.insert("kernel.shmmax".into(), "7".into());
         let config = spec.into_json("/containers/1").unwrap();
         let value: serde_json::Value = serde_json::from_slice(&config).unwrap();
         assert_eq!(value["linux"]["cgroupsPath"], "/containers/1");
         assert_eq!(value["linux"].get("seccomp"), None);
+        assert_eq!(
+            value["linux"]["sysctl"],
+            serde_json::json!({"kernel.shmmax": "7"})
+        );
         assert_eq!(value["process"].get("capabilities"), None);
         assert_eq!(value["unheardOf"][1], 2.5);
         assert_eq!(value["process"]["user"]["uid"], 7);

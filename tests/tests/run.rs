@@ -196,6 +196,46 @@ fn environment_user_and_directory() {
 }
 
 #[test]
+fn kernel_parameters_are_set_or_refused() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let seen = sh(
+        &home,
+        &[
+            "--sysctl",
+            "net.ipv4.ip_unprivileged_port_start=1024",
+            "--sysctl",
+            "vm/max_map_count=70000",
+            "--sysctl",
+            "kernel.shmmax=4711",
+        ],
+        "cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start vm/max_map_count kernel/shmmax",
+    );
+    assert_eq!(seen, "1024\n70000\n4711\n");
+    let refused = [
+        (
+            "net.ipv4.nosuch=1",
+            "open /proc/sys/net/ipv4/nosuch: no such file or directory",
+        ),
+        (
+            "vm.max_map_count=many",
+            "write /proc/sys/vm/max_map_count: invalid argument",
+        ),
+        (
+            "kernel.shmmax=much",
+            "write /proc/sys/kernel/shmmax: invalid argument",
+        ),
+    ];
+    for (parameter, words) in refused {
+        run(&home, &["--sysctl", parameter], &["true"])
+            .exited(125)
+            .complains(&[words]);
+    }
+    home.assert_clean();
+}
+
+#[test]
 fn volumes_are_the_hosts_files() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);

@@ -14,6 +14,7 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use oci_spec::runtime::{Process, Spec};
+use rustix::io::Errno;
 
 use super::capture::Account;
 use super::{CONSOLE_SOCKET, CreateJob, Report, Stdio, Word};
@@ -21,6 +22,7 @@ use crate::channel::Channel;
 use crate::failure::{Failure, Stage, chain};
 use crate::launcher::Program;
 use crate::security::Rights;
+use crate::sysctl::SysctlError;
 
 /// libcontainer's listening socket below [`crate::STATE_DIR`] and the container's name: a
 /// connection to it lets the container's first process exec.
@@ -143,6 +145,9 @@ impl Executor for Launch {
 /// libcontainer's error and account as one failure. `lines` is innermost first.
 fn failure(error: &LibcontainerError, lines: &[String]) -> Failure {
     let innermost = lines.first().map_or("", String::as_str);
+    if let Some(failure) = refused_sysctl(innermost) {
+        return failure;
+    }
     let summary = summary(error);
     let message = if innermost.is_empty() || summary.contains(innermost) {
         summary.clone()
@@ -155,6 +160,17 @@ fn failure(error: &LibcontainerError, lines: &[String]) -> Failure {
         errno: errno(&message),
         message,
     }
+}
+
+/// `failed to set sysctl NAME=VALUE: … (os error N)`, in the words that the machine's have.
+fn refused_sysctl(line: &str) -> Option<Failure> {
+    let (name, rest) = line
+        .strip_prefix("failed to set sysctl ")?
+        .split_once('=')?;
+    let (_, number) = rest.rsplit_once("(os error ")?;
+    let errno = Errno::from_raw_os_error(number.strip_suffix(')')?.parse().ok()?);
+    let error = SysctlError::refused(name, errno);
+    Some(Failure::of(Stage::Spec, error.errno(), &error))
 }
 
 /// The step's own words, out of their wrapping.
@@ -259,6 +275,10 @@ mod tests {
             made.message,
             "failed to unix syscall: failed to chdir e=ENOENT"
         );
+        let line = "failed to set sysctl kernel.sem=a=b: Invalid argument (os error 22)";
+        let made = failure(&init("failed to set sysctl"), &[line.into()]);
+        assert_eq!(made.message, "write /proc/sys/kernel/sem: invalid argument");
+        assert_eq!((made.stage, made.errno), (Stage::Spec, libc::EINVAL));
         let intermediate = LibcontainerError::MainProcess(ProcessError::Channel(
             StepError::OtherError("cgroup error: x".into()),
         ));

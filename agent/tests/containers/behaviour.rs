@@ -47,6 +47,7 @@ pub const TESTS: &[(&str, Test)] = &[
         working_directory_that_is_a_file,
     ),
     ("mount_that_fails", mount_that_fails),
+    ("kernel_parameters", kernel_parameters),
     ("spec_that_is_none", spec_that_is_none),
     ("files", files),
     ("terminal", terminal),
@@ -322,6 +323,40 @@ fn mount_that_fails(host: &Host) {
     let failed = made.response.failed();
     assert_eq!(failed.stage.enum_value(), Ok(Stage::ROOTFS), "{failed:?}");
     assert!(failed.message.contains("/run/nothing"), "{failed:?}");
+}
+
+/// Only those of a namespace: the machine's are this machine's.
+fn kernel_parameters(host: &Host) {
+    let with = |name: &'static str, value: &'static str| {
+        host.create(&["cat", "/proc/sys/kernel/shmmax"], move |request, _| {
+            request.sysctls.insert(name.into(), value.into());
+        })
+    };
+    let outcome = with("kernel.shmmax", "4711").run(b"");
+    assert_eq!(outcome.stdout, b"4711\n");
+    let refused = [
+        (
+            "kernel.nosuch",
+            "1",
+            "open /proc/sys/kernel/nosuch: no such file or directory",
+        ),
+        (
+            "kernel.shmmax",
+            "much",
+            "write /proc/sys/kernel/shmmax: invalid argument",
+        ),
+        (
+            "../evil",
+            "1",
+            "sysctl \"../evil\" is no name of a kernel parameter",
+        ),
+    ];
+    for (name, value, words) in refused {
+        let made = with(name, value);
+        let failed = made.response.failed();
+        assert_eq!(failed.stage.enum_value(), Ok(Stage::SPEC), "{failed:?}");
+        assert_eq!(failed.message, words);
+    }
 }
 
 fn spec_that_is_none(host: &Host) {

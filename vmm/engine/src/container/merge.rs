@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::{
-    Container, ContainerError, ContainerId, Dns, Limits, Security, Sysctls, Ulimit, env, signal,
+    Container, ContainerError, ContainerId, Dns, Limits, Security, Ulimit, env, signal, sysctl,
     volume,
 };
 use crate::cli::run::RunArgs;
@@ -78,7 +78,7 @@ impl Container {
                 args.privileged,
                 &args.security_opt,
             )?,
-            sysctls: Sysctls::parse(&args.sysctl)?,
+            sysctls: sysctl::parse(&args.sysctl)?,
             hosts: args
                 .add_host
                 .iter()

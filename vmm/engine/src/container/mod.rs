@@ -11,6 +11,7 @@ pub mod signal;
 mod sysctl;
 pub mod volume;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -19,7 +20,6 @@ pub use id::ContainerId;
 pub use limits::{Limits, Ulimit};
 pub use merge::ImageDefaults;
 pub use security::{Seccomp, Security};
-pub use sysctl::Sysctls;
 pub use volume::{Tmpfs, Volume};
 
 #[derive(Debug, Error)]
@@ -79,7 +79,8 @@ pub struct Container {
     pub tmpfs: Vec<Tmpfs>,
     pub limits: Limits,
     pub security: Security,
-    pub sysctls: Sysctls,
+    /// Kernel parameters by name, with dots.
+    pub sysctls: HashMap<String, String>,
     pub hosts: Vec<(String, String)>,
     pub dns: Dns,
     pub stop_signal: u32,

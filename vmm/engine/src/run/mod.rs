@@ -150,7 +150,6 @@ fn start(
         disks: layout.disks.clone(),
         pmem: layout.pmem.clone(),
         fs: layout.fs.clone(),
-        kernel_parameters: container.sysctls.kernel_parameters(),
     };
     let signals = Signals::take_over()?;
     let dir = RunDir::create(paths, container.id.short())?;

@@ -75,6 +75,7 @@ impl<'a> Session<'a> {
             stdin: container.interactive,
             seccomp_filter,
             seccomp_flags,
+            sysctls: container.sysctls.clone(),
             ..CreateRequest::default()
         };
         let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");

@@ -171,14 +171,6 @@ fn linux(container: &Container) -> Result<Linux, SpecError> {
         .namespaces(namespaces()?)
         .masked_paths(paths(MASKED_PATHS))
         .readonly_paths(paths(READONLY_PATHS))
-        .sysctl(
-            container
-                .sysctls
-                .container
-                .iter()
-                .cloned()
-                .collect::<HashMap<_, _>>(),
-        )
         .cgroups_path(PathBuf::from(format!("/{}", container.id)))
         .resources(resources(container)?)
         .devices(if privileged {

@@ -178,8 +178,6 @@ fn small_switches() {
         "--read-only",
         "--security-opt",
         "no-new-privileges",
-        "--sysctl",
-        "kernel.shmmax=1",
         "--ulimit",
         "nofile=5:6",
         "--stop-signal",
@@ -190,7 +188,6 @@ fn small_switches() {
     assert_eq!(spec["process"]["terminal"], true);
     assert_eq!(spec["root"]["readonly"], true);
     assert_eq!(spec["process"]["noNewPrivileges"], true);
-    assert_eq!(spec["linux"]["sysctl"]["kernel.shmmax"], "1");
     assert_eq!(spec["process"]["rlimits"][0]["hard"], 6);
     assert_eq!(spec["annotations"][STOP_SIGNAL_ANNOTATION], "2");
     assert_eq!(spec["hostname"], "box");

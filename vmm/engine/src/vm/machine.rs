@@ -33,8 +33,6 @@ pub struct Machine {
     pub disks: Vec<DiskConfig>,
     pub pmem: Vec<PmemConfig>,
     pub fs: Vec<FsConfig>,
-    /// Appended to the kernel's command line.
-    pub kernel_parameters: String,
 }
 
 impl Machine {
@@ -48,7 +46,7 @@ impl Machine {
         VmConfig {
             kernel: artifacts.kernel.clone(),
             initrd: Some(artifacts.initramfs.clone()),
-            cmdline: cmdline() + &self.kernel_parameters,
+            cmdline: cmdline(),
             cpus: self.cpus,
             memory_mib: self.memory_mib,
             console: Console::File(console(dir)),

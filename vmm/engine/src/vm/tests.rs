@@ -50,7 +50,6 @@ impl Bench {
             disks: Vec::new(),
             pmem: Vec::new(),
             fs: Vec::new(),
-            kernel_parameters: String::new(),
         };
         Vm::start(&artifacts, &machine, dir).unwrap()
     }
