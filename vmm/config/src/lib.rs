@@ -12,6 +12,6 @@ mod vm;
 
 pub use report::{Ending, Report};
 pub use vm::{
-    Console, DiskConfig, FsConfig, FsSource, MAX_CPUS, MIN_MEMORY_MIB, PmemConfig, VmConfig,
+    Console, DiskConfig, FsConfig, FsSource, MAX_CPUS, MIN_MEMORY_MIB, Owner, PmemConfig, VmConfig,
     Volume, VsockConfig,
 };

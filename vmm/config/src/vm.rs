@@ -100,6 +100,17 @@ pub struct FsConfig {
     /// What the guest mounts by; at most 36 bytes.
     pub tag: String,
     pub source: FsSource,
+    #[serde(default)]
+    pub owner: Owner,
+}
+
+/// Whose the caller's files are in the guest, where the monitor is not root's: it can be nobody else
+/// on the host, and so translates. Root's monitor leaves every number as it is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// What a virtio-fs device shows.

@@ -3,8 +3,8 @@
 //!
 //! An image is EROFS on virtio-pmem, mapped with DAX; what the container writes goes to an overlay
 //! on a tmpfs (`--rm`, `--read-only`) or on an ext4 disk that lives as long as the container. What
-//! stays on the host (volumes, `--rootfs`) comes by one virtio-fs device that holds each of them
-//! under a name.
+//! stays on the host comes by virtio-fs: one device that holds each volume under a name, one for
+//! `--rootfs`.
 
 use std::path::{Path, PathBuf};
 
@@ -21,12 +21,13 @@ const VOLUMES: &str = "/run/walnut/volumes";
 const IMAGE: &str = "/run/walnut/image";
 const WRITABLE: &str = "/run/walnut/rw";
 const OVERLAY: &str = "/run/walnut/rootfs";
-/// The volume that is the root file system.
-const ROOTFS_VOLUME: &str = "rootfs";
-const ROOTFS_PATH: &str = "/run/walnut/volumes/rootfs";
+/// The device, and the one volume in it, that is the root file system.
+const ROOTFS_TAG: &str = "rootfs";
+const HOST: &str = "/run/walnut/host";
+const ROOTFS_PATH: &str = "/run/walnut/host/rootfs";
 /// The volume is a mount point that the kernel enters on the way to something below it, and
 /// overlayfs looks no further than the name it is given.
-const ROOTFS_LOWER: &str = "/run/walnut/volumes/rootfs/.";
+const ROOTFS_LOWER: &str = "/run/walnut/host/rootfs/.";
 
 /// Where the root file system comes from.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Layout {
             rootfs: OVERLAY,
             volume_sources: Vec::new(),
         };
-        layout.volumes(container, source);
+        layout.volumes(container);
         let lower = match source {
             Source::Image(path) => {
                 layout.pmem.push(config::PmemConfig { path: path.clone() });
@@ -70,7 +71,16 @@ impl Layout {
                     .push(mount("erofs", "/dev/pmem0", IMAGE, &["ro", "dax=always"]));
                 IMAGE
             }
-            Source::Directory(_) => ROOTFS_LOWER,
+            Source::Directory(path) => {
+                let rootfs = config::Volume {
+                    name: ROOTFS_TAG.to_owned(),
+                    source: path.clone(),
+                    readonly: container.read_only,
+                };
+                // A root file system's files are root's.
+                layout.share(ROOTFS_TAG, HOST, vec![rootfs], config::Owner::default());
+                ROOTFS_LOWER
+            }
         };
         // A directory is written to as it is; mount points that it lacks are made in it.
         if matches!(source, Source::Directory(_)) && !container.read_only {
@@ -81,15 +91,8 @@ impl Layout {
         layout
     }
 
-    fn volumes(&mut self, container: &Container, source: &Source) {
+    fn volumes(&mut self, container: &Container) {
         let mut volumes = Vec::new();
-        if let Source::Directory(path) = source {
-            volumes.push(config::Volume {
-                name: ROOTFS_VOLUME.to_owned(),
-                source: path.clone(),
-                readonly: container.read_only,
-            });
-        }
         for (index, volume) in container.volumes.iter().enumerate() {
             let name = index.to_string();
             self.volume_sources.push(Path::new(VOLUMES).join(&name));
@@ -100,13 +103,23 @@ impl Layout {
             });
         }
         if !volumes.is_empty() {
-            self.fs.push(config::FsConfig {
-                tag: VOLUMES_TAG.to_owned(),
-                source: config::FsSource::Volumes(volumes),
-            });
-            self.mounts
-                .push(mount("virtiofs", VOLUMES_TAG, VOLUMES, &[]));
+            self.share(VOLUMES_TAG, VOLUMES, volumes, owner(&container.user));
         }
+    }
+
+    fn share(
+        &mut self,
+        tag: &str,
+        target: &str,
+        volumes: Vec<config::Volume>,
+        owner: config::Owner,
+    ) {
+        self.fs.push(config::FsConfig {
+            tag: tag.to_owned(),
+            source: config::FsSource::Volumes(volumes),
+            owner,
+        });
+        self.mounts.push(mount("virtiofs", tag, target, &[]));
     }
 
     fn overlay(&mut self, container: &Container, lower: &str, disk: Option<&Path>) {
@@ -141,6 +154,18 @@ impl Layout {
     }
 }
 
+/// Whose the volumes are where all their files are one user's, the caller's: the container's own
+/// user's, who could not write there otherwise. Who a name stands for is the image's to say, which is
+/// not known here: root's then.
+fn owner(user: &str) -> config::Owner {
+    let (uid, gid) = user.split_once(':').unwrap_or((user, ""));
+    let number = |text: &str| text.parse().ok();
+    config::Owner {
+        uid: number(uid).unwrap_or_default(),
+        gid: number(gid).unwrap_or_default(),
+    }
+}
+
 fn mount(kind: &str, source: &str, target: &str, options: &[&str]) -> MountPoint {
     MountPoint {
         type_: kind.to_owned(),
@@ -148,5 +173,24 @@ fn mount(kind: &str, source: &str, target: &str, options: &[&str]) -> MountPoint
         target: target.to_owned(),
         options: options.iter().map(ToString::to_string).collect(),
         ..MountPoint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_the_containers_users() {
+        let ids = |user: &str| {
+            let owner = owner(user);
+            (owner.uid, owner.gid)
+        };
+        assert_eq!(ids("1000:1001"), (1000, 1001));
+        assert_eq!(ids("1000"), (1000, 0));
+        for user in ["", "0", "alice", "alice:staff", "-1:x", "99999999999"] {
+            assert_eq!(ids(user), (0, 0), "{user}");
+        }
+        assert_eq!(ids("alice:7"), (0, 7));
     }
 }

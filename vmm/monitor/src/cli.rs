@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use thiserror::Error;
 use walnut_vmm_config::{
-    Console, DiskConfig, FsConfig, FsSource, MIN_MEMORY_MIB, PmemConfig, VmConfig, VsockConfig,
+    Console, DiskConfig, FsConfig, FsSource, MIN_MEMORY_MIB, Owner, PmemConfig, VmConfig,
+    VsockConfig,
 };
 
 use crate::run::inherited;
@@ -148,6 +149,7 @@ fn parse_fs(text: String) -> Result<FsConfig, ArgsError> {
         Some((tag, dir)) if !tag.is_empty() && !dir.is_empty() => Ok(FsConfig {
             tag: tag.to_owned(),
             source: FsSource::Directory(dir.into()),
+            owner: Owner::default(),
         }),
         _ => Err(ArgsError::Fs(text)),
     }

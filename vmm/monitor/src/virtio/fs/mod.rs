@@ -87,7 +87,7 @@ impl Fs {
         bytes[TAG_LEN..].copy_from_slice(&1u32.to_le_bytes());
         Ok(Self {
             config: bytes,
-            source: Source::new(tag, root, File::from(proc_self_fd)),
+            source: Source::new(config, root, File::from(proc_self_fd)),
         })
     }
 }

@@ -28,6 +28,7 @@ use virtiofsd::passthrough::{
 use virtiofsd::server::Server;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 use vm_memory::{Bytes, GuestAddress};
+use walnut_vmm_config::{FsConfig, Owner};
 
 use super::confined::Confined;
 use crate::memory::{GuestMemory, Memory, MemoryError, allocate};
@@ -52,19 +53,21 @@ pub(super) struct Source {
     open_files: u64,
     /// User and group of a monitor that is not root.
     caller: Option<(u32, u32)>,
+    owner: Owner,
 }
 
 impl Source {
     /// `root` is a directory, `proc_self_fd` is `/proc/self/fd`; both may be `O_PATH` descriptors.
-    pub(super) fn new(tag: &str, root: OwnedFd, proc_self_fd: File) -> Self {
+    pub(super) fn new(config: &FsConfig, root: OwnedFd, proc_self_fd: File) -> Self {
         let uid = rustix::process::geteuid();
         let caller = (!uid.is_root()).then(|| (uid.as_raw(), rustix::process::getegid().as_raw()));
         Self {
             root,
             proc_self_fd,
-            tag: tag.to_owned(),
+            tag: config.tag.clone(),
             open_files: raise_open_files(),
             caller,
+            owner: config.owner,
         }
     }
 
@@ -82,7 +85,6 @@ impl Source {
     }
 
     fn config(&self) -> io::Result<Config> {
-        let map = |id: Option<u32>| id.map(squash);
         Ok(Config {
             // Relative to the thread's own working directory: no path is looked up any more once
             // the monitor is in its jail.
@@ -103,8 +105,8 @@ impl Source {
                 Some(_) => NegotiationMode::Never,
                 None => NegotiationMode::Auto,
             },
-            uid_map: map(self.caller.map(|(uid, _)| uid)),
-            gid_map: map(self.caller.map(|(_, gid)| gid)),
+            uid_map: self.caller.map(|(uid, _)| squash(uid, self.owner.uid)),
+            gid_map: self.caller.map(|(_, gid)| squash(gid, self.owner.gid)),
             guest_fd_limit: self.open_files.saturating_sub(RESERVED_FILES),
             ..Config::default()
         })
@@ -112,8 +114,8 @@ impl Source {
 }
 
 /// The map of a monitor that is not root and can be nobody but its caller: whoever writes in the
-/// guest writes as the caller, whose files are root's in the guest; all others are nobody's.
-fn squash(caller: u32) -> Vec<IdMap> {
+/// guest writes as the caller, whose files are the owner's in the guest; all others are nobody's.
+fn squash(caller: u32, owner: u32) -> Vec<IdMap> {
     let nobody = |from_host, count| IdMap::SquashHost {
         from_host,
         to_guest: NOBODY,
@@ -128,7 +130,7 @@ fn squash(caller: u32) -> Vec<IdMap> {
         },
         IdMap::Host {
             from_host: caller,
-            to_guest: 0,
+            to_guest: owner,
             count: 1,
         },
         nobody(0, caller),

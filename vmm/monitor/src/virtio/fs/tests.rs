@@ -16,7 +16,7 @@ use virtiofsd::fuse::{
     SetxattrIn, WriteIn, WriteOut,
 };
 use vm_memory::ByteValued;
-use walnut_vmm_config::{FsConfig, FsSource};
+use walnut_vmm_config::{FsConfig, FsSource, Owner};
 
 use super::{Fs, FsError, QUEUE_SIZES};
 use crate::virtio::VirtioDevice;
@@ -32,6 +32,14 @@ struct Client {
     ids: (u32, u32),
 }
 
+fn config(tag: &str, source: FsSource) -> FsConfig {
+    FsConfig {
+        tag: tag.to_owned(),
+        source,
+        owner: Owner::default(),
+    }
+}
+
 /// What the server said: a reply's body, or the number of an error.
 type Answer = Result<Vec<u8>, i32>;
 
@@ -44,10 +52,13 @@ impl Client {
     }
 
     fn idle(source: FsSource) -> Self {
-        let tag = "test".to_owned();
+        Self::of(&config("test", source))
+    }
+
+    fn of(config: &FsConfig) -> Self {
         let mut client = Self {
             driver: Driver::new(QUEUE_SIZES),
-            device: Fs::new(&FsConfig { tag, source }).unwrap(),
+            device: Fs::new(config).unwrap(),
             unique: 0,
             ids: (0, 0),
         };
@@ -194,10 +205,7 @@ fn config_space_has_tag_and_one_request_queue() {
 
 #[test]
 fn bad_configurations_are_named() {
-    let new = |tag: &str, source| {
-        let tag = tag.to_owned();
-        Fs::new(&FsConfig { tag, source }).err()
-    };
+    let new = |tag: &str, source| Fs::new(&config(tag, source)).err();
     let here = || FsSource::Directory("/".into());
     assert!(matches!(new("", here()), Some(FsError::Tag { .. })));
     assert!(matches!(

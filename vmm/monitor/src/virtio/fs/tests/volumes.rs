@@ -52,11 +52,8 @@ fn volume(name: &str, source: &Path, readonly: bool) -> Volume {
     }
 }
 
-fn config(volumes: Vec<Volume>) -> FsConfig {
-    FsConfig {
-        tag: "test".to_owned(),
-        source: FsSource::Volumes(volumes),
-    }
+fn of_volumes(volumes: Vec<Volume>) -> FsConfig {
+    config("test", FsSource::Volumes(volumes))
 }
 
 fn serve() {
@@ -64,7 +61,7 @@ fn serve() {
     fs::write(open.path().join("old"), "old").unwrap();
     fs::write(closed.path().join("old"), "old").unwrap();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut configs = [config(vec![
+    let mut configs = [of_volumes(vec![
         volume("open", open.path(), false),
         volume("closed", closed.path(), true),
         volume("file", &open.path().join("old"), false),
@@ -123,13 +120,13 @@ fn volumes_of_somebody_else() {
 
 const SOMEBODY: u32 = 54321;
 
-/// The caller's files are root's in the guest, and whoever writes there writes as the caller.
+/// The caller's files are the owner's in the guest, and whoever writes there writes as the caller.
 fn squashed() {
     let dir = directory();
     let mut client = Client::new(dir.path());
     client.ids = (1000, 1000);
     let (entry, _) = client.create(ROOT_ID, c"file", 0o600).unwrap();
-    assert_eq!(entry.attr.uid, 0.into());
+    assert_eq!((entry.attr.uid, entry.attr.gid), (0.into(), 0.into()));
     let user = rustix::process::geteuid().as_raw();
     assert_eq!(dir.path().join("file").metadata().unwrap().uid(), user);
     let chown = SetattrIn {
@@ -140,6 +137,18 @@ fn squashed() {
     client
         .call(Opcode::Setattr, entry.nodeid, chown.as_slice(), 256)
         .unwrap();
+    let mut config = config("test", FsSource::Directory(dir.path().to_owned()));
+    config.owner = Owner {
+        uid: 1000,
+        gid: 1001,
+    };
+    let mut client = Client::of(&config);
+    client.init();
+    let entry = client.lookup(ROOT_ID, c"file").unwrap();
+    assert_eq!((entry.attr.uid, entry.attr.gid), (1000.into(), 1001.into()));
+    client.ids = (2000, 2000);
+    client.create(ROOT_ID, c"other", 0o600).unwrap();
+    assert_eq!(dir.path().join("other").metadata().unwrap().uid(), user);
     let mut client = Client::new(Path::new("/"));
     let etc = client.lookup(ROOT_ID, c"etc").unwrap();
     assert_eq!(etc.attr.uid, 65534.into());
@@ -149,7 +158,7 @@ fn squashed() {
 fn volumes_that_cannot_be_are_named() {
     elsewhere(rustix::process::geteuid().as_raw(), || {
         let dir = directory();
-        let refused = |volumes| prepare(&mut [config(volumes)]).err();
+        let refused = |volumes| prepare(&mut [of_volumes(volumes)]).err();
         let missing = dir.path().join("missing");
         let error = refused(vec![volume("v", &missing, false)]).unwrap();
         assert!(error.to_string().contains(missing.to_str().unwrap()));
@@ -167,9 +176,7 @@ fn volumes_that_cannot_be_are_named() {
 
 #[test]
 fn without_volumes_nothing_is_done() {
-    let source = FsSource::Directory("/".into());
-    let tag = "test".to_owned();
-    let mut configs = [FsConfig { tag, source }];
+    let mut configs = [config("test", FsSource::Directory("/".into()))];
     let before = fs::read_link("/proc/thread-self/ns/mnt").unwrap();
     prepare(&mut configs).unwrap();
     assert_eq!(before, fs::read_link("/proc/thread-self/ns/mnt").unwrap());
