@@ -240,12 +240,11 @@ fn is_called(entry: &Descriptor, image: &str) -> bool {
         || (wanted.is_some() && full_names(entry).any(|name| Some(name) == wanted))
 }
 
-/// Names by which the store may know the image. A bare tag (`latest`) says nothing of the
-/// repository, so it is none.
+/// Names by which the store may know the image. A single word may be meant as a repository's name
+/// or as a tag: nobody can tell, and so it is the repository's, as podman has it.
 fn full_names(entry: &Descriptor) -> impl Iterator<Item = Name> {
-    let full = annotation(entry, FULL_NAME);
-    let short = annotation(entry, REF_NAME).filter(|name| name.contains([':', '/']));
-    full.or(short)
+    annotation(entry, FULL_NAME)
+        .or_else(|| annotation(entry, REF_NAME))
         .and_then(|name| name.parse().ok())
         .into_iter()
 }

@@ -252,12 +252,32 @@ fn images_with_the_same_layers_share_a_file() {
         name: Some("other"),
         ..small()
     };
-    // "other" alone is a tag, and says nothing of a repository.
     let other = place.oci(&other.layout()).unwrap();
     assert_eq!(one.erofs, other.erofs);
     assert_ne!(one.id, other.id);
-    assert!(other.names.is_empty());
     assert_eq!(place.store().list().unwrap().len(), 2);
+}
+
+#[test]
+fn a_single_word_is_a_repository() {
+    let place = Place::new();
+    for (given, known) in [("other", "other:latest"), ("latest", "latest:latest")] {
+        let image = TestImage {
+            name: Some(given),
+            ..small()
+        };
+        let loaded = place.oci(&image.layout()).unwrap();
+        let names: Vec<String> = loaded.names.iter().map(Name::to_string).collect();
+        assert!(names.contains(&known.to_owned()), "{names:?}");
+        assert_eq!(place.resolve(given).unwrap().id, loaded.id);
+    }
+    // What can be no name is none.
+    let odd = TestImage {
+        cmd: "odd",
+        name: Some("No Name"),
+        ..small()
+    };
+    assert!(place.oci(&odd.layout()).unwrap().names.is_empty());
 }
 
 #[test]
