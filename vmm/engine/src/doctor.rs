@@ -2,13 +2,19 @@
 //! `walnut doctor`: what this machine can do, and what to do about what it can't.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::Access;
+use rustix::mount::MountPropagationFlags;
 use walnut_vmm_host::{DEVICE, NO_VIRTUALIZATION, has_virtualization};
 
-use crate::paths::{Artifacts, Paths};
-use crate::units::{GIB, human_size};
+use crate::container::limits::DEFAULT_MEMORY_MIB;
+use crate::paths::{Artifacts, PathError, Paths};
+use crate::storage::disk;
+use crate::units::{GIB, MIB, human_size};
 
 /// Below this much room a pull is likely to fail.
 const LOW_ROOM: u64 = GIB;
@@ -48,6 +54,10 @@ pub fn run(paths: &Paths) -> anyhow::Result<u8> {
     findings.push(state(paths));
     findings.push(room(&paths.root));
     findings.push(mkfs());
+    findings.push(memory());
+    findings.push(cgroups());
+    // Nothing comes after it: this process is in another namespace then.
+    findings.extend(user_namespaces());
     let mut out = std::io::stdout().lock();
     for found in &findings {
         let mark = match found.verdict {
@@ -117,44 +127,44 @@ fn files() -> Vec<Finding> {
 fn state(paths: &Paths) -> Finding {
     match paths.ensure_state() {
         Ok(()) => finding(Verdict::Good, "state", paths.state.display().to_string()),
-        Err(e) => finding(Verdict::Bad, "state", chain(&e)),
+        Err(e @ PathError::Foreign { .. }) => finding(Verdict::Bad, "state", chain(&e)),
+        Err(e) => {
+            let text = format!("{}; --state DIR names another place", chain(&e));
+            finding(Verdict::Bad, "state", text)
+        }
     }
 }
 
 /// On the file system that the store is on, or will be.
 fn room(root: &Path) -> Finding {
+    const ELSEWHERE: &str = "--root DIR names another place";
     let existing = root
         .ancestors()
         .find(|dir| dir.exists())
         .unwrap_or(Path::new("/"));
-    match rustix::fs::statvfs(existing) {
-        Ok(stat) => {
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let verdict = if free < LOW_ROOM {
-                Verdict::Weak
-            } else {
-                Verdict::Good
-            };
-            let text = format!("{}, {} free", root.display(), human_size(free));
-            finding(verdict, "store", text)
+    let writable = rustix::fs::access(existing, Access::WRITE_OK | Access::EXEC_OK);
+    let stat = match writable.and_then(|()| rustix::fs::statvfs(existing)) {
+        Ok(stat) => stat,
+        Err(e) => {
+            let text = format!("{}: {e}; {ELSEWHERE}", existing.display());
+            return finding(Verdict::Bad, "store", text);
         }
-        Err(e) => finding(
-            Verdict::Bad,
-            "store",
-            format!("{}: {e}", existing.display()),
-        ),
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let text = format!("{}, {} free", root.display(), human_size(free));
+    if free < LOW_ROOM {
+        let text = format!("{text}: little for images; make room, or {ELSEWHERE}");
+        return finding(Verdict::Weak, "store", text);
     }
+    finding(Verdict::Good, "store", text)
 }
 
 fn mkfs() -> Finding {
-    let found = [
-        "/usr/sbin/mkfs.ext4",
-        "/sbin/mkfs.ext4",
-        "/usr/bin/mkfs.ext4",
-    ]
-    .into_iter()
-    .any(|path| Path::new(path).exists());
-    if found {
+    let found = Command::new(disk::mkfs_program())
+        .arg("-V")
+        .stdin(Stdio::null())
+        .output();
+    if found.is_ok() {
         return finding(
             Verdict::Good,
             "mkfs.ext4",
@@ -163,6 +173,69 @@ fn mkfs() -> Finding {
     }
     let text = "is missing, so containers need --rm; `apt-get install e2fsprogs` brings it";
     finding(Verdict::Weak, "mkfs.ext4", text)
+}
+
+/// A machine takes what its container touches, up to its size.
+fn memory() -> Finding {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let Some(available) = available_memory(&meminfo) else {
+        let text = "/proc/meminfo does not tell what is available; mount /proc";
+        return finding(Verdict::Weak, "memory", text);
+    };
+    let text = format!("{} available", human_size(available));
+    if available < u64::from(DEFAULT_MEMORY_MIB) * MIB {
+        let text = format!(
+            "{text}, less than a container's default ({DEFAULT_MEMORY_MIB} MiB); end something, or \
+             give less by --memory"
+        );
+        return finding(Verdict::Weak, "memory", text);
+    }
+    finding(Verdict::Good, "memory", text)
+}
+
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Limits inside a container are its own kernel's; those on whole machines are the host's.
+fn cgroups() -> Finding {
+    const PLACE: &str = "/sys/fs/cgroup";
+    /// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
+    const CGROUP2: i64 = 0x6367_7270;
+    if rustix::fs::statfs(PLACE).is_ok_and(|stat| stat.f_type == CGROUP2) {
+        return finding(Verdict::Good, "cgroup", format!("version 2 at {PLACE}"));
+    }
+    let text = format!(
+        "no version 2 at {PLACE}: containers have their limits, but a service manager can set none \
+         for their machines; boot with systemd.unified_cgroup_hierarchy=1"
+    );
+    finding(Verdict::Weak, "cgroup", text)
+}
+
+/// Without root, the monitor mounts volumes in a user namespace. Leaves this process in one.
+fn user_namespaces() -> Option<Finding> {
+    if rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    let made = unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .map_err(io::Error::from)
+        .and_then(|()| Ok(rustix::mount::mount_change("/", private)?));
+    Some(match made {
+        Ok(()) => finding(Verdict::Good, "userns", "may be made, for -v and --rootfs"),
+        Err(e) => {
+            let text = format!(
+                "may not be made ({e}), so -v and --rootfs need root; as root: `sysctl -w \
+                 user.max_user_namespaces=65536`, and where these exist \
+                 kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0"
+            );
+            finding(Verdict::Weak, "userns", text)
+        }
+    })
 }
 
 /// An error and its causes, in one line.
@@ -174,4 +247,31 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_in_bytes() {
+        let meminfo = "MemTotal:       4000 kB\nMemAvailable:   1000 kB\nBuffers: 1 kB\n";
+        assert_eq!(available_memory(meminfo), Some(1_024_000));
+        for bad in [
+            "",
+            "MemAvailable: x kB",
+            "MemAvailable: 18446744073709551615 kB",
+        ] {
+            assert_eq!(available_memory(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_is_told_what_to_do() {
+        // Root may write there, in principle; there is no room at all.
+        let found = room(Path::new("/proc/walnut"));
+        assert_ne!(found.verdict, Verdict::Good);
+        assert!(found.text.contains("--root DIR"), "{}", found.text);
+        assert_ne!(room(Path::new("/tmp/new/deep")).verdict, Verdict::Bad);
+    }
 }

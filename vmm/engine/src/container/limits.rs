@@ -27,7 +27,7 @@ pub enum LimitError {
 
 /// Of the machine, for a container without a limit of its own. Pages that nobody touches cost the
 /// host nothing.
-const DEFAULT_MEMORY_MIB: u32 = 512;
+pub const DEFAULT_MEMORY_MIB: u32 = 512;
 /// For a container without an allowance of its own; more are asked for by `--cpus`.
 const DEFAULT_CPUS: u8 = 2;
 /// Kernel, agent and their working memory, beside the container's.

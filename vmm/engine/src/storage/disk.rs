@@ -97,12 +97,16 @@ fn format(dir: &Path, blank: &Path, size: u64) -> Result<File, DiskError> {
     File::open(blank).map_err(|e| created(blank, e))
 }
 
-fn mkfs(path: &Path) -> Result<(), DiskError> {
-    // Debian keeps it where a user's PATH does not look.
-    let found = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]
+/// Debian keeps it where a user's PATH does not look.
+pub fn mkfs_program() -> &'static str {
+    ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]
         .into_iter()
-        .find(|candidate| Path::new(candidate).exists());
-    let output = Command::new(found.unwrap_or("mkfs.ext4"))
+        .find(|candidate| Path::new(candidate).exists())
+        .unwrap_or("mkfs.ext4")
+}
+
+fn mkfs(path: &Path) -> Result<(), DiskError> {
+    let output = Command::new(mkfs_program())
         .args(["-q", "-F", "-m", "0", "-L", "walnut-rw"])
         .args([
             "-O",
