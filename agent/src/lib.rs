@@ -19,6 +19,7 @@ pub mod listen;
 pub mod service;
 pub mod shutdown;
 
+mod block;
 mod channel;
 mod container;
 mod create;

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use walnut_protocol::agent::MountPoint;
 
+use crate::block;
 use crate::paths::{self, GuestPath, PathError};
 
 /// Most mounts that one request may name.
@@ -270,6 +271,16 @@ fn mount_new(point: &MountPoint, options: &Options, onto: &OwnedFd) -> Result<()
     };
     let data = text(&options.data.join(","))?;
     let (source, fstype) = (text(&point.source)?, text(&point.type_)?);
+    if options.flags().contains(MountFlags::RDONLY) && point.source.starts_with("/dev/") {
+        GuestPath::new(&point.source)
+            .and_then(|device| device.open(OFlags::RDONLY | OFlags::NONBLOCK))
+            .map_err(|source| MountError::Path {
+                fstype: point.type_.clone(),
+                target: point.target.clone(),
+                source,
+            })
+            .and_then(|device| block::set_read_only(device).map_err(|e| failed(point, e)))?;
+    }
     let onto = paths::proc_path(onto);
     rustix::mount::mount(&source, onto, &fstype, options.flags(), data.as_c_str())
         .map_err(|e| failed(point, e))

@@ -236,6 +236,19 @@ fn kernel_parameters_are_set_or_refused() {
 }
 
 #[test]
+fn nobody_writes_to_the_image() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let script = "dev=$(tr : ' ' < /sys/block/pmem0/dev) && mknod /tmp/p b $dev && \
+                  (echo x > /tmp/p) 2>&1 | grep -o 'Read-only.*\\|Permission denied\\|not permitted'; \
+                  head -c 1 /tmp/p | wc -c; cat /etc/passwd | grep -c ^root";
+    let seen = sh(&home, &["--privileged"], script);
+    assert_eq!(seen, "Permission denied\n1\n1\n");
+    home.assert_clean();
+}
+
+#[test]
 fn volumes_are_the_hosts_files() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
@@ -378,7 +391,14 @@ fn doctor_finds_what_is_there() {
     let done = home.walnut(["doctor"]).run();
     done.succeeded();
     let text = String::from_utf8(done.stdout.clone()).unwrap();
-    for word in ["/dev/kvm", "walnut-vmm", "vmlinux", "initramfs"] {
+    for word in [
+        "/dev/kvm",
+        "walnut-vmm",
+        "vmlinux",
+        "initramfs",
+        "cgroup",
+        "memory",
+    ] {
         assert!(text.contains(word), "no {word}\n{}", done.story());
     }
 }
