@@ -40,7 +40,8 @@ guest-image: kernel initramfs ## Build the guest's kernel and initramfs (the ker
 
 kernel: deps
 	@mkdir -p $(STAGE)
-	@.ci/stage "$$(guest-image/build-kernel)" $(STAGE)/vmlinux
+	@kernel=$$(guest-image/build-kernel); .ci/stage "$$kernel" $(STAGE)/vmlinux; \
+		guest-image/prune-kernels "$$kernel"
 
 # The agent is built by `programs`, so that two cargos never wait for each other.
 initramfs: programs
