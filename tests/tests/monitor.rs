@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use walnut_tests::harness::{Done, Home, Program, skip};
 use walnut_tests::place;
 
@@ -37,6 +39,10 @@ fn initramfs(home: &Home, script: &str) -> PathBuf {
 }
 
 fn boot(home: &Home, script: &str, flags: &[&str]) -> Done {
+    program(home, script, flags).run()
+}
+
+fn program(home: &Home, script: &str, flags: &[&str]) -> Program {
     let cpio = initramfs(home, script);
     let kernel = place::staged().join("vmlinux");
     let cmdline = "console=ttyS0 reboot=k panic=-1 quiet";
@@ -48,7 +54,6 @@ fn boot(home: &Home, script: &str, flags: &[&str]) -> Done {
     ])
     .args(["--cmdline", cmdline])
     .args(flags)
-    .run()
 }
 
 /// What the script printed: no carriage returns, none of the kernel's own lines.
@@ -200,6 +205,57 @@ fn the_random_device_and_the_balloon_are_there() {
                   ls /sys/bus/virtio/drivers/virtio_balloon | grep -c ^virtio";
     let done = boot(&home, script, &[]);
     assert_eq!(console(&done), "virtio_rng.0\n16\n1\n", "{}", done.story());
+}
+
+#[test]
+fn every_device_at_once() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    for image in ["disk.img", "pmem.img"] {
+        fs::write(at(image), vec![b'x'; 1 << 20]).unwrap();
+    }
+    let (disk, pmem, socket) = (at("disk.img"), at("pmem.img"), at("vsock"));
+    let fs_flag = format!("home={}", home.path().display());
+    let script = "head -c 1 /dev/vda; head -c 1 /dev/pmem0; echo; mount -t virtiofs home /mnt && \
+                  test -S /mnt/vsock && ls /sys/bus/virtio/drivers/*/ | grep -c ^virtio[0-9]";
+    let flags = ["--memory", "128", "--cpus", "1", "--disk", &disk];
+    let more = ["--pmem", &pmem, "--fs", &fs_flag, "--vsock", &socket];
+    let done = boot(&home, script, &[flags, more].concat());
+    done.succeeded();
+    assert_eq!(console(&done), "xx\n6\n", "{}", done.story());
+    assert!(!home.path().join("vsock").exists(), "the socket is left");
+    home.assert_clean();
+}
+
+#[test]
+fn a_monitor_that_is_told_to_stop_takes_its_socket_along() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let socket = home.path().join("vsock");
+    let flags = ["--vsock", socket.to_str().unwrap()];
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut child = program(&home, "echo up; sleep 1000", &flags)
+            .into_command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut console = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.ends_with("up\r\n") {
+            assert_ne!(console.read_line(&mut line).unwrap(), 0, "{line}");
+        }
+        assert!(socket.exists());
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        child.wait().unwrap();
+        // Whoever clears up has the console open until it has.
+        std::io::copy(&mut console, &mut std::io::sink()).unwrap();
+        assert!(!socket.exists(), "the socket is left");
+        home.assert_clean();
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod console;
 mod devices;
 pub mod ending;
 pub mod jail;
+mod janitor;
 pub mod logging;
 mod machine;
 pub mod memory;

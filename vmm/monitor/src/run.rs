@@ -15,6 +15,7 @@ use crate::console::{Console, ConsoleError, ConsoleInput, ConsoleOutput, Tail};
 use crate::devices::Served;
 use crate::ending::Ender;
 use crate::jail::{self, JailError, Thread};
+use crate::janitor::Janitor;
 use crate::machine::{Machine, MachineError};
 use crate::report::Reporter;
 use crate::virtio::events::DeviceEvents;
@@ -58,6 +59,7 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
         return Err(RunError::Memory(config.memory_mib));
     }
     let signals = block_signals().map_err(event("watch for signals"))?;
+    let mut janitor = Janitor::start(&config).map_err(event("start the janitor"))?;
     volumes::prepare(&mut config.fs)?;
     let ender = Ender::new().map_err(event("make an event"))?;
     let (output, interactive) = match &config.console {
@@ -67,6 +69,9 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     let tail = output.tail();
     let console = Console::new(output).map_err(event("make the console's events"))?;
     let machine = Machine::build(&config, &console, &ender)?;
+    if let Some(janitor) = &mut janitor {
+        janitor.arm().map_err(event("arm the janitor"))?;
+    }
 
     let mut event_loop = Loop::new().map_err(RunError::Loop)?;
     event_loop.add_subscriber(Box::new(Ends::new(
