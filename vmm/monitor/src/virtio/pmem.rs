@@ -19,9 +19,8 @@ use virtio_queue::DescriptorChain;
 use vm_memory::GuestAddress;
 use walnut_vmm_config::PmemConfig;
 
-use super::{
-    ActivateError, Activation, QueueError, QueueHandler, VirtQueue, VirtioDevice, read_config_bytes,
-};
+use super::plain::PlainHandler;
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 use crate::memory::{GuestMemory, HUGE_PAGE, MemoryError, map_aligned};
 
 /// §5.19.
@@ -179,25 +178,7 @@ impl VirtioDevice for Pmem {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {
-        Ok(Box::new(PmemHandler {
-            queues: activation.queues,
-        }))
-    }
-}
-
-struct PmemHandler {
-    queues: Vec<VirtQueue>,
-}
-
-impl QueueHandler for PmemHandler {
-    fn queue_ready(&mut self, index: usize) -> Result<(), QueueError> {
-        self.queues
-            .get_mut(index)
-            .map_or(Ok(()), |queue| queue.serve(answer))
-    }
-
-    fn queues(&self) -> &[VirtQueue] {
-        &self.queues
+        Ok(PlainHandler::boxed(activation, answer))
     }
 }
 

@@ -6,9 +6,8 @@ use std::io::Write;
 
 use virtio_queue::DescriptorChain;
 
-use super::{
-    ActivateError, Activation, QueueError, QueueHandler, VirtQueue, VirtioDevice, read_config_bytes,
-};
+use super::plain::PlainHandler;
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 use crate::memory::GuestMemory;
 
 /// §5.4.
@@ -39,25 +38,7 @@ impl VirtioDevice for Rng {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {
-        Ok(Box::new(RngHandler {
-            queues: activation.queues,
-        }))
-    }
-}
-
-struct RngHandler {
-    queues: Vec<VirtQueue>,
-}
-
-impl QueueHandler for RngHandler {
-    fn queue_ready(&mut self, index: usize) -> Result<(), QueueError> {
-        self.queues
-            .get_mut(index)
-            .map_or(Ok(()), |queue| queue.serve(fill))
-    }
-
-    fn queues(&self) -> &[VirtQueue] {
-        &self.queues
+        Ok(PlainHandler::boxed(activation, fill))
     }
 }
 

@@ -2,6 +2,8 @@
 //! The register machine against drivers that keep to the order of virtio 1.3 §3.1.1, drivers that
 //! do not, and any writes at all.
 
+mod devices;
+
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, SubscriberOps};
@@ -22,6 +24,11 @@ const AVAIL: u32 = 0x2000;
 const USED: u32 = 0x3000;
 const BUFFER: u64 = 0x8000;
 const SIZE: u16 = 16;
+
+/// Each queue has rings and a buffer of its own.
+fn queue_start(index: u32) -> u32 {
+    index * 0x1_0000
+}
 
 /// A device that remembers what happens to it.
 #[derive(Default)]
@@ -158,11 +165,12 @@ impl Machine {
     }
 
     fn set_up_queue(&mut self, index: u32) {
+        let start = queue_start(index);
         self.write(QUEUE_SEL, index);
         self.write(QUEUE_SIZE, SIZE.into());
-        self.write(QUEUE_DESC_LOW, DESC);
-        self.write(QUEUE_DRIVER_LOW, AVAIL);
-        self.write(QUEUE_DEVICE_LOW, USED);
+        self.write(QUEUE_DESC_LOW, start + DESC);
+        self.write(QUEUE_DRIVER_LOW, start + AVAIL);
+        self.write(QUEUE_DEVICE_LOW, start + USED);
         self.write(QUEUE_READY, 1);
     }
 
@@ -192,6 +200,20 @@ impl Machine {
         let idx = GuestAddress(u64::from(USED) + 2);
         self.memory.read_obj(idx).unwrap()
     }
+}
+
+/// A machine with a probe in it, and what that sees.
+fn probed() -> (Machine, Arc<Mutex<Seen>>) {
+    let probe = Probe::default();
+    let seen = Arc::clone(&probe.seen);
+    (Machine::new(probe), seen)
+}
+
+/// Offers the `number`th buffer and has it served.
+fn request(machine: &mut Machine, number: u16) {
+    machine.offer(number, 64);
+    machine.write(QUEUE_NOTIFY, 0);
+    machine.run();
 }
 
 #[test]
@@ -224,11 +246,7 @@ fn features_are_offered_in_halves() {
 
 #[test]
 fn a_device_runs_when_its_driver_kept_the_order() {
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let mut machine = Machine::new(Probe {
-        seen: Arc::clone(&seen),
-        ..Probe::default()
-    });
+    let (mut machine, seen) = probed();
     machine.negotiate(VERSION_1 | 1 << 5);
     machine.set_up_queue(1);
     assert_eq!(machine.read(QUEUE_SIZE_MAX), 64);
@@ -242,11 +260,7 @@ fn a_device_runs_when_its_driver_kept_the_order() {
 #[test]
 fn features_that_were_not_offered_are_not_ok() {
     for features in [0, EVENT_IDX, VERSION_1 | 1 << 7, VERSION_1 | 1 << 63] {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let mut machine = Machine::new(Probe {
-            seen: Arc::clone(&seen),
-            ..Probe::default()
-        });
+        let (mut machine, seen) = probed();
         machine.negotiate(features);
         assert_eq!(machine.read(STATUS), STATUS_ACKNOWLEDGE | STATUS_DRIVER);
         machine.write(STATUS, READY);
@@ -256,11 +270,7 @@ fn features_that_were_not_offered_are_not_ok() {
 
 #[test]
 fn features_are_settled_once_they_are_ok() {
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let mut machine = Machine::new(Probe {
-        seen: Arc::clone(&seen),
-        ..Probe::default()
-    });
+    let (mut machine, seen) = probed();
     machine.negotiate(VERSION_1);
     machine.write(DRIVER_FEATURES_SEL, 0);
     machine.write(DRIVER_FEATURES, 1 << 5);
@@ -276,11 +286,7 @@ fn without_all_of_the_order_no_device_runs() {
         READY & !STATUS_DRIVER,
         READY | STATUS_FAILED,
     ] {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let mut machine = Machine::new(Probe {
-            seen: Arc::clone(&seen),
-            ..Probe::default()
-        });
+        let (mut machine, seen) = probed();
         machine.write(DRIVER_FEATURES_SEL, 1);
         machine.write(DRIVER_FEATURES, 1);
         machine.write(STATUS, status);
@@ -336,11 +342,7 @@ fn a_size_that_is_none_leaves_the_queue_as_it_was() {
 
 #[test]
 fn a_queue_outside_memory_is_not_used() {
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let mut machine = Machine::new(Probe {
-        seen: Arc::clone(&seen),
-        ..Probe::default()
-    });
+    let (mut machine, seen) = probed();
     machine.negotiate(VERSION_1);
     machine.set_up_queue(0);
     machine.write(QUEUE_DEVICE_HIGH, 1);
@@ -374,9 +376,7 @@ fn after_a_reset_all_is_as_at_first() {
     let mut machine = Machine::new(Rng);
     let fresh = machine.transport.save();
     machine.start();
-    machine.offer(0, 64);
-    machine.write(QUEUE_NOTIFY, 0);
-    machine.run();
+    request(&mut machine, 0);
     machine.write(DEVICE_FEATURES_SEL, 1);
     machine.write(STATUS, 0);
     assert_eq!(machine.transport.save(), fresh);
@@ -390,9 +390,7 @@ fn after_a_reset_all_is_as_at_first() {
         .write_obj(0u32, GuestAddress(u64::from(USED)))
         .unwrap();
     machine.start();
-    machine.offer(0, 64);
-    machine.write(QUEUE_NOTIFY, 0);
-    machine.run();
+    request(&mut machine, 0);
     assert_eq!(machine.used_idx(), 1);
 }
 
@@ -452,9 +450,7 @@ fn a_restored_device_goes_on_where_it_was() {
     let mut machine = Machine::new(Rng);
     machine.start();
     for number in 0..3 {
-        machine.offer(number, 64);
-        machine.write(QUEUE_NOTIFY, 0);
-        machine.run();
+        request(&mut machine, number);
     }
     // One more, whose kick is lost with the old process.
     machine.offer(3, 64);
@@ -467,9 +463,7 @@ fn a_restored_device_goes_on_where_it_was() {
     assert_eq!(restored.read(INTERRUPT_STATUS), INTERRUPT_USED);
     restored.run();
     assert_eq!(restored.used_idx(), 4);
-    restored.offer(4, 64);
-    restored.write(QUEUE_NOTIFY, 0);
-    restored.run();
+    request(&mut restored, 4);
     assert_eq!(restored.used_idx(), 5);
 }
 
@@ -478,11 +472,7 @@ fn a_devices_own_state_is_handed_back() {
     let mut machine = Machine::new(Probe::default());
     machine.start();
     let state = through_json(&machine.transport.save());
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let mut restored = Machine::new(Probe {
-        seen: Arc::clone(&seen),
-        ..Probe::default()
-    });
+    let (mut restored, seen) = probed();
     restored.transport.restore(state).unwrap();
     let expected = serde_json::json!({ "probe": 7 });
     assert_eq!(seen.lock().unwrap().restored, [expected]);
@@ -495,11 +485,7 @@ fn a_device_that_never_ran_does_not_run_after_a_restore() {
     let mut machine = Machine::new(Probe::default());
     machine.write(STATUS, STATUS_DRIVER_OK);
     let state = through_json(&machine.transport.save());
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let mut restored = Machine::new(Probe {
-        seen: Arc::clone(&seen),
-        ..Probe::default()
-    });
+    let (mut restored, seen) = probed();
     restored.transport.restore(state).unwrap();
     assert!(seen.lock().unwrap().features.is_empty());
 }
@@ -611,9 +597,7 @@ proptest! {
         machine.write(STATUS, 0);
         machine.memory.write_slice(&[0; 0x3000], GuestAddress(0x1000)).unwrap();
         machine.start();
-        machine.offer(0, 64);
-        machine.write(QUEUE_NOTIFY, 0);
-        machine.run();
+        request(&mut machine, 0);
         prop_assert_eq!(machine.used_idx(), 1);
     }
 }

@@ -60,7 +60,7 @@ fn a_host_connects_and_both_sides_talk() {
 #[test]
 fn a_line_may_come_in_pieces_and_with_what_follows() {
     let mut guest = Guest::new();
-    let mut host = UnixStream::connect(guest.directory.path().join("vsock")).unwrap();
+    let mut host = guest.dial();
     guest.poll();
     host.write_all(b"CONN").unwrap();
     guest.poll();
@@ -76,7 +76,7 @@ fn a_line_may_come_in_pieces_and_with_what_follows() {
 #[test]
 fn a_host_that_the_guest_refuses_sees_the_end() {
     let mut guest = Guest::new();
-    let mut host = UnixStream::connect(guest.directory.path().join("vsock")).unwrap();
+    let mut host = guest.dial();
     host.write_all(b"CONNECT 9\n").unwrap();
     guest.poll();
     guest.poll();
@@ -89,7 +89,7 @@ fn a_host_that_the_guest_refuses_sees_the_end() {
 #[test]
 fn a_host_that_says_something_else_sees_the_end() {
     let mut guest = Guest::new();
-    let mut host = UnixStream::connect(guest.directory.path().join("vsock")).unwrap();
+    let mut host = guest.dial();
     host.write_all(b"GET / HTTP/1.1\n").unwrap();
     guest.poll();
     guest.poll();
@@ -102,7 +102,7 @@ fn a_host_that_says_something_else_sees_the_end() {
 #[test]
 fn a_host_that_leaves_before_the_answer_is_reset() {
     let mut guest = Guest::new();
-    let mut host = UnixStream::connect(guest.directory.path().join("vsock")).unwrap();
+    let mut host = guest.dial();
     host.write_all(b"CONNECT 9\n").unwrap();
     guest.poll();
     guest.poll();
@@ -411,7 +411,7 @@ fn a_reset_of_the_device_ends_all_and_new_connections_wait() {
     let (mut host, _) = guest.connect_in();
     guest.handler = None;
     assert_eq!(drain(&mut host), (Vec::new(), true));
-    let mut waiting = UnixStream::connect(guest.directory.path().join("vsock")).unwrap();
+    let mut waiting = guest.dial();
     waiting.write_all(b"CONNECT 5\n").unwrap();
     guest.activate();
     guest.offer(8);

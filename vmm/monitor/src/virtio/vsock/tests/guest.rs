@@ -272,9 +272,14 @@ impl Guest {
         );
     }
 
+    /// A host process that has said nothing yet.
+    pub(super) fn dial(&self) -> UnixStream {
+        UnixStream::connect(self.directory.path().join("vsock")).unwrap()
+    }
+
     /// A host process connects to the guest's [`PORT`], and the guest accepts.
     pub(super) fn connect_in(&mut self) -> (UnixStream, Header) {
-        let mut host = UnixStream::connect(self.directory.path().join("vsock")).unwrap();
+        let mut host = self.dial();
         writeln!(host, "CONNECT {PORT}").unwrap();
         self.poll();
         // The first event is the connection, the next its line.
