@@ -40,7 +40,9 @@ pub trait VirtioDevice: Send {
     fn queue_sizes(&self) -> &[u16];
 
     /// Device bits only; the transport adds its own.
-    fn features(&self) -> u64;
+    fn features(&self) -> u64 {
+        0
+    }
 
     /// Fills `data` from the configuration space at `offset`; bytes beyond its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);

@@ -29,10 +29,6 @@ impl VirtioDevice for Rng {
         QUEUE_SIZES
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_bytes(&[], offset, data);
     }

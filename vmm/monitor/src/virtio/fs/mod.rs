@@ -101,10 +101,6 @@ impl VirtioDevice for Fs {
         QUEUE_SIZES
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_bytes(&self.config, offset, data);
     }

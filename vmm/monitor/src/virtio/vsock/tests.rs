@@ -76,10 +76,7 @@ fn a_line_may_come_in_pieces_and_with_what_follows() {
 #[test]
 fn a_host_that_the_guest_refuses_sees_the_end() {
     let mut guest = Guest::new();
-    let mut host = guest.dial();
-    host.write_all(b"CONNECT 9\n").unwrap();
-    guest.poll();
-    guest.poll();
+    let mut host = guest.dial_and_say("CONNECT 9\n");
     let request = guest.expect(Op::Request);
     guest.answer(&request, Op::Rst, 0, b"");
     assert_eq!(drain(&mut host), (Vec::new(), true));
@@ -89,10 +86,7 @@ fn a_host_that_the_guest_refuses_sees_the_end() {
 #[test]
 fn a_host_that_says_something_else_sees_the_end() {
     let mut guest = Guest::new();
-    let mut host = guest.dial();
-    host.write_all(b"GET / HTTP/1.1\n").unwrap();
-    guest.poll();
-    guest.poll();
+    let mut host = guest.dial_and_say("GET / HTTP/1.1\n");
     assert_eq!(guest.received(), []);
     // What it wrote was not read, which a unix socket tells its peer by ECONNRESET.
     let mut byte = [0];
@@ -102,10 +96,7 @@ fn a_host_that_says_something_else_sees_the_end() {
 #[test]
 fn a_host_that_leaves_before_the_answer_is_reset() {
     let mut guest = Guest::new();
-    let mut host = guest.dial();
-    host.write_all(b"CONNECT 9\n").unwrap();
-    guest.poll();
-    guest.poll();
+    let host = guest.dial_and_say("CONNECT 9\n");
     let request = guest.expect(Op::Request);
     drop(host);
     guest.poll();

@@ -277,13 +277,19 @@ impl Guest {
         UnixStream::connect(self.directory.path().join("vsock")).unwrap()
     }
 
+    /// A host process whose line the device has read.
+    pub(super) fn dial_and_say(&mut self, line: &str) -> UnixStream {
+        let mut host = self.dial();
+        host.write_all(line.as_bytes()).unwrap();
+        self.poll();
+        // The first event was the connection, the next is its line.
+        self.poll();
+        host
+    }
+
     /// A host process connects to the guest's [`PORT`], and the guest accepts.
     pub(super) fn connect_in(&mut self) -> (UnixStream, Header) {
-        let mut host = self.dial();
-        writeln!(host, "CONNECT {PORT}").unwrap();
-        self.poll();
-        // The first event is the connection, the next its line.
-        self.poll();
+        let mut host = self.dial_and_say(&format!("CONNECT {PORT}\n"));
         let request = self.expect(Op::Request);
         assert_eq!(request.dst_port, PORT);
         self.answer(&request, Op::Response, 0, b"");

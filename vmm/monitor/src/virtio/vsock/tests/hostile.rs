@@ -90,10 +90,7 @@ fn connections_are_bounded() {
     assert_eq!(guest.handler().muxer.check(), 512);
     assert_eq!((hosts.len(), refused), (512, 88));
     // A host waits, and gets its turn when there is room.
-    let mut waiting = guest.dial();
-    waiting.write_all(b"CONNECT 5\n").unwrap();
-    guest.poll();
-    guest.poll();
+    let _waiting = guest.dial_and_say("CONNECT 5\n");
     assert_eq!(guest.received(), []);
     guest.send(packet(7, PORT, Op::Rst), b"");
     guest.poll();
