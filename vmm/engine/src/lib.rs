@@ -13,6 +13,7 @@ pub mod container;
 pub mod doctor;
 pub mod format;
 pub mod image;
+pub mod image_verbs;
 pub mod kept;
 pub mod logger;
 pub mod paths;

@@ -6,9 +6,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use walnut::cli::{Cli, Command, UsageError};
+use walnut::image_verbs::VerbError;
 use walnut::paths::Paths;
 use walnut::run::{RunError, timings};
-use walnut::{doctor, logger, run};
+use walnut::{doctor, image_verbs, logger, run};
 
 /// Docker's code for a failure of its own.
 const OWN_FAILURE: u8 = 125;
@@ -29,16 +30,21 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
     match cli.command {
         Command::Run(args) => Ok(run::run(&args, &paths, begin_us)?),
         Command::Doctor => doctor::run(&paths),
+        Command::Images(verb) => Ok(image_verbs::run(verb, &paths)?),
     }
 }
 
 /// One line that a user can act on: what failed, on what, why.
 fn fail(error: &anyhow::Error) -> u8 {
     let run = error.downcast_ref::<RunError>();
-    if !run.is_some_and(RunError::is_silent) {
+    let verb = error.downcast_ref::<VerbError>();
+    if !run.is_some_and(RunError::is_silent) && !verb.is_some_and(VerbError::is_silent) {
         say(&format!("{error:#}"));
     }
-    run.map_or(OWN_FAILURE, RunError::exit_code)
+    match verb {
+        Some(_) => VerbError::EXIT_CODE,
+        None => run.map_or(OWN_FAILURE, RunError::exit_code),
+    }
 }
 
 /// In one write: other processes' lines must not get in between.

@@ -111,6 +111,32 @@ pub fn human_size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// `12.3MB`: as Docker's lists have it, decimal, with three significant digits (go-units'
+/// `HumanSizeWithPrecision`).
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub fn decimal_size(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"].iter();
+    let mut unit = units.next().unwrap_or(&"B");
+    while size >= 1000.0 {
+        let Some(next) = units.next() else {
+            break;
+        };
+        (size, unit) = (size / 1000.0, next);
+    }
+    let decimals = match size {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    let text = format!("{size:.decimals$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    format!("{text}{unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +194,21 @@ mod tests {
         assert!(!parsed("1.5").is_whole() && parsed("3.0").is_whole());
         for bad in ["", "two", "-1", "1.5.2", "1e3", "99999999999"] {
             assert!(MilliCpus::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn in_dockers_lists() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (4_261_550, "4.26MB"),
+            (124_000_000, "124MB"),
+            (10_500_000_000, "10.5GB"),
+            (u64::MAX, "18.4EB"),
+        ] {
+            assert_eq!(decimal_size(bytes), text);
         }
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: literal flags here and in [`run`], what they mean in [`crate::container`].
 
+pub mod image;
 pub mod run;
 mod usage;
 
@@ -61,6 +62,8 @@ pub enum Command {
     Run(Box<run::RunArgs>),
     /// Say what this machine can do, and what to do about what it can't
     Doctor,
+    #[command(flatten)]
+    Images(image::ImageVerb),
 }
 
 impl Cli {

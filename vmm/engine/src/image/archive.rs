@@ -10,7 +10,7 @@ use walnut_erofs::tar::{Kind, TarError, TarReader};
 
 use super::decompress::{Compression, Decoder};
 use super::error::ImageError;
-use super::source::Blob;
+use super::source::{Blob, unnamed_file};
 
 const MAX_MEMBERS: usize = 100_000;
 const MAX_PATH: usize = 4096;
@@ -181,20 +181,16 @@ fn unpack(
     compression: Compression,
     spool: &Path,
 ) -> Result<File, ImageError> {
-    use rustix::fs::{Mode, OFlags};
     let read = |source| ImageError::Read {
         path: path.into(),
         source,
     };
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let store = |source| ImageError::Store {
         action: "unpack into",
         path: spool.into(),
         source,
     };
-    let fd = rustix::fs::open(spool, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|error| store(error.into()))?;
-    let mut file = File::from(fd);
+    let mut file = unnamed_file(spool)?;
     let mut decoder = Decoder::new(compression, BufReader::with_capacity(64 << 10, packed));
     let mut buffer = vec![0; 128 << 10];
     loop {

@@ -43,6 +43,26 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Bytes of disk that some images take together.
+    pub fn disk_usage(&self, counts: impl Fn(Digest) -> bool) -> Result<u64, ImageError> {
+        let table = Table::read(&self.table_path())?;
+        let mut paths = BTreeSet::new();
+        for (manifest, record) in table.iter().filter(|(manifest, _)| counts(*manifest)) {
+            paths.insert(self.erofs_path(record.rootfs));
+            paths.extend(blobs_of((manifest, record)).map(|blob| self.blobs.path(blob)));
+        }
+        let mut bytes = 0;
+        for path in paths {
+            match fs::metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                metadata => bytes += 512 * metadata.map_err(failed("look at", &path))?.blocks(),
+            }
+        }
+        Ok(bytes)
+    }
+}
+
 fn blobs_of((manifest, record): (Digest, &Record)) -> impl Iterator<Item = Digest> {
     let layers = record.layers.iter().map(|layer| layer.digest);
     [manifest, record.config].into_iter().chain(layers)

@@ -124,6 +124,11 @@ pub enum ImageError {
 
     #[error("{image} can't be given away: its blob {blob} is not kept; pull or load it again")]
     NotKept { image: String, blob: Digest },
+    #[error("invalid change \"{instruction}\": {reason}")]
+    Change {
+        instruction: String,
+        reason: &'static str,
+    },
     #[error("write the archive")]
     Save(#[source] io::Error),
     #[error("{action} {} in the image store", path.display())]

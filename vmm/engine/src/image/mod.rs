@@ -14,7 +14,9 @@
 
 mod archive;
 mod blobs;
+mod change;
 mod collect;
+mod create;
 mod decompress;
 mod digest;
 mod docker;
@@ -35,12 +37,15 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+pub use change::apply_change;
+pub use create::NewLayer;
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use load::Loaded;
-pub use names::{Removed, User};
+pub use names::{Details, Removed, User};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Progress, Quiet, Terminal};
+pub use publish::write_file;
 pub use reference::{DEFAULT_REGISTRY, Name, Reference, ReferenceError, Stored};
 pub use store::{Image, Store};
 pub use table::Listed;

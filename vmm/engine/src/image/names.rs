@@ -2,6 +2,7 @@
 //! What the images of a store are called: listed, given, taken away.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::digest::Digest;
 use super::error::ImageError;
@@ -9,6 +10,9 @@ use super::publish;
 use super::reference::{Name, Stored};
 use super::store::{Store, failed};
 use super::table::{Listed, Record, Table};
+
+/// (OCI image-spec, manifest.md), where a manifest does not say what it is.
+pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A container that needs an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,17 @@ pub enum Removed {
     Untagged(String),
     /// An image ID.
     Deleted(Digest),
+}
+
+/// What is behind an image's name.
+#[derive(Clone, Debug)]
+pub struct Details {
+    pub erofs: PathBuf,
+    /// The lowest layer's first.
+    pub diff_ids: Vec<Digest>,
+    /// Of the manifest, and its length in bytes.
+    pub media_type: String,
+    pub manifest_size: u64,
 }
 
 /// By which an image is removed.
@@ -47,6 +62,39 @@ impl Store {
         listed
             .find(|image| image.digest == manifest)
             .ok_or_else(not_found)
+    }
+
+    /// Bytes of each layer's tar, the lowest first.
+    pub fn layer_sizes(&self, manifest: Digest) -> Result<Vec<u64>, ImageError> {
+        let table = Table::read(&self.table_path())?;
+        let layers = table.get(manifest).map(|record| &record.layers[..]);
+        let layers = layers.unwrap_or_default().iter();
+        Ok(layers.map(|layer| layer.unpacked).collect())
+    }
+
+    /// What only `inspect` wants to know.
+    pub fn details(&self, manifest: Digest) -> Result<Details, ImageError> {
+        let table = Table::read(&self.table_path())?;
+        let not_found = || ImageError::NotFound(manifest.to_string());
+        let record = table.get(manifest).ok_or_else(not_found)?;
+        let bytes = self.blobs.read(manifest)?.unwrap_or_default();
+        let said: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let media_type = said["mediaType"].as_str();
+        Ok(Details {
+            erofs: self.erofs_path(record.rootfs),
+            diff_ids: record.layers.iter().map(|layer| layer.diff_id).collect(),
+            media_type: media_type.unwrap_or(OCI_MANIFEST).to_owned(),
+            manifest_size: bytes.len() as u64,
+        })
+    }
+
+    /// As [`Self::remove`] by ID with force, for an image that nobody uses.
+    pub fn remove_unused(
+        &self,
+        manifest: Digest,
+        users: &dyn Fn(Digest) -> Vec<User>,
+    ) -> Result<Vec<Removed>, ImageError> {
+        self.remove(&Stored::Digest(manifest), true, users)
     }
 
     /// `target` names the image of `source` from now on, and no other.

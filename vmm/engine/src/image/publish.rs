@@ -93,6 +93,15 @@ pub(super) fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
     pending.publish().map(drop)
 }
 
+/// Writes a file whole, wherever it is; `fill` says whether it succeeded.
+pub fn write_file(target: &Path, fill: impl FnOnce(File) -> bool) -> io::Result<()> {
+    let pending = Pending::replace(target)?;
+    match fill(pending.file()?) {
+        true => pending.publish().map(drop),
+        false => Ok(()),
+    }
+}
+
 /// Removes what killed processes left in a directory.
 pub(super) fn sweep(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
@@ -192,6 +201,7 @@ fn is_temp(path: &Path) -> bool {
 
 fn sync_dir(path: &Path) -> io::Result<()> {
     match path.parent() {
+        Some(dir) if dir.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(dir) => File::open(dir)?.sync_all(),
         None => Ok(()),
     }

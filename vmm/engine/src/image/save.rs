@@ -9,13 +9,12 @@ use serde_json::{Value, json};
 
 use super::digest::Digest;
 use super::error::ImageError;
+use super::names::OCI_MANIFEST;
 use super::oci::{FULL_NAME, REF_NAME};
 use super::reference::{Name, Stored};
 use super::source::blob_path;
 use super::store::Store;
 use super::table::{Record, Table};
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// One image of the archive.
 struct Saved {
@@ -125,7 +124,7 @@ impl Store {
 fn index_entries(image: &Saved, manifest: &[u8]) -> Vec<Value> {
     let said: Value = serde_json::from_slice(manifest).unwrap_or_default();
     let entry = json!({
-        "mediaType": said["mediaType"].as_str().unwrap_or(MANIFEST),
+        "mediaType": said["mediaType"].as_str().unwrap_or(OCI_MANIFEST),
         "digest": image.manifest,
         "size": manifest.len(),
     });

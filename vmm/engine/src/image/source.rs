@@ -136,6 +136,19 @@ pub(super) fn blob_path(digest: Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
+/// A file without a name, which goes away with whoever has it open.
+pub(super) fn unnamed_file(dir: &Path) -> Result<File, ImageError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)
+        .map(File::from)
+        .map_err(|error| ImageError::Store {
+            action: "unpack into",
+            path: dir.into(),
+            source: error.into(),
+        })
+}
+
 fn open_file(path: &Path) -> Result<Option<Blob>, ImageError> {
     let read = |source| ImageError::Read {
         path: path.into(),

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Flags of the verbs that are about images, as they are typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Verbs of their own.
+#[derive(Debug, Subcommand)]
+pub enum ImageVerb {
+    /// Show how an image came to be
+    History(HistoryArgs),
+    /// Manage images
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Image(Box<ImageCommand>),
+    /// List images
+    Images(ListArgs),
+    /// Make an image of a tar archive's files
+    Import(ImportArgs),
+    /// Load images from an archive
+    Load(LoadArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Save images to an archive
+    Save(SaveArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+}
+
+/// `walnut image VERB`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Show how an image came to be
+    History(HistoryArgs),
+    /// Make an image of a tar archive's files
+    Import(ImportArgs),
+    /// Tell all about images
+    Inspect(InspectArgs),
+    /// Load images from an archive
+    Load(LoadArgs),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Remove images that nobody needs
+    Prune(PruneArgs),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(RmiArgs),
+    /// Save images to an archive
+    Save(SaveArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+}
+
+impl From<ImageCommand> for ImageVerb {
+    /// `image prune` and `image inspect` have no verbs of their own.
+    fn from(command: ImageCommand) -> Self {
+        match command {
+            ImageCommand::History(args) => ImageVerb::History(args),
+            ImageCommand::Import(args) => ImageVerb::Import(args),
+            ImageCommand::Load(args) => ImageVerb::Load(args),
+            ImageCommand::Ls(args) => ImageVerb::Images(args),
+            ImageCommand::Rm(args) => ImageVerb::Rmi(args),
+            ImageCommand::Save(args) => ImageVerb::Save(args),
+            ImageCommand::Tag(args) => ImageVerb::Tag(args),
+            other @ (ImageCommand::Inspect(_) | ImageCommand::Prune(_)) => {
+                ImageVerb::Image(Box::new(other))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut images
+  walnut images --filter reference='debian*' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+  walnut images -q --filter dangling=true")]
+pub struct ListArgs {
+    /// Show all images; there are no hidden ones
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
+    /// dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE, until=TIME, reference=PATTERN
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// table, json, "table TEMPLATE" or TEMPLATE
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Show IDs in full
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Show IDs only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Only images of this repository, with this tag
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub repository: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Archives are what `save` writes, here or elsewhere, or hold an OCI layout; gzip and zstd are undone.
+
+Examples:
+  walnut load -i busybox.tar
+  zcat images.tar.gz | walnut load")]
+pub struct LoadArgs {
+    /// Read from a file instead of standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Platform of the images, if the archive has several
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut save -o images.tar busybox debian:12
+  walnut save busybox | ssh host walnut load")]
+pub struct SaveArgs {
+    /// Write to a file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut import rootfs.tar.gz mine:1
+  tar c -C rootfs . | walnut import -c 'CMD [\"/bin/sh\"]' - mine")]
+pub struct ImportArgs {
+    /// Apply a Dockerfile's instruction: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER,
+    /// VOLUME, WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// What the image's history says of it
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Platform of the image
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// A tar archive, or - for standard input
+    #[arg(value_name = "FILE|-")]
+    pub file: PathBuf,
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut tag busybox example.org/me/busybox:1")]
+pub struct TagArgs {
+    #[arg(value_name = "SOURCE_IMAGE[:TAG]")]
+    pub source: String,
+    #[arg(value_name = "TARGET_IMAGE[:TAG]")]
+    pub target: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut rmi busybox
+  walnut rmi -f $(walnut images -q)")]
+pub struct RmiArgs {
+    /// Take names away even if containers use the image; one that a container uses stays unnamed
+    #[arg(short, long)]
+    pub force: bool,
+    /// For Docker's sake: there are no parents to delete
+    #[arg(long)]
+    pub no_prune: bool,
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut history --no-trunc busybox
+  walnut history --format '{{.ID}}: {{.CreatedBy}}' busybox")]
+pub struct HistoryArgs {
+    /// table, json, "table TEMPLATE" or TEMPLATE
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Sizes and times for people
+    #[arg(short = 'H', long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", value_name = "BOOL",
+          hide_possible_values = true)]
+    pub human: bool,
+    /// Show everything in full
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Show IDs only
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut image inspect busybox
+  walnut image inspect -f '{{json .Config.Env}}' busybox")]
+pub struct InspectArgs {
+    /// json or TEMPLATE
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut image prune -f
+  walnut image prune -a --filter until=24h")]
+pub struct PruneArgs {
+    /// All that no container uses, not only those without a name
+    #[arg(short, long)]
+    pub all: bool,
+    /// until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Don't ask
+    #[arg(short, long)]
+    pub force: bool,
+}

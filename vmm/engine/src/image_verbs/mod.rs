@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What users do with images: `images`, `load`, `save`, `rmi` and the rest, from flags to what is
+//! printed. The work is done in [`crate::image`].
+
+mod facts;
+mod filter;
+mod history;
+mod import;
+mod inspect;
+mod list;
+mod prune;
+mod transfer;
+mod users;
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::cli::image::{ImageCommand, ImageVerb, RmiArgs, TagArgs};
+use crate::format::FormatError;
+use crate::image::{ImageError, PlatformError, ReferenceError, Removed, Store, Stored};
+use crate::paths::Paths;
+use crate::times::TimeError;
+
+pub use inspect::{Document, document};
+pub use prune::{Pruned, prune_images};
+pub use users::{Usage, usage, users};
+
+#[derive(Debug, Error)]
+pub enum VerbError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Time(#[from] TimeError),
+    #[error("invalid filter '{0}'")]
+    Filter(String),
+    #[error("invalid filter: {0} is no true or false")]
+    FilterBool(String),
+    #[error("cowardly refusing to save to a terminal. Use the -o flag or redirect")]
+    SaveToTerminal,
+    #[error("requested load from stdin, but stdin is empty")]
+    NothingToLoad,
+    #[error("write {path}")]
+    Write {
+        path: std::path::PathBuf,
+        source: io::Error,
+    },
+    #[error("read {path}")]
+    Read {
+        path: std::path::PathBuf,
+        source: io::Error,
+    },
+    #[error("{0} is a URL: fetch it first, and import the file")]
+    ImportUrl(String),
+    #[error("write the output")]
+    Output(#[from] io::Error),
+    /// Of several; each has been told already.
+    #[error("some images failed")]
+    Told,
+}
+
+impl VerbError {
+    /// What was said of each image is enough.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Told)
+    }
+
+    /// Docker's, for everything but `run`.
+    pub const EXIT_CODE: u8 = 1;
+}
+
+/// # Errors
+/// In Docker's words where it has some.
+pub fn run(verb: ImageVerb, paths: &Paths) -> Result<u8, VerbError> {
+    let store = Store::open(&paths.root)?;
+    match verb {
+        ImageVerb::History(args) => history::history(&args, &store)?,
+        ImageVerb::Images(args) => list::list(&args, &store, paths)?,
+        ImageVerb::Import(args) => import::import(&args, &store)?,
+        ImageVerb::Load(args) => transfer::load(&args, &store)?,
+        ImageVerb::Rmi(args) => remove(&args, &store, paths)?,
+        ImageVerb::Save(args) => transfer::save(&args, &store)?,
+        ImageVerb::Tag(args) => tag(&args, &store)?,
+        ImageVerb::Image(command) => match *command {
+            ImageCommand::Inspect(args) => inspect::inspect(&args, &store)?,
+            ImageCommand::Prune(args) => prune::prune(&args, &store, paths)?,
+            other => return run(other.into(), paths),
+        },
+    }
+    Ok(0)
+}
+
+fn tag(args: &TagArgs, store: &Store) -> Result<(), VerbError> {
+    let source: Stored = args.source.parse()?;
+    Ok(store.tag(&source, &args.target.parse()?)?)
+}
+
+fn remove(args: &RmiArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
+    let users = users(store, paths);
+    let remove = |text: &String| -> Result<(), VerbError> {
+        let removed = store.remove(&text.parse()?, args.force, &users)?;
+        print_lines(removed.iter().map(|removed| match removed {
+            Removed::Untagged(name) => format!("Untagged: {name}"),
+            Removed::Deleted(id) => format!("Deleted: {id}"),
+        }))
+    };
+    each(&args.images, remove)
+}
+
+/// All are tried; what fails is told at once.
+fn each<T>(
+    texts: &[String],
+    mut work: impl FnMut(&String) -> Result<T, VerbError>,
+) -> Result<(), VerbError> {
+    let mut failed = false;
+    for text in texts {
+        if let Err(error) = work(text) {
+            failed = true;
+            say(&error);
+        }
+    }
+    match failed {
+        false => Ok(()),
+        true => Err(VerbError::Told),
+    }
+}
+
+fn say(error: &VerbError) {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    let line = format!("walnut: {text}\n");
+    // Nobody is left to tell when stderr is gone.
+    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
+}
+
+fn print_lines(lines: impl IntoIterator<Item = String>) -> Result<(), VerbError> {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok(io::Write::write_all(&mut io::stdout(), text.as_bytes())?)
+}
