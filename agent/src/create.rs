@@ -133,7 +133,13 @@ pub fn exec(
     let mut process = spec::parse_process(&request.process).map_err(|e| spec_failure(&e))?;
     // As the container sees its passwd now: it may have changed since it was made.
     set_user(&container.rootfs, &mut process, &request.user, &[])?;
-    let (streams, stdio) = make_streams(&process, request.stdin)?;
+    let (streams, stdio) = if request.detached {
+        process.set_terminal(Some(false));
+        let (streams, ends) = Streams::none().map_err(|e| Failure::of(Stage::Streams, 0, &e))?;
+        (Arc::new(streams), Some(ends))
+    } else {
+        make_streams(&process, request.stdin)?
+    };
     let console = match stdio {
         Some(_) => None,
         None => Some(Channel::pair().map_err(|e| Failure::of(Stage::Streams, 0, &e))?),

@@ -163,6 +163,11 @@ impl agent_ttrpc::Agent for Service {
         }
         let made = create::exec(&self.agent, &container, &request);
         container.settle(exec_id.as_str(), made.as_ref().ok().cloned());
+        if let Ok(process) = &made
+            && request.detached
+        {
+            forget_at_end(&container, process, exec_id)?;
+        }
         Ok(self.token(made))
     }
 
@@ -303,6 +308,21 @@ impl agent_ttrpc::Agent for Service {
         self.machine.reset(context);
         Ok(Empty::new())
     }
+}
+
+/// Nobody asks for what becomes of a detached process.
+fn forget_at_end(container: &Arc<Container>, process: &Arc<Process>, exec_id: Id) -> Answer<()> {
+    let (container, process) = (Arc::clone(container), Arc::clone(process));
+    let forgetting = std::thread::Builder::new()
+        .name("detached".into())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            process.wait();
+            container.settle(exec_id.as_str(), None);
+        });
+    forgetting
+        .map(drop)
+        .map_err(|e| refused(Code::INTERNAL, &e))
 }
 
 fn refused(code: Code, error: &dyn std::error::Error) -> ttrpc::Error {

@@ -71,14 +71,21 @@ impl Streams {
             let (read, write) = make_pipe(uid, gid)?;
             (State::Waiting(write), read)
         } else {
-            let null = File::open("/dev/null")
-                .map_err(|e| StreamsError::Pipe(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-            (State::None, null.into())
+            (State::None, null()?)
         };
         let (out_read, out_end) = make_pipe(uid, gid)?;
         let (err_read, err_end) = make_pipe(uid, gid)?;
         let states = [in_state, State::Waiting(out_read), State::Waiting(err_read)];
         Ok((Self::new(states)?, [in_end, out_end, err_end]))
+    }
+
+    /// `/dev/null` for all of a process's streams.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn none() -> Result<(Self, ChildEnds), StreamsError> {
+        let states = [State::None, State::None, State::None];
+        Ok((Self::new(states)?, [null()?, null()?, null()?]))
     }
 
     /// A terminal's streams; [`Self::set_terminal`] follows.
@@ -253,6 +260,12 @@ impl Streams {
         }
         self.changed.notify_all();
     }
+}
+
+fn null() -> Result<OwnedFd, StreamsError> {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    null.map(Into::into)
+        .map_err(|e| StreamsError::Pipe(Errno::from_io_error(&e).unwrap_or(Errno::IO)))
 }
 
 /// A pipe that the process's user may open again by its name in `/proc`.

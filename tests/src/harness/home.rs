@@ -59,6 +59,39 @@ impl Home {
             .logs_in([root, state])
     }
 
+    /// `walnut run -d --name NAME busybox sh -c SCRIPT`; returned when it runs.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn background(&self, name: &str, script: &str) {
+        self.background_with(name, &[], script);
+    }
+
+    /// As [`Self::background`], with flags.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn background_with(&self, name: &str, flags: &[&str], script: &str) {
+        let image = self.busybox();
+        let args = ["run", "-d", "--name", name];
+        let command = [image.as_str(), "sh", "-c", script];
+        let line = args.iter().chain(flags).chain(&command);
+        let done = self.walnut(line).run();
+        done.succeeded();
+        assert_eq!(done.stdout.len(), 65, "an ID\n{}", done.story());
+    }
+
+    /// Stdout of a command that must succeed, without its last newline.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn says(&self, args: &[&str]) -> String {
+        let done = self.walnut(args).run();
+        done.succeeded();
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
     /// `walnut-vmm ARGS`.
     #[must_use]
     pub fn vmm(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Program {
@@ -106,10 +139,42 @@ impl Home {
         mounts.chain(processes).collect()
     }
 
+    /// Ends and removes every container.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn remove_all(&self) {
+        let ids = self.says(&["ps", "-aq"]);
+        let ids: Vec<&str> = ids.lines().collect();
+        if !ids.is_empty() {
+            let line = ["rm", "-f"].iter().chain(&ids);
+            self.walnut(line).run().succeeded();
+        }
+    }
+
     /// # Panics
     /// When something was left behind.
     pub fn assert_clean(&self) {
         let left = self.leftovers();
         assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    }
+}
+
+/// A test that failed leaves no machine to the next one.
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.state().exists() {
+            let line = "for id in $(\"$0\" \"$@\" ps -aq); do \"$0\" \"$@\" rm -f $id; done";
+            let mut command = std::process::Command::new("sh");
+            command
+                .args(["-c", line])
+                .arg(place::staged().join("walnut"))
+                .arg("--root")
+                .arg(self.root())
+                .arg("--state")
+                .arg(self.state());
+            // The test's own failure is what there is to tell.
+            let _ = command.status();
+        }
     }
 }

@@ -46,3 +46,9 @@ pub fn init(verbose: u8) {
     // Only a second call could fail.
     let _ = log::set_logger(&Stderr);
 }
+
+/// A message for the user, in one write: other processes' lines must not get in between.
+pub fn say(text: &str) {
+    // Nobody is left to tell when stderr is gone.
+    let _ = std::io::stderr().write_all(format!("walnut: {text}\n").as_bytes());
+}

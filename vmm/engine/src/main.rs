@@ -2,13 +2,14 @@
 //! `walnut`: arguments in, exit code out.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
-use walnut::cli::{Cli, Command, UsageError};
-use walnut::image_verbs::VerbError;
+use walnut::cli::{Cli, Command, ContainerCommand, UsageError};
+use walnut::logger::say;
 use walnut::paths::Paths;
 use walnut::run::{RunError, timings};
+use walnut::supervisor::background::{self, BackgroundError};
+use walnut::verb::{self, VerbError};
 use walnut::{doctor, image_verbs, logger, run};
 
 /// Docker's code for a failure of its own.
@@ -28,29 +29,87 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
     logger::init(cli.verbose);
     let paths = Paths::resolve(cli.root, cli.state)?;
     match cli.command {
-        Command::Run(args) => Ok(run::run(&args, &paths, begin_us)?),
         Command::Doctor => doctor::run(&paths),
         Command::Images(verb) => Ok(image_verbs::run(verb, &paths)?),
+        Command::Supervise(args) => Ok(background::supervise(&args.into(), &paths)?),
+        Command::Container(command) => container(*command, &paths, begin_us),
+        Command::Attach(args) => container(ContainerCommand::Attach(args), &paths, begin_us),
+        Command::Create(args) => container(ContainerCommand::Create(args), &paths, begin_us),
+        Command::Exec(args) => container(ContainerCommand::Exec(args), &paths, begin_us),
+        Command::Inspect(args) => container(ContainerCommand::Inspect(args), &paths, begin_us),
+        Command::Kill(args) => container(ContainerCommand::Kill(args), &paths, begin_us),
+        Command::Logs(args) => container(ContainerCommand::Logs(args), &paths, begin_us),
+        Command::Pause(args) => container(ContainerCommand::Pause(args), &paths, begin_us),
+        Command::Ps(args) => container(ContainerCommand::Ls(args), &paths, begin_us),
+        Command::Rename(args) => container(ContainerCommand::Rename(args), &paths, begin_us),
+        Command::Restart(args) => container(ContainerCommand::Restart(args), &paths, begin_us),
+        Command::Rm(args) => container(ContainerCommand::Rm(args), &paths, begin_us),
+        Command::Run(args) => container(ContainerCommand::Run(args), &paths, begin_us),
+        Command::Start(args) => container(ContainerCommand::Start(args), &paths, begin_us),
+        Command::Stop(args) => container(ContainerCommand::Stop(args), &paths, begin_us),
+        Command::Unpause(args) => container(ContainerCommand::Unpause(args), &paths, begin_us),
+        Command::Wait(args) => container(ContainerCommand::Wait(args), &paths, begin_us),
     }
+}
+
+fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow::Result<u8> {
+    use verb::{exec, inspect, life, logs, ps, remove, start};
+    Ok(match command {
+        ContainerCommand::Attach(args) => life::attach(&args, paths)?,
+        ContainerCommand::Create(args) => run::create_only(&args, paths)?,
+        ContainerCommand::Exec(args) => exec::exec(&args, paths)?,
+        ContainerCommand::Inspect(args) => inspect::inspect(&args, paths)?,
+        ContainerCommand::Kill(args) => life::kill(&args, paths)?,
+        ContainerCommand::Logs(args) => logs::logs(&args, paths)?,
+        ContainerCommand::Ls(args) => ps::ps(&args, paths)?,
+        ContainerCommand::Pause(args) => life::pause(&args, paths, true)?,
+        ContainerCommand::Prune(args) => remove::prune(&args, paths)?,
+        ContainerCommand::Rename(args) => life::rename(&args, paths)?,
+        ContainerCommand::Restart(args) => life::restart(&args, paths)?,
+        ContainerCommand::Rm(args) => remove::rm(&args, paths)?,
+        ContainerCommand::Run(args) => run::run(&args, paths, begin_us)?,
+        ContainerCommand::Start(args) => start::start(&args, paths)?,
+        ContainerCommand::Stop(args) => life::stop(&args, paths)?,
+        ContainerCommand::Unpause(args) => life::pause(&args, paths, false)?,
+        ContainerCommand::Wait(args) => life::wait(&args, paths)?,
+    })
 }
 
 /// One line that a user can act on: what failed, on what, why.
 fn fail(error: &anyhow::Error) -> u8 {
+    if is_broken_pipe(error) {
+        return 0;
+    }
     let run = error.downcast_ref::<RunError>();
-    let verb = error.downcast_ref::<VerbError>();
-    if !run.is_some_and(RunError::is_silent) && !verb.is_some_and(VerbError::is_silent) {
+    let image = error.downcast_ref::<image_verbs::VerbError>();
+    let is_silent = image.is_some_and(image_verbs::VerbError::is_silent);
+    if !run.is_some_and(RunError::is_silent) && !is_silent {
         say(&format!("{error:#}"));
     }
-    match verb {
-        Some(_) => VerbError::EXIT_CODE,
-        None => run.map_or(OWN_FAILURE, RunError::exit_code),
+    if let Some(verb) = error.downcast_ref::<VerbError>() {
+        return verb.exit_code();
+    }
+    if image.is_some() {
+        return image_verbs::VerbError::EXIT_CODE;
+    }
+    match error.downcast_ref::<BackgroundError>() {
+        Some(BackgroundError::Supervisor(error)) => error.exit_code(),
+        _ => run.map_or(OWN_FAILURE, RunError::exit_code),
     }
 }
 
-/// In one write: other processes' lines must not get in between.
-fn say(text: &str) {
-    // Nobody is left to tell when stderr is gone.
-    let _ = std::io::stderr().write_all(format!("walnut: {text}\n").as_bytes());
+/// A reader that has seen enough is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let writes = matches!(
+        error.downcast_ref::<VerbError>(),
+        Some(VerbError::Stdout(_) | VerbError::Format(_))
+    );
+    writes
+        && error.chain().any(|cause| {
+            cause
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        })
 }
 
 fn explain(usage: &UsageError) -> u8 {

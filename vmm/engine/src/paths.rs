@@ -93,6 +93,11 @@ impl Paths {
     pub fn machines(&self) -> PathBuf {
         self.state.join("vm")
     }
+
+    /// The directory of one running machine; `short` is how its container is called there.
+    pub fn machine(&self, short: &str) -> PathBuf {
+        self.machines().join(short)
+    }
 }
 
 /// Makes a directory, and its parents, that only this user may enter.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Docker's notations for sizes and processor counts.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -70,7 +71,7 @@ fn multiply(number: &str, factor: u64) -> Option<u64> {
 }
 
 /// A processor allowance in thousandths, from docker's `--cpus`: `2`, `1.5`, `.25`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct MilliCpus(u32);
 
 impl MilliCpus {
@@ -135,6 +136,35 @@ pub fn decimal_size(bytes: u64) -> String {
         false => &text,
     };
     format!("{text}{unit}")
+}
+
+/// As [`decimal_size`], in binary multiples (go-units' `BytesSize`).
+pub fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{}{}", four_digits(size), UNITS[unit])
+}
+
+/// C's `%.4g`, for what is below 1024.
+fn four_digits(size: f64) -> String {
+    let decimals = match size {
+        ..10.0 => 3,
+        ..100.0 => 2,
+        ..1000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{size:.decimals$}");
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: literal flags here and in [`run`], what they mean in [`crate::container`].
 
+pub mod exec;
 pub mod image;
+pub mod life;
+pub mod look;
 pub mod run;
+mod supervise;
 mod usage;
 
 use std::ffi::OsString;
@@ -58,12 +62,88 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create and run a container
-    Run(Box<run::RunArgs>),
+    /// Attach standard streams to a running container
+    Attach(life::AttachArgs),
+    /// Create a container, without running it
+    Create(Box<run::CreateArgs>),
     /// Say what this machine can do, and what to do about what it can't
     Doctor,
+    /// Run a command in a running container
+    Exec(exec::ExecArgs),
+    /// Tell all about containers
+    Inspect(look::InspectArgs),
+    /// Send a signal to containers
+    Kill(life::KillArgs),
+    /// Show what a container wrote
+    Logs(look::LogsArgs),
+    /// Suspend all processes of containers
+    Pause(life::NamesArgs),
+    /// List containers
+    Ps(look::PsArgs),
+    /// Rename a container
+    Rename(life::RenameArgs),
+    /// Restart containers
+    Restart(life::StopArgs),
+    /// Remove containers
+    Rm(life::RmArgs),
+    /// Create and run a container
+    Run(Box<run::RunArgs>),
+    /// Start stopped containers
+    Start(life::StartArgs),
+    /// Stop running containers
+    Stop(life::StopArgs),
+    #[command(hide = true)]
+    Supervise(supervise::SuperviseArgs),
+    /// Continue all processes of paused containers
+    Unpause(life::NamesArgs),
+    /// Wait until containers stop, and print their exit codes
+    Wait(life::WaitArgs),
+    /// Manage containers
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Container(Box<ContainerCommand>),
     #[command(flatten)]
     Images(image::ImageVerb),
+}
+
+/// `walnut container VERB`.
+#[derive(Debug, Subcommand)]
+pub enum ContainerCommand {
+    /// Attach standard streams to a running container
+    Attach(life::AttachArgs),
+    /// Create a container, without running it
+    Create(Box<run::CreateArgs>),
+    /// Run a command in a running container
+    Exec(exec::ExecArgs),
+    /// Tell all about containers
+    Inspect(look::InspectArgs),
+    /// Send a signal to containers
+    Kill(life::KillArgs),
+    /// Show what a container wrote
+    Logs(look::LogsArgs),
+    /// List containers
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(look::PsArgs),
+    /// Suspend all processes of containers
+    Pause(life::NamesArgs),
+    /// Remove all stopped containers
+    Prune(life::PruneArgs),
+    /// Rename a container
+    Rename(life::RenameArgs),
+    /// Restart containers
+    Restart(life::StopArgs),
+    /// Remove containers
+    #[command(visible_alias = "remove")]
+    Rm(life::RmArgs),
+    /// Create and run a container
+    Run(Box<run::RunArgs>),
+    /// Start stopped containers
+    Start(life::StartArgs),
+    /// Stop running containers
+    Stop(life::StopArgs),
+    /// Continue all processes of paused containers
+    Unpause(life::NamesArgs),
+    /// Wait until containers stop, and print their exit codes
+    Wait(life::WaitArgs),
 }
 
 impl Cli {
@@ -75,7 +155,7 @@ impl Cli {
         command
             .try_get_matches_from_mut(args)
             .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(|e| UsageError::new(e, args))
+            .map_err(|e| UsageError::new(e, &Self::command(), args))
     }
 }
 

@@ -31,6 +31,49 @@ can't be found, 128 + n if signal n ended it.";
                       walnut run [OPTIONS] --rootfs DIR [--] COMMAND [ARG...]"
 )]
 pub struct RunArgs {
+    /// Attach to these streams only: stdin, stdout, stderr
+    #[arg(short, long, value_name = "STREAM")]
+    pub attach: Vec<String>,
+    /// Run in the background and print the container's ID
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub detach: bool,
+    /// The keys that leave a container running
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+    /// Pass signals on to the container
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub sig_proxy: bool,
+    /// Say on stderr how long each phase took
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "table")]
+    pub timings: Option<TimingsFormat>,
+
+    #[command(flatten)]
+    pub container: ContainerArgs,
+}
+
+/// `walnut create`'s.
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    disable_help_flag = true,
+    override_usage = "walnut create [OPTIONS] IMAGE [COMMAND] [ARG...]\n       \
+                      walnut create [OPTIONS] --rootfs DIR [--] COMMAND [ARG...]"
+)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    pub container: ContainerArgs,
+}
+
+/// What a container is to be.
+#[derive(Debug, Args)]
+pub struct ContainerArgs {
     /// Add a host name to /etc/hosts (host:ip)
     #[arg(long, value_name = "HOST:IP")]
     pub add_host: Vec<String>,
@@ -40,6 +83,9 @@ pub struct RunArgs {
     /// Drop Linux capabilities
     #[arg(long, value_name = "CAP")]
     pub cap_drop: Vec<String>,
+    /// Write the container's ID to a file, which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
     /// Number of CPUs; the machine has as many as hold them
     #[arg(long, value_name = "N", value_parser = MilliCpus::parse)]
     pub cpus: Option<MilliCpus>,
@@ -76,6 +122,18 @@ pub struct RunArgs {
           value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
           hide_possible_values = true)]
     pub interactive: bool,
+    /// Set a label
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub label: Vec<String>,
+    /// Read labels from a file
+    #[arg(long, value_name = "FILE")]
+    pub label_file: Vec<PathBuf>,
+    /// Where the log goes: json-file or none
+    #[arg(long, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+    /// max-size=SIZE and max-file=N rotate the log
+    #[arg(long, value_name = "OPTION")]
+    pub log_opt: Vec<String>,
     /// Memory limit, such as 64m or 1.5g; the machine has a little more
     #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
     pub memory: Option<u64>,
@@ -100,6 +158,14 @@ pub struct RunArgs {
           value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
           hide_possible_values = true)]
     pub read_only: bool,
+    /// When to bring the container up again: no, on-failure[:N], always, unless-stopped
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "no",
+        hide_default_value = true
+    )]
+    pub restart: String,
     /// Remove the container when it exits
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true",
@@ -127,10 +193,6 @@ pub struct RunArgs {
     /// Kernel parameters of the machine
     #[arg(long, value_name = "NAME=VALUE")]
     pub sysctl: Vec<String>,
-    /// Say on stderr how long each phase took
-    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
-          default_missing_value = "table")]
-    pub timings: Option<TimingsFormat>,
     /// Mount a tmpfs
     #[arg(long, value_name = "DIR[:OPTIONS]")]
     pub tmpfs: Vec<String>,
@@ -189,9 +251,12 @@ fn memory_limit(text: &str) -> Result<u64, MemoryLimitError> {
 /// The one-letter names, for messages.
 pub(super) fn short_of(long: &str) -> Option<char> {
     Some(match long {
+        "attach" => 'a',
+        "detach" => 'd',
         "env" => 'e',
         "hostname" => 'h',
         "interactive" => 'i',
+        "label" => 'l',
         "memory" => 'm',
         "tty" => 't',
         "user" => 'u',

@@ -10,7 +10,11 @@ fn parse(line: &[&str]) -> Result<Cli, UsageError> {
     Cli::from_args(&args)
 }
 
-fn run(line: &[&str]) -> run::RunArgs {
+fn run(line: &[&str]) -> run::ContainerArgs {
+    run_args(line).container
+}
+
+fn run_args(line: &[&str]) -> run::RunArgs {
     let full: Vec<&str> = std::iter::once("run").chain(line.iter().copied()).collect();
     match parse(&full).unwrap().command {
         Command::Run(args) => *args,
@@ -85,12 +89,14 @@ fn flags_as_docker_users_type_them() {
     assert_eq!(args.volume, ["/a:/b:ro", "/c:/d"]);
     assert_eq!(args.name.as_deref(), Some("b"));
     assert_eq!(args.pids_limit, Some(-1));
-    assert_eq!(args.timings, Some(run::TimingsFormat::Table));
     assert_eq!(args.args, ["image"]);
     assert_eq!(
-        run(&["--timings=json", "i"]).timings,
-        Some(run::TimingsFormat::Json)
+        run_args(&["--timings", "i"]).timings,
+        Some(run::TimingsFormat::Table)
     );
+    let both = run_args(&["-d", "--timings=json", "i"]);
+    assert_eq!(both.timings, Some(run::TimingsFormat::Json));
+    assert!(both.detach && both.sig_proxy);
 }
 
 #[test]

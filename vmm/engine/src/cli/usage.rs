@@ -5,19 +5,38 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+/// The verb that was meant, with those below it: `container prune`.
+fn verb(command: &clap::Command, args: &[OsString]) -> Option<String> {
+    let mut known = command;
+    let mut words: Vec<&str> = Vec::new();
+    for arg in args.iter().skip(1) {
+        let below = arg.to_str().and_then(|arg| known.find_subcommand(arg));
+        match below {
+            Some(below) => {
+                words.push(below.get_name());
+                known = below;
+            }
+            // What follows a verb is its own.
+            None if !words.is_empty() => break,
+            None => {}
+        }
+    }
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
 /// A command line that can't be understood, or one that asks for help.
 #[derive(Debug)]
 pub struct UsageError {
     inner: clap::Error,
-    verb: Option<&'static str>,
+    verb: Option<String>,
 }
 
 impl UsageError {
-    pub(super) fn new(inner: clap::Error, args: &[OsString]) -> Self {
-        let verb = ["run", "doctor"]
-            .into_iter()
-            .find(|verb| args.iter().skip(1).any(|arg| arg == verb));
-        Self { inner, verb }
+    pub(super) fn new(inner: clap::Error, command: &clap::Command, args: &[OsString]) -> Self {
+        Self {
+            inner,
+            verb: verb(command, args),
+        }
     }
 
     /// `--help` and `--version` (to stdout), or a bare `walnut`: for clap to print.
@@ -79,7 +98,7 @@ impl UsageError {
             ErrorKind::MissingRequiredArgument => {
                 format!(
                     "\"walnut {}\" requires at least 1 argument",
-                    self.verb.unwrap_or_default()
+                    self.verb.as_deref().unwrap_or_default()
                 )
             }
             ErrorKind::ValueValidation => {
@@ -108,7 +127,7 @@ impl UsageError {
 
 impl std::fmt::Display for UsageError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.verb {
+        match &self.verb {
             Some(verb) => write!(f, "{}; see 'walnut {verb} --help'", self.words()),
             None => write!(f, "{}; see 'walnut --help'", self.words()),
         }

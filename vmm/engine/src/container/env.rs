@@ -97,7 +97,23 @@ pub fn merge(hostname: &str, tty: bool, image: &[String], requested: &[String]) 
     if tty {
         env.push("TERM=xterm".to_owned());
     }
-    for entry in image.iter().chain(requested) {
+    lay_over(&mut env, image.iter().chain(requested));
+    env
+}
+
+/// A container's environment for one more process in it.
+pub fn extend(container: &[String], tty: bool, requested: &[String]) -> Vec<String> {
+    let mut env = container.to_vec();
+    let has_term = env.iter().any(|entry| entry.starts_with("TERM="));
+    if tty && !has_term {
+        env.push("TERM=xterm".to_owned());
+    }
+    lay_over(&mut env, requested.iter());
+    env
+}
+
+fn lay_over<'a>(env: &mut Vec<String>, entries: impl Iterator<Item = &'a String>) {
+    for entry in entries {
         let name = entry
             .split_once('=')
             .map_or(entry.as_str(), |(name, _)| name);
@@ -112,7 +128,6 @@ pub fn merge(hostname: &str, tty: bool, image: &[String], requested: &[String]) 
             (None, false) => {}
         }
     }
-    env
 }
 
 #[cfg(test)]

@@ -5,8 +5,13 @@ use std::fmt;
 use std::io;
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Hexadecimal digits.
+const LEN: usize = 64;
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
+#[serde(try_from = "String")]
 pub struct ContainerId(String);
 
 impl ContainerId {
@@ -26,9 +31,30 @@ impl ContainerId {
         &self.0
     }
 
+    /// Whether `text` could be one, whole.
+    pub fn is_one(text: &str) -> bool {
+        text.len() == LEN
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    }
+
     /// What people see and type.
     pub fn short(&self) -> &str {
         &self.0[..12]
+    }
+}
+
+/// A record from elsewhere can hold anything; [`ContainerId::short`] and paths rely on the form.
+impl TryFrom<String> for ContainerId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if Self::is_one(&text) {
+            Ok(Self(text))
+        } else {
+            Err(format!("{text:?} is no container ID"))
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! guest's cgroup, so that a container which oversteps it meets Docker's OOM killer, not a panic.
 
 use oci_spec::runtime::PosixRlimitType;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use walnut_vmm_config::{MAX_CPUS, MIN_MEMORY_MIB};
 
@@ -35,7 +36,7 @@ const GUEST_OVERHEAD: u64 = 48 * MIB;
 /// The kernel keeps 64 bytes of `struct page` for each 4 KiB page.
 const PAGE_STRUCT_SHARE: u64 = 64;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Limits {
     /// Bytes.
     pub memory: Option<u64>,
@@ -104,7 +105,7 @@ fn host_memory() -> Option<u64> {
         .map(|bytes| bytes.next_multiple_of(GIB / 4))
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Ulimit {
     pub kind: PosixRlimitType,
     pub soft: u64,
@@ -112,6 +113,11 @@ pub struct Ulimit {
 }
 
 impl Ulimit {
+    pub fn name(&self) -> &'static str {
+        let known = KINDS.iter().find(|(_, kind)| *kind == self.kind);
+        known.map_or("", |(name, _)| name)
+    }
+
     /// `nofile=1024:2048`, `core=0`, `nproc=-1`.
     pub fn parse(text: &str) -> Result<Self, LimitError> {
         let invalid = || LimitError::Ulimit(text.to_owned());
@@ -132,26 +138,29 @@ impl Ulimit {
     }
 }
 
+/// As ulimit(1)'s users know them.
+const KINDS: &[(&str, PosixRlimitType)] = &[
+    ("as", PosixRlimitType::RlimitAs),
+    ("core", PosixRlimitType::RlimitCore),
+    ("cpu", PosixRlimitType::RlimitCpu),
+    ("data", PosixRlimitType::RlimitData),
+    ("fsize", PosixRlimitType::RlimitFsize),
+    ("locks", PosixRlimitType::RlimitLocks),
+    ("memlock", PosixRlimitType::RlimitMemlock),
+    ("msgqueue", PosixRlimitType::RlimitMsgqueue),
+    ("nice", PosixRlimitType::RlimitNice),
+    ("nofile", PosixRlimitType::RlimitNofile),
+    ("nproc", PosixRlimitType::RlimitNproc),
+    ("rss", PosixRlimitType::RlimitRss),
+    ("rtprio", PosixRlimitType::RlimitRtprio),
+    ("rttime", PosixRlimitType::RlimitRttime),
+    ("sigpending", PosixRlimitType::RlimitSigpending),
+    ("stack", PosixRlimitType::RlimitStack),
+];
+
 fn kind_of(name: &str) -> Option<PosixRlimitType> {
-    Some(match name {
-        "as" => PosixRlimitType::RlimitAs,
-        "core" => PosixRlimitType::RlimitCore,
-        "cpu" => PosixRlimitType::RlimitCpu,
-        "data" => PosixRlimitType::RlimitData,
-        "fsize" => PosixRlimitType::RlimitFsize,
-        "locks" => PosixRlimitType::RlimitLocks,
-        "memlock" => PosixRlimitType::RlimitMemlock,
-        "msgqueue" => PosixRlimitType::RlimitMsgqueue,
-        "nice" => PosixRlimitType::RlimitNice,
-        "nofile" => PosixRlimitType::RlimitNofile,
-        "nproc" => PosixRlimitType::RlimitNproc,
-        "rss" => PosixRlimitType::RlimitRss,
-        "rtprio" => PosixRlimitType::RlimitRtprio,
-        "rttime" => PosixRlimitType::RlimitRttime,
-        "sigpending" => PosixRlimitType::RlimitSigpending,
-        "stack" => PosixRlimitType::RlimitStack,
-        _ => return None,
-    })
+    let known = KINDS.iter().find(|(known, _)| *known == name);
+    known.map(|(_, kind)| *kind)
 }
 
 #[cfg(test)]

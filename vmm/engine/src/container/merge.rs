@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::{
-    Container, ContainerError, ContainerId, Dns, Limits, Security, Ulimit, env, signal, sysctl,
-    volume,
+    Container, ContainerError, ContainerId, Dns, Limits, Security, Ulimit, env, label, log_option,
+    signal, sysctl, volume,
 };
-use crate::cli::run::RunArgs;
+use crate::cli::run::ContainerArgs;
+use crate::supervisor::restart::Policy;
 use crate::units::parse_size;
 
 /// `SIGTERM`.
@@ -47,7 +48,7 @@ impl From<&oci_spec::image::ImageConfiguration> for ImageDefaults {
 impl Container {
     /// What the flags alone say, checked before any image is looked for; `here` is this process's
     /// working directory. [`Self::apply_image`] completes it.
-    pub fn from_flags(args: &RunArgs, here: &Path) -> Result<Self, ContainerError> {
+    pub fn from_flags(args: &ContainerArgs, here: &Path) -> Result<Self, ContainerError> {
         let id = ContainerId::random().map_err(ContainerError::Id)?;
         let hostname = args
             .hostname
@@ -89,6 +90,9 @@ impl Container {
             stop_timeout_s: args.stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
             storage_size: storage_size(&args.storage_opt)?,
             remove: args.rm,
+            labels: label::parse_all(&args.label_file, &args.label)?,
+            restart: restart(args)?,
+            log: log_option::parse(args.log_driver.as_deref(), &args.log_opt)?,
             id,
             hostname,
             volumes,
@@ -154,7 +158,8 @@ fn working_dir(given: Option<&str>) -> Result<String, ContainerError> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), ContainerError> {
+/// Docker's rule.
+pub fn check_name(name: &str) -> Result<(), ContainerError> {
     let mut bytes = name.strip_prefix('/').unwrap_or(name).bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = bytes.len() > 0
@@ -166,7 +171,15 @@ fn check_name(name: &str) -> Result<(), ContainerError> {
     }
 }
 
-fn limits(args: &RunArgs) -> Result<Limits, ContainerError> {
+fn restart(args: &ContainerArgs) -> Result<Policy, ContainerError> {
+    let policy: Policy = args.restart.parse()?;
+    if args.rm && policy != Policy::No {
+        return Err(ContainerError::RestartAndRemove);
+    }
+    Ok(policy)
+}
+
+fn limits(args: &ContainerArgs) -> Result<Limits, ContainerError> {
     let limits = Limits {
         memory: args.memory,
         cpus: args.cpus,
@@ -200,7 +213,7 @@ fn host(text: &str) -> Result<(String, String), ContainerError> {
     }
 }
 
-fn dns(args: &RunArgs) -> Result<Dns, ContainerError> {
+fn dns(args: &ContainerArgs) -> Result<Dns, ContainerError> {
     for server in &args.dns {
         if server.parse::<IpAddr>().is_err() {
             return Err(ContainerError::Dns(server.clone()));
@@ -248,6 +261,7 @@ mod tests {
         let Command::Run(args) = Cli::from_args(&argv).unwrap().command else {
             panic!("not run")
         };
+        let args = args.container;
         let mut container = Container::from_flags(&args, Path::new("/"))?;
         container.apply_image(args.entrypoint.as_deref(), &args.args[1..], image)?;
         Ok(container)

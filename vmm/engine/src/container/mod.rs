@@ -4,23 +4,29 @@
 
 pub mod env;
 pub mod id;
+mod label;
 pub mod limits;
+mod log_option;
 mod merge;
 pub mod security;
 pub mod signal;
 mod sysctl;
 pub mod volume;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use id::ContainerId;
 pub use limits::{Limits, Ulimit};
-pub use merge::ImageDefaults;
+pub use merge::{ImageDefaults, check_name};
 pub use security::{Seccomp, Security};
 pub use volume::{Tmpfs, Volume};
+
+use crate::log_file;
+use crate::supervisor::restart::{Policy, RestartError};
 
 #[derive(Debug, Error)]
 pub enum ContainerError {
@@ -52,6 +58,14 @@ pub enum ContainerError {
     Sysctl(String),
     #[error("invalid argument \"{0}\" for \"--storage-opt\" flag: only size=SIZE is known")]
     StorageOpt(String),
+    #[error(transparent)]
+    Restart(#[from] RestartError),
+    #[error("Conflicting options: --restart and --rm")]
+    RestartAndRemove,
+    #[error(transparent)]
+    Label(#[from] label::LabelError),
+    #[error(transparent)]
+    LogOption(#[from] log_option::LogOptionError),
     #[error("create a container ID")]
     Id(#[source] std::io::Error),
     #[error("run {path}: {reason}")]
@@ -59,7 +73,7 @@ pub enum ContainerError {
 }
 
 /// A container, resolved: no flag is looked at after this.
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Container {
     pub id: ContainerId,
     pub name: Option<String>,
@@ -88,9 +102,12 @@ pub struct Container {
     /// Of the writable layer, in bytes.
     pub storage_size: Option<u64>,
     pub remove: bool,
+    pub labels: BTreeMap<String, String>,
+    pub restart: Policy,
+    pub log: log_file::Options,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Dns {
     pub servers: Vec<String>,
     pub search: Vec<String>,

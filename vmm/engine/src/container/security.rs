@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use oci_spec::runtime::Capability;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::spec::seccomp::Profile;
@@ -26,16 +27,17 @@ pub enum SecurityError {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub enum Seccomp {
     Default,
     Unconfined,
     Profile(Box<Profile>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Security {
     /// Bounding, permitted and effective alike, by name (`CAP_CHOWN`).
+    #[serde(deserialize_with = "known_names")]
     pub capabilities: BTreeSet<&'static str>,
     pub seccomp: Seccomp,
     pub no_new_privileges: bool,
@@ -104,6 +106,19 @@ const ALL: &[(&str, Capability)] = &[
     ("CAP_BPF", Capability::Bpf),
     ("CAP_CHECKPOINT_RESTORE", Capability::CheckpointRestore),
 ];
+
+/// Every capability there is.
+pub fn all() -> impl Iterator<Item = Capability> {
+    ALL.iter().map(|(_, value)| *value)
+}
+
+/// A record's names become ours again.
+fn known_names<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<&'static str>, D::Error> {
+    let given = Vec::<String>::deserialize(from)?;
+    names(&given)
+        .map(|names| names.into_iter().collect())
+        .map_err(serde::de::Error::custom)
+}
 
 /// The spec's value for a name of [`Security::capabilities`].
 pub fn capability(name: &str) -> Option<Capability> {

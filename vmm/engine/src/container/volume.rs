@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -23,14 +24,14 @@ pub enum VolumeError {
 }
 
 /// A directory or a file of the host, and where the container sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Volume {
     pub source: PathBuf,
     pub target: PathBuf,
     pub readonly: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Tmpfs {
     pub target: PathBuf,
     /// Options of mount(8), as given.
@@ -38,6 +39,19 @@ pub struct Tmpfs {
 }
 
 impl Volume {
+    /// As lists show it.
+    pub fn shown(&self, whole: bool) -> String {
+        let text = self.source.display().to_string();
+        if whole || text.chars().count() <= 15 {
+            return text;
+        }
+        text.chars().take(14).chain(['…']).collect()
+    }
+
+    pub fn is_named(&self) -> bool {
+        false
+    }
+
     /// `SOURCE:TARGET[:OPTIONS]`; `cwd` is what a source that begins with a dot is relative to.
     pub fn parse(spec: &str, cwd: &Path) -> Result<Self, VolumeError> {
         let refuse = |reason: String| VolumeError::Spec {

@@ -6,25 +6,24 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
-use walnut_protocol::agent::{KillRequest, ResizePtyRequest, WaitRequest, WaitResponse};
+use walnut_protocol::agent::{KillRequest, WaitRequest, WaitResponse};
 use walnut_protocol::{CallError, Client};
 
 /// What the main thread has the commander tell the agent.
 #[derive(Debug)]
-pub(super) enum Command {
+pub enum Command {
     Kill(u32),
-    Resize(u32, u32),
 }
 
-/// Tells the agent of signals and sizes in a thread of its own, made for the first of them.
-pub(super) struct Commander {
+/// Tells the agent of signals in a thread of its own, made for the first of them.
+pub struct Commander {
     agent: Client,
     container_id: String,
     sender: Option<mpsc::Sender<Command>>,
 }
 
 impl Commander {
-    pub(super) fn new(agent: Client, container_id: String) -> Self {
+    pub fn new(agent: Client, container_id: String) -> Self {
         Self {
             agent,
             container_id,
@@ -32,7 +31,7 @@ impl Commander {
         }
     }
 
-    pub(super) fn tell(&mut self, command: Command) {
+    pub fn tell(&mut self, command: Command) {
         let sender = self.sender.get_or_insert_with(|| {
             let (sender, receiver) = mpsc::channel();
             let (agent, container_id) = (self.agent.clone(), self.container_id.clone());
@@ -53,12 +52,6 @@ fn pass_all_on(commands: Receiver<Command>, agent: &Client, container_id: &str) 
                 signal,
                 ..KillRequest::default()
             }),
-            Command::Resize(width, height) => agent.resize_pty(&ResizePtyRequest {
-                container_id,
-                width,
-                height,
-                ..ResizePtyRequest::default()
-            }),
         };
         if let Err(e) = done {
             log::debug!("{command:?}: {e}");
@@ -66,10 +59,10 @@ fn pass_all_on(commands: Receiver<Command>, agent: &Client, container_id: &str) 
     }
 }
 
-pub(super) type Waiter = Receiver<Result<WaitResponse, CallError>>;
+pub type Waiter = Receiver<Result<WaitResponse, CallError>>;
 
 /// The descriptor becomes readable when the answer is there.
-pub(super) fn wait_in_background(
+pub fn wait_in_background(
     agent: Client,
     container_id: String,
 ) -> std::io::Result<(OwnedFd, Waiter)> {

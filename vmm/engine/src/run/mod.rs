@@ -1,38 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `walnut run`: from flags to an exit code, in the foreground.
+//! `walnut run`: from flags to an exit code.
 //!
-//! In the order of the data path: flags and image become a [`Container`], its [`Layout`] becomes a
-//! machine, and while that boots the OCI spec is made; then [`session`] drives the agent.
+//! In the order of the data path: flags and image become a container on disk ([`create`]), which a
+//! supervisor runs: this process, in the foreground; one of its own, in the background or where
+//! the user may leave it (a terminal's detach keys) and it goes on.
 
-mod calls;
-mod session;
-mod signals;
-mod stdio;
-mod terminal;
+pub mod attach;
+pub mod calls;
+pub mod create;
+pub mod keys;
+pub mod signals;
+pub mod stdio;
+pub mod terminal;
 pub mod timings;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use thiserror::Error;
-use walnut_protocol::CallError;
 use walnut_vmm_host::KvmError;
 
-use crate::cli::run::RunArgs;
-use crate::container::{Container, ContainerError, ImageDefaults};
-use crate::image::{
-    Image, ImageError, Platform, PlatformError, Progress, Quiet, Reference, ReferenceError, Store,
-    Terminal,
-};
-use crate::kept::{Kept, KeptError};
+use crate::cli::run::{CreateArgs, RunArgs};
+use crate::container::ContainerError;
+use crate::image::{ImageError, PlatformError, ReferenceError};
 use crate::paths::{Artifacts, PathError, Paths};
-use crate::spec::SpecError;
-use crate::storage::disk::{self, DiskError};
-use crate::storage::{Layout, Source};
-use crate::vm::rundir::{RunDir, RunDirError};
-use crate::vm::{Machine, Vm, VmError};
-use session::Session;
+use crate::record::{Entry, RecordError};
+use crate::supervisor::background::{self, BackgroundError, First, gave_up};
+use crate::supervisor::client::{self, ClientError};
+use crate::supervisor::restart::Policy;
+use crate::supervisor::wire::{Reply, Request, Wanted};
+use crate::supervisor::{Supervisor, SupervisorError};
+use attach::{AttachError, End, Seat, SendSignal};
+use create::{Made, create};
+use keys::{Keys, KeysError};
 use signals::Signals;
 use timings::Timings;
 
@@ -40,6 +40,14 @@ use timings::Timings;
 pub enum RunError {
     #[error("the input device is not a TTY")]
     NotATty,
+    #[error("Conflicting options: --attach and --detach")]
+    AttachAndDetach,
+    #[error(
+        "invalid argument \"{0}\" for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR"
+    )]
+    Stream(String),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     #[error(transparent)]
     Container(#[from] ContainerError),
     #[error(transparent)]
@@ -53,37 +61,27 @@ pub enum RunError {
     #[error(transparent)]
     Path(#[from] PathError),
     #[error(transparent)]
-    RunDir(#[from] RunDirError),
+    Record(#[from] RecordError),
     #[error(transparent)]
-    Disk(#[from] DiskError),
+    Supervisor(#[from] SupervisorError),
     #[error(transparent)]
-    Kept(#[from] KeptError),
+    Background(#[from] BackgroundError),
     #[error(transparent)]
-    Spec(#[from] SpecError),
+    Client(#[from] ClientError),
     #[error(transparent)]
-    Vm(#[from] VmError),
-    #[error(transparent)]
-    Signal(#[from] signals::SignalError),
-    #[error(transparent)]
-    Call(#[from] CallError),
+    Attach(#[from] AttachError),
     #[error("find the working directory")]
     WorkingDir(#[source] io::Error),
     #[error("open rootfs {path}")]
     Rootfs { path: PathBuf, source: io::Error },
     #[error("rootfs {0} is not a directory")]
     RootfsKind(PathBuf),
-    #[error("set the terminal up")]
-    Terminal(#[source] io::Error),
-    #[error("connect the container's streams")]
-    Streams(#[source] io::Error),
-    #[error("the agent's answer to {0} says nothing")]
-    EmptyAnswer(&'static str),
-    /// The container's process never ran; the agent says why.
-    #[error("{message}")]
-    Failed { message: String, exit_code: u8 },
-    /// A signal ended the run before the container could be told of it.
-    #[error("interrupted by signal {0}")]
-    Interrupted(i32),
+    #[error("container ID file found, make sure the other container isn't running or delete {0}")]
+    CidfileExists(PathBuf),
+    #[error("write the container ID file {path}")]
+    Cidfile { path: PathBuf, source: io::Error },
+    #[error("write to stdout")]
+    Stdout(#[source] io::Error),
 }
 
 impl RunError {
@@ -91,21 +89,17 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotATty => 1,
-            Self::Failed { exit_code, .. } => *exit_code,
-            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(125),
+            Self::Supervisor(error) => error.exit_code(),
+            Self::Attach(AttachError::Refused { code, .. }) => *code,
             _ => 125,
         }
     }
 
     /// Who presses ^C knows what happened.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Interrupted(_))
+        matches!(self, Self::Supervisor(error) if error.is_silent())
     }
 }
-
-/// Time for a guest to come up, on the slowest host that anybody waits for.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
-const READY_TIMEOUT_VAR: &str = "WALNUT_READY_TIMEOUT_S";
 
 /// `begin_us` is when `main` was entered.
 ///
@@ -113,155 +107,180 @@ const READY_TIMEOUT_VAR: &str = "WALNUT_READY_TIMEOUT_S";
 /// Why there is no exit code of the container's; [`RunError::exit_code`] is ours.
 pub fn run(args: &RunArgs, paths: &Paths, begin_us: u64) -> Result<u8, RunError> {
     let mut timings = Timings::new(begin_us);
-    if args.interactive && args.tty && !terminal::stdin_is_terminal() {
+    let (tty, interactive) = (args.container.tty, args.container.interactive);
+    let streams = streams(args)?;
+    if interactive && tty && !args.detach && !terminal::stdin_is_terminal() {
         return Err(RunError::NotATty);
     }
-    let here = std::env::current_dir().map_err(RunError::WorkingDir)?;
-    let mut container = Container::from_flags(args, &here)?;
+    let keys = detach_keys(args.detach_keys.as_deref())?;
     walnut_vmm_host::check()?;
     let artifacts = Artifacts::find()?;
-    let root = Root::find(args, paths)?;
-    container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;
+    let made = create(&args.container, paths, true)?;
     timings.mark("image");
-
-    let result = start(&container, &root, paths, &artifacts, &mut timings);
+    let stays = tty || made.config.container.restart != Policy::No || !args.attach.is_empty();
+    if args.detach || stays {
+        // Not before the image is found: until then, ^C is for this process.
+        let signals = Signals::take_over().map_err(SupervisorError::from)?;
+        return in_background(made, paths, streams, keys, args, &signals);
+    }
+    let result = in_foreground(made, paths, &artifacts, &mut timings);
     if let Some(format) = args.timings {
         timings.print(format);
     }
     result
 }
 
-fn start(
-    container: &Container,
-    root: &Root<'_>,
+/// `walnut create`: prints the ID.
+pub fn create_only(args: &CreateArgs, paths: &Paths) -> Result<u8, RunError> {
+    let made = create(&args.container, paths, false)?;
+    say_id(&made.entry)?;
+    Ok(0)
+}
+
+fn in_foreground(
+    made: Made,
     paths: &Paths,
     artifacts: &Artifacts,
     timings: &mut Timings,
 ) -> Result<u8, RunError> {
-    let mut kept = keep(container, root, paths)?;
-    let disk = match &kept {
-        Some(kept) => writable_disk(container, root, paths, kept)?,
-        None => None,
+    let (entry, remove) = (made.entry.clone(), made.config.container.remove);
+    let supervisor = Supervisor {
+        paths,
+        artifacts,
+        config: made.config,
+        entry: made.entry,
+        alive: made.alive,
+        image: made.image,
+        own_streams: true,
+        tty_size: None,
     };
-    let layout = Layout::new(container, &root.source, disk.as_deref());
-    let machine = Machine {
-        cpus: container.limits.machine_cpus(),
-        memory_mib: container.limits.machine_memory_mib(),
-        disks: layout.disks.clone(),
-        pmem: layout.pmem.clone(),
-        fs: layout.fs.clone(),
-    };
-    let signals = Signals::take_over()?;
-    let dir = RunDir::create(paths, container.id.short())?;
-    let vm = Vm::start(artifacts, &machine, dir)?;
-    timings.mark("cli");
-    let mut session = Session::new(container, &layout, vm, signals)?;
-    session.wait_ready(ready_timeout(), timings)?;
-    let begun = || {
-        if let Some(Err(e)) = kept.as_mut().map(Kept::keep) {
-            log::warn!("{e}");
-        }
-    };
-    let code = session.run(timings, begun)?;
-    if let Some(kept) = &mut kept {
-        kept.finish(code)?;
+    let result = supervisor.run(timings, |_| Ok(()), |_| ());
+    if let Err(error) = &result {
+        gave_up(&entry, remove, error);
     }
-    Ok(code)
+    Ok(result?)
 }
 
-/// A directory for a container that has a name or outlives its run.
-fn keep(container: &Container, root: &Root<'_>, paths: &Paths) -> Result<Option<Kept>, RunError> {
-    if container.remove && container.name.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Kept::create(paths, container, root.name)?))
-}
-
-/// What a container writes over its image is kept as long as it is.
-fn writable_disk(
-    container: &Container,
-    root: &Root<'_>,
+fn in_background(
+    made: Made,
     paths: &Paths,
-    kept: &Kept,
-) -> Result<Option<PathBuf>, RunError> {
-    let on_image = matches!(root.source, Source::Image(_));
-    if !on_image || container.remove || container.read_only {
-        return Ok(None);
-    }
-    let size = container.storage_size.unwrap_or(disk::DEFAULT_SIZE);
-    let path = kept.disk();
-    disk::create(&paths.containers(), size, &path)?;
-    Ok(Some(path))
-}
-
-fn ready_timeout() -> Duration {
-    std::env::var(READY_TIMEOUT_VAR)
-        .ok()
-        .and_then(|seconds| seconds.parse().ok())
-        .map_or(READY_TIMEOUT, Duration::from_secs)
-}
-
-/// Where the container's files come from, and what its image says.
-struct Root<'a> {
-    /// As the user gave it.
-    name: &'a str,
-    source: Source,
-    defaults: ImageDefaults,
-    command: &'a [String],
-    /// Held while the container runs, so that nobody removes the image.
-    _image: Option<Image>,
-}
-
-impl<'a> Root<'a> {
-    fn find(args: &'a RunArgs, paths: &Paths) -> Result<Self, RunError> {
-        if let Some(dir) = &args.rootfs {
-            return Ok(Self {
-                name: "",
-                source: Source::Directory(directory(dir)?),
-                defaults: ImageDefaults::default(),
-                command: &args.args,
-                _image: None,
-            });
+    streams: Wanted,
+    keys: Keys,
+    args: &RunArgs,
+    signals: &Signals,
+) -> Result<u8, RunError> {
+    let tty = made.config.container.tty;
+    let first = First {
+        wanted: (!args.detach).then_some(streams),
+        tty_size: terminal::size().filter(|_| tty),
+    };
+    let spawned = background::spawn(paths, &made.entry, &made.alive, first);
+    let mut connection = match spawned {
+        Ok(connection) => connection,
+        Err(error) => {
+            gave_up(&made.entry, made.config.container.remove, &error);
+            return Err(error.into());
         }
-        let (name, command) = args.args.split_first().ok_or(ContainerError::NoCommand)?;
-        let image = find_image(name, args.platform.as_deref(), paths)?;
-        Ok(Self {
-            name,
-            source: Source::Image(image.erofs.clone()),
-            defaults: ImageDefaults::from(&image.config),
-            command,
-            _image: Some(image),
-        })
+    };
+    // From here on it is the supervisor's.
+    drop(made.alive);
+    if args.detach {
+        started(&mut connection)?;
+        say_id(&made.entry)?;
+        return Ok(0);
+    }
+    let by_request = ByRequest {
+        paths,
+        entry: &made.entry,
+    };
+    let seat = Seat {
+        tty,
+        stdin: streams.stdin,
+        detach_keys: if tty { keys } else { Keys::default() },
+        signal: (!tty && args.sig_proxy).then_some(&by_request as &dyn SendSignal),
+    };
+    Ok(exit_code(attach::attach(
+        connection,
+        signals,
+        &seat,
+        || (),
+    )?))
+}
+
+/// The supervisor's first word.
+pub fn started(connection: &mut std::os::unix::net::UnixStream) -> Result<(), AttachError> {
+    use crate::supervisor::wire::{Frame, WireError};
+    match Frame::read(connection)? {
+        Some(Frame::Reply(Reply {
+            refused: Some(refusal),
+            ..
+        })) => Err(AttachError::Refused {
+            message: refusal.message,
+            code: refusal.code,
+        }),
+        Some(Frame::Reply(_)) => Ok(()),
+        Some(other) => Err(other.unexpected().into()),
+        None => Err(WireError::Gone.into()),
     }
 }
 
-fn directory(path: &std::path::Path) -> Result<PathBuf, RunError> {
-    let fail = |source| RunError::Rootfs {
-        path: path.to_owned(),
-        source,
-    };
-    let path = std::fs::canonicalize(path).map_err(fail)?;
-    let is_dir = std::fs::metadata(&path).map_err(fail)?.is_dir();
-    if is_dir {
-        Ok(path)
-    } else {
-        Err(RunError::RootfsKind(path))
+pub fn exit_code(end: End) -> u8 {
+    match end {
+        End::Exited(code) => u8::try_from(code).unwrap_or(255),
+        End::Detached => 0,
+        End::Signaled(signal) => u8::try_from(128 + signal).unwrap_or(255),
     }
 }
 
-/// From the store, or out of an archive into the store, which shows its progress on a terminal.
-fn find_image(name: &str, platform: Option<&str>, paths: &Paths) -> Result<Image, RunError> {
-    let reference: Reference = name.parse()?;
-    let platform = match platform {
-        Some(text) => text.parse()?,
-        None => Platform::guest(),
+/// Signals for a container that another process runs.
+#[derive(Debug)]
+pub struct ByRequest<'a> {
+    pub paths: &'a Paths,
+    pub entry: &'a Entry,
+}
+
+impl SendSignal for ByRequest<'_> {
+    fn send(&self, signal: u32) {
+        if let Err(e) = client::request(self.paths, self.entry, Request::Kill { signal }) {
+            log::debug!("pass signal {signal} on: {e}");
+        }
+    }
+}
+
+pub fn detach_keys(given: Option<&str>) -> Result<Keys, KeysError> {
+    given.map_or_else(|| Ok(Keys::docker()), Keys::parse)
+}
+
+fn streams(args: &RunArgs) -> Result<Wanted, RunError> {
+    if args.attach.is_empty() {
+        return Ok(Wanted {
+            stdin: args.container.interactive,
+            stdout: true,
+            stderr: true,
+            stdin_once: true,
+        });
+    }
+    if args.detach {
+        return Err(RunError::AttachAndDetach);
+    }
+    let mut wanted = Wanted {
+        stdin_once: true,
+        ..Wanted::default()
     };
-    let store = Store::open(&paths.root)?;
-    // Elsewhere stderr is the container's.
-    let mut progress: Box<dyn Progress> = if io::stderr().is_terminal() {
-        Box::new(Terminal::stderr())
-    } else {
-        Box::new(Quiet)
-    };
-    Ok(store.resolve(&reference, &platform, &mut *progress)?)
+    for stream in &args.attach {
+        match stream.to_ascii_lowercase().as_str() {
+            "stdin" => wanted.stdin = true,
+            "stdout" => wanted.stdout = true,
+            "stderr" => wanted.stderr = true,
+            _ => return Err(RunError::Stream(stream.clone())),
+        }
+    }
+    Ok(wanted)
+}
+
+fn say_id(entry: &Entry) -> Result<(), RunError> {
+    let line = format!("{}\n", entry.id());
+    io::stdout()
+        .write_all(line.as_bytes())
+        .map_err(RunError::Stdout)
 }

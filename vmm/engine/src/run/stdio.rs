@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -30,6 +30,11 @@ pub enum Sink {
 }
 
 impl Sink {
+    /// All of it.
+    pub fn write(self, bytes: &[u8]) -> io::Result<()> {
+        write_all(self.fd(), bytes)
+    }
+
     fn fd(self) -> BorrowedFd<'static> {
         match self {
             Self::Stdout => rustix::stdio::stdout(),
@@ -52,7 +57,7 @@ pub fn output(stream: UnixStream, sink: Sink) -> io::Result<JoinHandle<()>> {
 
 /// Copies what this process is given to the container. The thread ends with the process: nobody
 /// waits for input that may never come.
-pub fn input(stream: UnixStream) -> io::Result<()> {
+pub fn input(stream: Arc<UnixStream>) -> io::Result<()> {
     thread::Builder::new().name("stdin".into()).spawn(move || {
         if let Err(e) = copy_in(rustix::stdio::stdin(), &stream) {
             log::debug!("stdin: {e}");

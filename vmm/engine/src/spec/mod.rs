@@ -2,6 +2,7 @@
 //! The OCI runtime spec (config.json) that the agent hands to libcontainer: Docker's defaults for a
 //! Linux container, within the guest.
 
+pub mod exec;
 pub mod files;
 mod mounts;
 pub mod seccomp;
@@ -12,11 +13,11 @@ use std::path::PathBuf;
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
-    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
-    LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
-    LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    BoxBuilder, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
+    LinuxCpuBuilder, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder,
+    LinuxDeviceType, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 use thiserror::Error;
 
@@ -75,8 +76,18 @@ pub fn seccomp_filter(container: &Container) -> Result<(Vec<u8>, u32), SpecError
 
 /// `config.json`, as bytes for the agent; without the seccomp section, for which there is
 /// [`seccomp_filter`].
-pub fn generate(container: &Container, layout: &Layout) -> Result<Vec<u8>, SpecError> {
-    Ok(serde_json::to_vec(&build(container, layout)?)?)
+/// `tty_size` is the terminal's first one, width and height.
+pub fn generate(
+    container: &Container,
+    layout: &Layout,
+    tty_size: Option<(u32, u32)>,
+) -> Result<Vec<u8>, SpecError> {
+    let mut spec = build(container, layout)?;
+    if let (Some((width, height)), Some(process)) = (tty_size, spec.process_mut().as_mut()) {
+        let size = BoxBuilder::default().width(width).height(height).build()?;
+        process.set_console_size(Some(size));
+    }
+    Ok(serde_json::to_vec(&spec)?)
 }
 
 fn build(container: &Container, layout: &Layout) -> Result<Spec, SpecError> {
@@ -115,12 +126,12 @@ fn process(container: &Container) -> Result<Process, SpecError> {
 }
 
 fn capabilities(container: &Container) -> Result<LinuxCapabilities, SpecError> {
-    let set: HashSet<Capability> = container
-        .security
-        .capabilities
-        .iter()
-        .filter_map(|name| security::capability(name))
-        .collect();
+    let names = container.security.capabilities.iter();
+    capability_set(names.filter_map(|name| security::capability(name)))
+}
+
+fn capability_set(set: impl Iterator<Item = Capability>) -> Result<LinuxCapabilities, SpecError> {
+    let set: HashSet<Capability> = set.collect();
     // Nothing inheritable, nothing ambient: what a program gets from its file is its own.
     Ok(LinuxCapabilitiesBuilder::default()
         .bounding(set.clone())

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
     LinuxSeccompBuilder, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
     LinuxSyscallBuilder,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::seccomp_table as table;
 
@@ -106,7 +106,7 @@ fn allow_one(
 }
 
 /// A profile as `--security-opt seccomp=FILE` gives it: the OCI section, with Docker's conditions.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Profile {
     default_action: LinuxSeccompAction,
@@ -115,16 +115,12 @@ pub struct Profile {
     flags: Vec<LinuxSeccompFilterFlag>,
     /// Either this, or `archMap`; both are read for their form and answered by the guest's own.
     #[serde(default)]
-    #[expect(
-        dead_code,
-        reason = "a guest has one set of architectures, whatever the profile lists"
-    )]
     architectures: Vec<Arch>,
     #[serde(default)]
     syscalls: Vec<ProfileRule>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ProfileRule {
     #[serde(default)]
@@ -140,7 +136,7 @@ struct ProfileRule {
     excludes: Condition,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ProfileArg {
     index: usize,
@@ -150,7 +146,7 @@ struct ProfileArg {
     op: LinuxSeccompOperator,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Condition {
     #[serde(default)]

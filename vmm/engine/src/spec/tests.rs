@@ -20,6 +20,7 @@ fn container(flags: &[&str]) -> Container {
     let Command::Run(args) = Cli::from_args(&argv).unwrap().command else {
         panic!("not run")
     };
+    let args = args.container;
     let mut container = Container::from_flags(&args, Path::new("/")).unwrap();
     container
         .apply_image(None, &args.args[1..], &ImageDefaults::default())
@@ -30,7 +31,7 @@ fn container(flags: &[&str]) -> Container {
 fn generated(flags: &[&str]) -> Value {
     let container = container(flags);
     let layout = Layout::new(&container, &Source::Image("/image".into()), None);
-    serde_json::from_slice(&generate(&container, &layout).unwrap()).unwrap()
+    serde_json::from_slice(&generate(&container, &layout, Some((101, 33))).unwrap()).unwrap()
 }
 
 fn filter(flags: &[&str]) -> Vec<u8> {

@@ -6,31 +6,33 @@
 //! a signal to this process, a deadline. One machine belongs to one process; its monitor holds the
 //! read end of a pipe and ends when this process does, however that happens.
 
+mod connect;
 mod machine;
 mod report;
 pub mod rundir;
 mod words;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 use walnut_protocol::agent::Hello;
 use walnut_protocol::hello::{HelloError, read_hello};
-use walnut_protocol::{Client, READY_PORT, RPC_PORT};
+use walnut_protocol::{Client, READY_PORT};
 use walnut_vmm_config::Ending;
 
+pub use connect::{agent, connect};
 pub use machine::Machine;
 pub use report::Reports;
 use rundir::RunDir;
@@ -71,7 +73,7 @@ pub enum VmError {
 #[derive(Debug)]
 pub enum Ready {
     Hello(Hello),
-    /// `interrupt` became readable.
+    /// One of the interrupts became readable.
     Interrupted,
 }
 
@@ -92,12 +94,17 @@ pub struct Vm {
     hello: Option<UnixStream>,
     /// Closing it ends the monitor.
     _lifeline: OwnedFd,
-    dir: RunDir,
+    dir: Arc<RunDir>,
 }
 
 impl Vm {
     /// Starts a monitor. The guest is on its way when this returns, no more.
-    pub fn start(artifacts: &Artifacts, machine: &Machine, dir: RunDir) -> Result<Self, VmError> {
+    pub fn start(
+        artifacts: &Artifacts,
+        machine: &Machine,
+        dir: Arc<RunDir>,
+    ) -> Result<Self, VmError> {
+        dir.clear_sockets().map_err(VmError::Listen)?;
         // Before the guest can call.
         let listener = UnixListener::bind(dir.vsock_port(READY_PORT)).map_err(VmError::Listen)?;
         let config_error = |e: Errno| VmError::Config(e.into());
@@ -145,21 +152,21 @@ impl Vm {
         })
     }
 
-    /// Waits for the agent's hello, the monitor's end, `interrupt`, or until `timeout` after the
-    /// start.
+    /// Waits for the agent's hello, the monitor's end, any of `interrupts`, or until `timeout` after
+    /// the start.
     pub fn wait_ready(
         &mut self,
         timeout: Duration,
-        interrupt: BorrowedFd<'_>,
+        interrupts: &[BorrowedFd<'_>],
     ) -> Result<Ready, VmError> {
         let deadline = self.started + timeout;
         loop {
-            let events = self.poll_with(
-                &[(self.listener.as_fd(), POLLIN), (interrupt, POLLIN)],
-                deadline.saturating_duration_since(Instant::now()),
-            )?;
+            let mut fds = vec![(self.listener.as_fd(), POLLIN)];
+            fds.extend(interrupts.iter().map(|fd| (*fd, POLLIN)));
+            let left = deadline.saturating_duration_since(Instant::now());
+            let events = self.poll_with(&fds, left)?;
             self.reports.drain();
-            if events.ready[1] {
+            if events.ready[1..].contains(&true) {
                 return Ok(Ready::Interrupted);
             }
             if events.ready[0] {
@@ -227,23 +234,11 @@ impl Vm {
 
     /// A stream to the guest's listener on `port`.
     pub fn connect(&self, port: u32) -> Result<UnixStream, VmError> {
-        let fail = |source| VmError::Connect { port, source };
-        let mut stream = UnixStream::connect(self.dir.vsock()).map_err(fail)?;
-        stream.set_read_timeout(Some(PEER_TIMEOUT)).map_err(fail)?;
-        stream
-            .write_all(format!("CONNECT {port}\n").as_bytes())
-            .map_err(fail)?;
-        expect_ok(&mut stream).map_err(fail)?;
-        stream.set_read_timeout(None).map_err(fail)?;
-        Ok(stream)
+        connect(&self.dir.vsock(), port)
     }
 
     pub fn agent(&self) -> Result<Client, VmError> {
-        let stream = self.connect(RPC_PORT)?;
-        Client::new(stream).map_err(|source| VmError::Connect {
-            port: RPC_PORT,
-            source,
-        })
+        agent(&self.dir.vsock())
     }
 
     pub fn reports(&self) -> &Reports {
@@ -317,34 +312,6 @@ fn config_file(document: &walnut_vmm_config::VmConfig) -> io::Result<File> {
     file.write_all(&serde_json::to_vec(document)?)?;
     file.rewind()?;
     Ok(file)
-}
-
-/// The monitor's answer to `CONNECT`: `OK <port>\n`, or nothing but the end. Nothing after that
-/// line may be taken: it is the guest's.
-fn expect_ok(stream: &mut UnixStream) -> io::Result<()> {
-    /// Longer than any port makes it.
-    const MAX: usize = 32;
-    let mut line = [0; MAX];
-    let mut len = 0;
-    while !line[..len].ends_with(b"\n") {
-        let seen = recv(&*stream, &mut line[len..], RecvFlags::PEEK)?.0;
-        if seen == 0 {
-            let refused = "nobody listens there in the guest";
-            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, refused));
-        }
-        let end = line[len..len + seen].iter().position(|b| *b == b'\n');
-        let take = end.map_or(seen, |at| at + 1);
-        stream.read_exact(&mut line[len..len + take])?;
-        len += take;
-        if len == MAX {
-            break;
-        }
-    }
-    if line.starts_with(b"OK ") {
-        return Ok(());
-    }
-    let garbled = "the monitor's answer is not OK";
-    Err(io::Error::new(io::ErrorKind::InvalidData, garbled))
 }
 
 /// The last lines of a small log, indented for an error message.

@@ -31,7 +31,19 @@ pub enum RunDirError {
 
 /// `sun_path` holds 108 bytes, the last of them zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
+/// Of the machine's sockets, all of them.
 const SOCKET: &str = "v";
+const CONTROL: &str = "control";
+
+/// Where the host connects to the ports of the guest whose directory is `dir`.
+pub fn vsock_in(dir: &Path) -> PathBuf {
+    dir.join(SOCKET)
+}
+
+/// Where the supervisor of the machine whose directory is `dir` listens.
+pub fn control_in(dir: &Path) -> PathBuf {
+    dir.join(CONTROL)
+}
 
 /// Removed, with all that is in it, when dropped.
 #[derive(Debug)]
@@ -42,14 +54,15 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Removes what dead commands left, then makes one for `name`.
-    pub fn create(paths: &Paths, name: &str) -> Result<Self, RunDirError> {
+    /// Removes what dead commands left, then makes one for `name`. Also the names of those that
+    /// are dead.
+    pub fn create(paths: &Paths, name: &str) -> Result<(Self, Vec<String>), RunDirError> {
         paths.ensure_state()?;
         let machines = paths.machines();
         private_dir(&machines)?;
         // Nobody may take a directory for a dead one's between its creation and its locking.
         let _registry = lock_registry(&paths.state)?;
-        sweep(&machines);
+        let dead = sweep(&machines);
         let path = machines.join(name);
         let longest = path.join(format!("{SOCKET}_{}", u32::MAX));
         if longest.as_os_str().len() > MAX_SOCKET_PATH {
@@ -69,17 +82,34 @@ impl RunDir {
                 source,
             }
         })?;
-        Ok(Self { path, _lock: lock })
+        Ok((Self { path, _lock: lock }, dead))
     }
 
     /// Where the host connects to the guest's ports.
     pub fn vsock(&self) -> PathBuf {
-        self.path.join(SOCKET)
+        vsock_in(&self.path)
     }
 
     /// Where the guest's connections to the host's `port` arrive.
     pub fn vsock_port(&self, port: u32) -> PathBuf {
         self.path.join(format!("{SOCKET}_{port}"))
+    }
+
+    /// Where the container's supervisor listens.
+    pub fn control(&self) -> PathBuf {
+        control_in(&self.path)
+    }
+
+    /// Makes room for the next machine's sockets.
+    pub fn clear_sockets(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(SOCKET.as_bytes()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     pub fn console(&self) -> PathBuf {
@@ -115,23 +145,34 @@ fn lock_registry(state: &Path) -> Result<File, RunDirError> {
     Ok(file)
 }
 
-/// Removes the directories that nobody has locked.
-fn sweep(machines: &Path) {
+/// Removes the directories that nobody has locked; their names.
+fn sweep(machines: &Path) -> Vec<String> {
+    let mut dead = Vec::new();
     let Ok(entries) = fs::read_dir(machines) else {
-        return;
+        return dead;
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        let Ok(dir) = File::open(&path) else {
-            continue;
-        };
-        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            log::info!("remove {}, which a killed command left", path.display());
-            if let Err(e) = fs::remove_dir_all(&path) {
-                log::warn!("remove {}: {e}", path.display());
-            }
+        if remove_dead(&path) {
+            dead.extend(entry.file_name().into_string());
         }
     }
+    dead
+}
+
+/// Removes a machine's directory if nobody has locked it; whether that was so.
+pub fn remove_dead(path: &Path) -> bool {
+    let Ok(dir) = File::open(path) else {
+        return false;
+    };
+    if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return false;
+    }
+    log::info!("remove {}, which a killed command left", path.display());
+    if let Err(e) = fs::remove_dir_all(path) {
+        log::warn!("remove {}: {e}", path.display());
+    }
+    true
 }
 
 #[cfg(test)]
@@ -149,12 +190,13 @@ mod tests {
     fn a_dead_commands_directory_goes_a_living_ones_stays() {
         let temp = tempfile::tempdir().unwrap();
         let paths = paths(temp.path());
-        let alive = RunDir::create(&paths, "alive").unwrap();
+        let (alive, _) = RunDir::create(&paths, "alive").unwrap();
         let stale = paths.machines().join("stale");
         fs::create_dir_all(stale.join("sub")).unwrap();
         fs::write(stale.join("sub/file"), "x").unwrap();
-        let second = RunDir::create(&paths, "second").unwrap();
+        let (second, dead) = RunDir::create(&paths, "second").unwrap();
         assert!(!stale.exists());
+        assert_eq!(dead, ["stale"]);
         assert!(alive.vsock().parent().unwrap().exists());
         drop(second);
         drop(alive);

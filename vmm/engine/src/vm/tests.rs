@@ -43,7 +43,7 @@ impl Bench {
             root: self.temp.path().join("r"),
             state: self.temp.path().join("s"),
         };
-        let dir = RunDir::create(&paths, "m").unwrap();
+        let dir = Arc::new(RunDir::create(&paths, "m").unwrap().0);
         let machine = Machine {
             cpus: 1,
             memory_mib: 64,
@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn ready(&self, vm: &mut Vm, timeout_ms: u64) -> Result<Ready, VmError> {
-        vm.wait_ready(Duration::from_millis(timeout_ms), self.quiet.0.as_fd())
+        vm.wait_ready(Duration::from_millis(timeout_ms), &[self.quiet.0.as_fd()])
     }
 }
 

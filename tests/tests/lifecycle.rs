@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's life in the background: made, started, stopped, killed, paused, restarted, removed,
+//! and what the next command says when its supervisor was killed.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::fs;
+
+use walnut_tests::harness::{Home, Program, skip};
+
+const NO_KVM: &str = "no KVM that runs a stock kernel";
+/// Ends by SIGTERM with 9, and sleeps until then.
+const SERVER: &str = "trap 'echo term; exit 9' TERM; echo up; while :; do sleep 1000 & wait; done";
+
+fn state(home: &Home, name: &str, field: &str) -> String {
+    home.says(&["inspect", "-f", &format!("{{{{.State.{field}}}}}"), name])
+}
+
+/// Sends SIGKILL and waits for the end, by pidfd.
+fn kill_and_wait(pid: &str) {
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let mut fds = [rustix::event::PollFd::new(
+        &fd,
+        rustix::event::PollFlags::IN,
+    )];
+    assert_eq!(rustix::event::poll(&mut fds, None).unwrap(), 1);
+}
+
+#[test]
+fn started_stopped_and_started_again() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background("web", &format!("echo x >> /data; {SERVER}"));
+    assert_eq!(home.says(&["ps", "--format", "{{.Names}}"]), "web");
+    assert_eq!(state(&home, "web", "Status"), "running");
+    home.walnut(["rm", "web"])
+        .run()
+        .exited(1)
+        .complains(&["cannot remove container \"/web\"", "is running"]);
+    home.walnut(["stop", "web"]).run().succeeded().says("web\n");
+    assert_eq!(state(&home, "web", "ExitCode"), "9");
+    assert_eq!(home.says(&["ps", "-q"]), "");
+    let status = home.says(&["ps", "-a", "--format", "{{.Status}}"]);
+    assert!(status.starts_with("Exited (9) "), "{status}");
+    // Its files are there still, and stopping it once more is no mistake.
+    home.walnut(["stop", "web"]).run().succeeded();
+    home.walnut(["start", "web"])
+        .run()
+        .succeeded()
+        .says("web\n");
+    assert_eq!(home.says(&["exec", "web", "cat", "/data"]), "x\nx");
+    home.walnut(["kill", "web"]).run().succeeded();
+    assert_eq!(state(&home, "web", "ExitCode"), "137");
+    home.walnut(["rm", "web"]).run().succeeded();
+    assert_eq!(home.says(&["ps", "-aq"]), "");
+    home.assert_clean();
+}
+
+#[test]
+fn paused_and_continued() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background("web", SERVER);
+    home.walnut(["pause", "web"]).run().succeeded();
+    assert_eq!(state(&home, "web", "Status"), "paused");
+    home.walnut(["pause", "web"])
+        .run()
+        .exited(1)
+        .complains(&["is already paused"]);
+    home.walnut(["exec", "web", "true"])
+        .run()
+        .exited(1)
+        .complains(&["is paused, unpause the container before exec"]);
+    home.walnut(["unpause", "web"]).run().succeeded();
+    home.walnut(["exec", "web", "true"]).run().succeeded();
+    // A paused one can be stopped, too.
+    home.walnut(["pause", "web"]).run().succeeded();
+    home.walnut(["stop", "web"]).run().succeeded();
+    assert_eq!(state(&home, "web", "ExitCode"), "9");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn names() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let create = |name: &str| {
+        home.walnut(["create", "--name", name, &image, "true"])
+            .run()
+    };
+    create("one").succeeded();
+    create("one").exited(125).complains(&[
+        "Conflict. The container name \"/one\" is already in use",
+        "rename",
+    ]);
+    home.walnut(["rename", "one", "two"]).run().succeeded();
+    create("one").succeeded();
+    home.walnut(["rename", "one", "two"])
+        .run()
+        .exited(1)
+        .complains(&["already in use"]);
+    for verb in ["rm", "start", "stop", "kill", "logs", "inspect", "wait"] {
+        home.walnut([verb, "nosuch"])
+            .run()
+            .exited(1)
+            .complains(&["No such container: nosuch"]);
+    }
+    let named = home.says(&[
+        "ps",
+        "-a",
+        "--filter",
+        "name=^two$",
+        "--format",
+        "{{.Names}}",
+    ]);
+    assert_eq!(named, "two");
+    home.walnut(["container", "prune", "-f"]).run().succeeded();
+    assert_eq!(home.says(&["ps", "-aq"]), "");
+}
+
+#[test]
+fn brought_up_again_by_its_policy() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background_with("retry", &["--restart", "on-failure:1"], "echo try; exit 3");
+    // `logs -f` ends with the last run.
+    assert_eq!(home.says(&["logs", "-f", "retry"]), "try\ntry");
+    assert_eq!(state(&home, "retry", "ExitCode"), "3");
+    let count = home.says(&["inspect", "-f", "{{.RestartCount}}", "retry"]);
+    assert_eq!(count, "1");
+    home.walnut([
+        "run",
+        "--rm",
+        "--restart",
+        "always",
+        &home.busybox(),
+        "true",
+    ])
+    .run()
+    .exited(125)
+    .complains(&["Conflicting options: --restart and --rm"]);
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn a_killed_supervisor_takes_its_machine_along() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background("web", SERVER);
+    home.background_with("brief", &["--rm"], SERVER);
+    for name in ["web", "brief"] {
+        kill_and_wait(&state(&home, name, "Pid"));
+    }
+    let all = home.says(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
+    assert_eq!(all, "web exited", "what was to go is gone");
+    assert_eq!(state(&home, "web", "ExitCode"), "137");
+    let machines = fs::read_dir(home.state().join("vm")).unwrap();
+    assert_eq!(machines.count(), 0);
+    home.walnut(["start", "web"]).run().succeeded();
+    assert_eq!(state(&home, "web", "Status"), "running");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn a_command_that_never_ran_leaves_a_created_container() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    home.walnut(["run", "-d", "--name", "bad", &image, "nosuch"])
+        .run()
+        .exited(127)
+        .complains(&["executable file not found"]);
+    assert_eq!(state(&home, "bad", "Status"), "created");
+    assert_eq!(state(&home, "bad", "ExitCode"), "127");
+    home.walnut(["run", "-d", "--rm", "--name", "gone", &image, "nosuch"])
+        .run()
+        .exited(127);
+    assert_eq!(home.says(&["ps", "-a", "--format", "{{.Names}}"]), "bad");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn waited_for_attached_to_and_run_in_the_foreground() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background_with("echo", &["-i"], "read line; echo got $line; exit 5");
+    let done = home.walnut(["attach", "echo"]).stdin("hello\n").run();
+    done.exited(5).says("got hello\n");
+    assert_eq!(home.says(&["wait", "echo"]), "5");
+    let done = home.walnut(["start", "-ai", "echo"]).stdin("again\n").run();
+    done.exited(5).says("got again\n");
+    // A container in the foreground answers other commands, too.
+    let image = home.busybox();
+    let script = format!(
+        "\"$0\" \"$@\" run --name fg {image} sh -c 'echo ready; read x' < /dev/zero | {{ read l; \
+         \"$0\" \"$@\" stop -t 0 fg; cat; }}"
+    );
+    let walnut = home.walnut(Vec::<&str>::new()).into_command();
+    let own: Vec<_> = walnut.get_args().map(std::ffi::OsStr::to_owned).collect();
+    Program::new("sh")
+        .args(["-c", &script])
+        .args([walnut.get_program()])
+        .args(own)
+        .run()
+        .succeeded()
+        .says("fg\n");
+    home.remove_all();
+    home.assert_clean();
+}

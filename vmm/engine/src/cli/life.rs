@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Flags of the verbs that change a container's life, as they are typed.
+
+use clap::{ArgAction, Args, ValueEnum};
+
+/// Containers by name or ID.
+#[derive(Debug, Args)]
+pub struct NamesArgs {
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+const STOP_EXAMPLES: &str = "\
+Examples:
+  walnut stop web
+  walnut stop -t 1 web db
+  walnut restart web";
+
+/// `stop` and `restart`.
+#[derive(Debug, Args)]
+#[command(after_help = STOP_EXAMPLES, args_override_self = true)]
+pub struct StopArgs {
+    /// Signal to send, in place of the container's stop signal
+    #[arg(short, long, value_name = "SIGNAL")]
+    pub signal: Option<String>,
+    /// Seconds to wait before SIGKILL; -1 is for ever
+    #[arg(
+        short,
+        long,
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
+    pub time: Option<i32>,
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+const KILL_EXAMPLES: &str = "\
+Examples:
+  walnut kill web
+  walnut kill -s HUP web";
+
+#[derive(Debug, Args)]
+#[command(after_help = KILL_EXAMPLES, args_override_self = true)]
+pub struct KillArgs {
+    /// Signal to send
+    #[arg(
+        short,
+        long,
+        value_name = "SIGNAL",
+        default_value = "KILL",
+        hide_default_value = true
+    )]
+    pub signal: String,
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+const START_EXAMPLES: &str = "\
+Examples:
+  walnut start web
+  walnut start -ai shell";
+
+#[derive(Debug, Args)]
+#[command(after_help = START_EXAMPLES, args_override_self = true)]
+pub struct StartArgs {
+    /// Attach to stdout and stderr, and pass signals on
+    #[arg(short, long)]
+    pub attach: bool,
+    /// The keys that leave the container running
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+    /// Attach to stdin
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Pass signals on to the container
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", hide_default_value = true,
+          value_name = "BOOL", hide_possible_values = true)]
+    pub sig_proxy: bool,
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+const ATTACH_EXAMPLES: &str = "\
+Ctrl-p ctrl-q leaves the container running.
+
+Examples:
+  walnut attach shell
+  walnut attach --no-stdin web";
+
+#[derive(Debug, Args)]
+#[command(after_help = ATTACH_EXAMPLES, args_override_self = true)]
+pub struct AttachArgs {
+    /// The keys that leave the container running
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+    /// Do not attach stdin
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Pass signals on to the container
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", hide_default_value = true,
+          value_name = "BOOL", hide_possible_values = true)]
+    pub sig_proxy: bool,
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
+}
+
+const RM_EXAMPLES: &str = "\
+Examples:
+  walnut rm web
+  walnut rm -f $(walnut ps -aq)";
+
+#[derive(Debug, Args)]
+#[command(after_help = RM_EXAMPLES)]
+pub struct RmArgs {
+    /// Kill a running container first
+    #[arg(short, long)]
+    pub force: bool,
+    /// Remove the volumes that were made for it, too
+    #[arg(short, long)]
+    pub volumes: bool,
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
+    #[arg(value_name = "NEW_NAME")]
+    pub new_name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WaitCondition {
+    NotRunning,
+    NextExit,
+    Removed,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// What to wait for
+    #[arg(
+        long,
+        value_name = "CONDITION",
+        default_value = "not-running",
+        hide_default_value = true
+    )]
+    pub condition: WaitCondition,
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Only those: KEY=VALUE
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}

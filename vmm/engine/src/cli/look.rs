@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Flags of the verbs that look at containers, as they are typed.
+
+use clap::Args;
+
+const PS_EXAMPLES: &str = "\
+Filters: id, name, label, status, exited, ancestor, before, since, volume, health
+
+Examples:
+  walnut ps -a
+  walnut ps --filter status=exited --filter name=web
+  walnut ps --format '{{.Names}}: {{.Status}}'";
+
+#[derive(Debug, Args)]
+#[command(after_help = PS_EXAMPLES, args_override_self = true)]
+pub struct PsArgs {
+    /// Show all containers, not only those that run
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only those: KEY=VALUE
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// table, json, 'table TEMPLATE' or TEMPLATE
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Show the last N created containers, whether they run or not
+    #[arg(short = 'n', long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Show the one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Show whole IDs and commands
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Show IDs only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show what containers take on disk
+    #[arg(short, long)]
+    pub size: bool,
+}
+
+const LOGS_EXAMPLES: &str = "\
+Examples:
+  walnut logs -f --tail 20 web
+  walnut logs --since 10m -t web";
+
+#[derive(Debug, Args)]
+#[command(after_help = LOGS_EXAMPLES, args_override_self = true)]
+pub struct LogsArgs {
+    /// Go on while the container writes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what is later: a time, or a duration before now
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only the last N lines
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "all",
+        hide_default_value = true
+    )]
+    pub tail: String,
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Only what is earlier: a time, or a duration before now
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  walnut inspect web
+  walnut inspect --format '{{.State.ExitCode}}' web";
+
+#[derive(Debug, Args)]
+#[command(after_help = INSPECT_EXAMPLES, args_override_self = true)]
+pub struct InspectArgs {
+    /// json or TEMPLATE
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Show what containers take on disk
+    #[arg(short, long)]
+    pub size: bool,
+    /// What is meant, if names are not enough: container
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<String>,
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}

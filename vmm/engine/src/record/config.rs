@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `container.json`: what was asked for. Written when the container is made; `rename` and `update`
+//! replace it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{RecordError, replace};
+use crate::container::Container;
+use crate::image::Digest;
+use crate::times::Timestamp;
+
+/// Of the format; what is newer is left alone.
+const VERSION: u32 = 2;
+pub(super) const NAME: &str = "container.json";
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Config {
+    version: u32,
+    pub created: Timestamp,
+    /// As the user named it; empty for a `--rootfs`.
+    pub image: String,
+    /// Digest of the image's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<Digest>,
+    /// The directory of the host that it runs, instead of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<PathBuf>,
+    pub container: Container,
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl Config {
+    pub fn new(
+        container: Container,
+        image: &str,
+        image_id: Option<Digest>,
+        rootfs: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            created: Timestamp::now(),
+            image: image.to_owned(),
+            image_id,
+            rootfs,
+            container,
+        }
+    }
+
+    /// `None` where there is none (yet).
+    pub(super) fn read(dir: &Path) -> Result<Option<Self>, RecordError> {
+        let path = dir.join(NAME);
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(RecordError::Read { path, source }),
+            Ok(bytes) => bytes,
+        };
+        serde_json::from_slice::<Self>(&bytes)
+            .map(Some)
+            .map_err(|source| match serde_json::from_slice::<Versioned>(&bytes) {
+                Ok(Versioned { version }) if version > VERSION => {
+                    RecordError::Newer { path, version }
+                }
+                _ => RecordError::Parse { path, source },
+            })
+    }
+
+    pub(super) fn write(&self, dir: &Path, durable: bool) -> Result<(), RecordError> {
+        let mut text = serde_json::to_vec(self).map_err(|source| RecordError::Parse {
+            path: dir.join(NAME),
+            source,
+        })?;
+        text.push(b'\n');
+        replace(dir, NAME, &text, durable)
+    }
+
+    pub fn name(&self) -> &str {
+        self.container.name.as_deref().unwrap_or_default()
+    }
+}

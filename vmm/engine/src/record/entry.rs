@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One container's directory: its records and its two locks.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::{Config, RecordError, State, config, names};
+use crate::vm::rundir;
+
+const LOCK: &str = "lock";
+const DISK: &str = "rw.ext4";
+const LOG: &str = "container.log";
+
+/// A container that was there when it was looked for.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub(super) dir: PathBuf,
+    pub(super) id: String,
+    /// Of its machine, while it has one.
+    machine: PathBuf,
+}
+
+/// The right to change a container's life, as long as it is held.
+#[derive(Debug)]
+pub struct Change {
+    _file: File,
+}
+
+/// The right to run a container. It is the supervisor's for its life: inherited or dropped, never
+/// given back by other means.
+#[derive(Debug)]
+pub struct Alive(OwnedFd);
+
+impl AsFd for Alive {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Alive {
+    /// An inherited one.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl Entry {
+    pub(super) fn new(containers: &Path, machines: &Path, id: &str) -> Self {
+        Self {
+            dir: containers.join(id),
+            machine: machines.join(id.get(..12).unwrap_or(id)),
+            id: id.to_owned(),
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What people see and type.
+    pub fn short(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join(DISK)
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join(LOG)
+    }
+
+    pub fn config(&self) -> Result<Config, RecordError> {
+        Config::read(&self.dir)?.ok_or_else(|| RecordError::NotFound(self.short().to_owned()))
+    }
+
+    pub fn write_config(&self, config: &Config) -> Result<(), RecordError> {
+        config.write(&self.dir, true)
+    }
+
+    /// The truth: what a killed supervisor left is corrected first. A container that was to go
+    /// with its end is gone then.
+    pub fn state(&self) -> Result<State, RecordError> {
+        let state = State::read(&self.dir)?;
+        if !state.is_claimed() || self.is_alive()? {
+            return Ok(state);
+        }
+        let change = self.change()?;
+        self.correct(&change)
+    }
+
+    /// As it is written.
+    pub fn raw_state(&self) -> Result<State, RecordError> {
+        State::read(&self.dir)
+    }
+
+    /// With `durable`, what is written survives a power failure.
+    pub fn write_state(&self, state: &State, durable: bool) -> Result<(), RecordError> {
+        state.write(&self.dir, durable)
+    }
+
+    /// [`Self::state`], by whoever may change it.
+    pub fn correct(&self, _change: &Change) -> Result<State, RecordError> {
+        let mut state = State::read(&self.dir)?;
+        // Whoever claims it holds the directory's lock before it says so.
+        if !state.is_claimed() || self.is_alive()? {
+            return Ok(state);
+        }
+        rundir::remove_dead(&self.machine);
+        if self.config()?.container.remove {
+            self.remove()?;
+            return Err(RecordError::NotFound(self.short().to_owned()));
+        }
+        state.after_sudden_death();
+        state.write(&self.dir, true)?;
+        Ok(state)
+    }
+
+    /// Waits for other commands that change this container.
+    pub fn change(&self) -> Result<Change, RecordError> {
+        let path = self.dir.join(LOCK);
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path);
+        let file = match opened {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.not_found()),
+            Err(source) => return Err(RecordError::Create { path, source }),
+            Ok(file) => file,
+        };
+        lock(&file, FlockOperation::LockExclusive, &path)?;
+        // It may have been removed while this waited.
+        if !self.dir.join(config::NAME).exists() {
+            return Err(self.not_found());
+        }
+        Ok(Change { _file: file })
+    }
+
+    fn not_found(&self) -> RecordError {
+        RecordError::NotFound(self.short().to_owned())
+    }
+
+    fn open_dir(&self) -> Result<File, RecordError> {
+        File::open(&self.dir).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => self.not_found(),
+            _ => RecordError::Read {
+                path: self.dir.clone(),
+                source,
+            },
+        })
+    }
+
+    /// Whether somebody runs it or brings it up.
+    pub fn is_alive(&self) -> Result<bool, RecordError> {
+        let dir = match self.open_dir() {
+            Err(RecordError::NotFound(_)) => return Ok(false),
+            opened => opened?,
+        };
+        // Shared: two that look at once don't see each other.
+        match flock(&dir, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(source) => Err(RecordError::Lock {
+                path: self.dir.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// Takes the right to run it.
+    ///
+    /// # Errors
+    /// [`RecordError::Running`] where somebody else has it.
+    pub fn claim(&self, _change: &Change) -> Result<Alive, RecordError> {
+        let dir = self.open_dir()?;
+        if !self.try_lock(&dir)? {
+            // Still held though the end is written: it is about to go.
+            if self.is_alive()? && State::read(&self.dir)?.is_claimed() {
+                return Err(RecordError::Running(self.short().to_owned()));
+            }
+            lock(&dir, FlockOperation::LockExclusive, &self.dir)?;
+        }
+        Ok(Alive(dir.into()))
+    }
+
+    pub(super) fn try_lock(&self, dir: &File) -> Result<bool, RecordError> {
+        match flock(dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(source) => Err(RecordError::Lock {
+                path: self.dir.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// Removes all of it: the name first, the record last, so that what is left by a sudden death
+    /// is found and removed.
+    pub fn remove(&self) -> Result<(), RecordError> {
+        if let (Some(parent), Ok(config)) = (self.dir.parent(), self.config()) {
+            names::release(parent, config.name(), &self.id);
+        }
+        let record = self.dir.join(config::NAME);
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.dir)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    fs::remove_dir_all(&path)?;
+                } else if path != record {
+                    fs::remove_file(&path)?;
+                }
+            }
+            fs::remove_file(&record)?;
+            fs::remove_dir(&self.dir)
+        };
+        match remove() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // Whatever is left has no record: nobody misses it.
+                let _ = fs::remove_dir_all(&self.dir);
+                Ok(())
+            }
+            removed => removed.map_err(|source| RecordError::Remove {
+                path: self.dir.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+pub(super) fn lock(file: &File, operation: FlockOperation, path: &Path) -> Result<(), RecordError> {
+    loop {
+        match flock(file, operation) {
+            Err(Errno::INTR) => {}
+            locked => {
+                return locked.map_err(|source| RecordError::Lock {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Containers on disk: what each was asked to be, what became of it, and who may change that.
+//!
+//! ```text
+//! ROOT/containers/
+//!   lock                 shared while a container is made, alone while leftovers are removed
+//!   names/NAME           symbolic link to the ID: made exclusively, so a name is one container's
+//!   ID/                  locked by whoever runs it, as long as that lives
+//!   ID/lock              held while a command changes the container's life
+//!   ID/container.json    what was asked for (`config`)
+//!   ID/state.json        what became of it (`state`)
+//!   ID/container.log     what it wrote
+//!   ID/rw.ext4           its files
+//! ```
+//!
+//! Each file is replaced whole, by rename. A record that says running in a directory that nobody
+//! has locked is a killed supervisor's: whoever reads it next writes the truth.
+
+mod config;
+mod create;
+mod entry;
+mod find;
+mod names;
+mod state;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+pub use config::Config;
+pub use entry::{Alive, Change, Entry};
+pub use find::Registry;
+pub use state::{Health, Probe, State, Status};
+
+use crate::paths::PathError;
+
+#[derive(Debug, Error)]
+pub enum RecordError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("create {path}")]
+    Create { path: PathBuf, source: io::Error },
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("make sense of {path}")]
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{path} was written by a newer walnut (version {version})")]
+    Newer { path: PathBuf, version: u32 },
+    #[error("write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("lock {path}")]
+    Lock { path: PathBuf, source: Errno },
+    #[error("remove {path}")]
+    Remove { path: PathBuf, source: io::Error },
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{id}\". You have \
+         to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameTaken { name: String, id: String },
+    #[error("No such container: {0}")]
+    NotFound(String),
+    #[error("Multiple IDs found with provided prefix: {0}")]
+    Ambiguous(String),
+    #[error("container {0} is being run already")]
+    Running(String),
+}
+
+/// Whole or not at all; with `durable`, also whenever the power fails.
+fn replace(dir: &Path, name: &str, bytes: &[u8], durable: bool) -> Result<(), RecordError> {
+    let temp = dir.join(format!("{name}.new"));
+    let path = dir.join(name);
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temp)?;
+        file.write_all(bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        std::fs::rename(&temp, &path)?;
+        if durable {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().map_err(|source| RecordError::Write { path, source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From flags to a container on disk.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use super::RunError;
+use crate::cli::run::ContainerArgs;
+use crate::container::{Container, ContainerError, ImageDefaults};
+use crate::image::{Image, Platform, Progress, Quiet, Reference, Store, Terminal};
+use crate::paths::Paths;
+use crate::record::{Alive, Config, Entry, Registry, State};
+
+/// A container that was just made, and is still ours alone.
+pub struct Made {
+    pub entry: Entry,
+    pub alive: Alive,
+    pub config: Config,
+    /// Held while the container runs, so that nobody removes the image.
+    pub image: Option<Image>,
+}
+
+/// Makes one. With `starting`, whoever finds it without its maker knows that it never ran.
+pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Made, RunError> {
+    let here = std::env::current_dir().map_err(RunError::WorkingDir)?;
+    let mut container = Container::from_flags(args, &here)?;
+    if let Some(path) = args.cidfile.as_ref().filter(|path| path.exists()) {
+        return Err(RunError::CidfileExists(path.clone()));
+    }
+    let root = Root::find(args, paths)?;
+    container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;
+    let id = container.id.to_string();
+    let image_id = root.image.as_ref().map(|image| image.id);
+    let mut config = Config::new(container, root.name, image_id, root.directory);
+    let state = State {
+        starting,
+        ..State::default()
+    };
+    let (entry, alive) = Registry::new(paths).create(&mut config, &state)?;
+    if let Some(path) = &args.cidfile
+        && let Err(error) = write_cidfile(path, &id)
+    {
+        entry.remove()?;
+        return Err(error);
+    }
+    Ok(Made {
+        entry,
+        alive,
+        config,
+        image: root.image,
+    })
+}
+
+fn write_cidfile(path: &Path, id: &str) -> Result<(), RunError> {
+    let write = || {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)?
+            .write_all(id.as_bytes())
+    };
+    write().map_err(|source| RunError::Cidfile {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Where the container's files come from, and what its image says.
+struct Root<'a> {
+    /// As the user gave it.
+    name: &'a str,
+    directory: Option<PathBuf>,
+    defaults: ImageDefaults,
+    command: &'a [String],
+    image: Option<Image>,
+}
+
+impl<'a> Root<'a> {
+    fn find(args: &'a ContainerArgs, paths: &Paths) -> Result<Self, RunError> {
+        if let Some(dir) = &args.rootfs {
+            return Ok(Self {
+                name: "",
+                directory: Some(directory(dir)?),
+                defaults: ImageDefaults::default(),
+                command: &args.args,
+                image: None,
+            });
+        }
+        let (name, command) = args.args.split_first().ok_or(ContainerError::NoCommand)?;
+        let image = find_image(name, args.platform.as_deref(), paths)?;
+        Ok(Self {
+            name,
+            directory: None,
+            defaults: ImageDefaults::from(&image.config),
+            command,
+            image: Some(image),
+        })
+    }
+}
+
+fn directory(path: &Path) -> Result<PathBuf, RunError> {
+    let fail = |source| RunError::Rootfs {
+        path: path.to_owned(),
+        source,
+    };
+    let path = std::fs::canonicalize(path).map_err(fail)?;
+    let is_dir = std::fs::metadata(&path).map_err(fail)?.is_dir();
+    if is_dir {
+        Ok(path)
+    } else {
+        Err(RunError::RootfsKind(path))
+    }
+}
+
+/// From the store, or out of an archive into the store, which shows its progress on a terminal.
+fn find_image(name: &str, platform: Option<&str>, paths: &Paths) -> Result<Image, RunError> {
+    let reference: Reference = name.parse()?;
+    let platform = match platform {
+        Some(text) => text.parse()?,
+        None => Platform::guest(),
+    };
+    let store = Store::open(&paths.root)?;
+    // Elsewhere stderr is the container's.
+    let mut progress: Box<dyn Progress> = if io::stderr().is_terminal() {
+        Box::new(Terminal::stderr())
+    } else {
+        Box::new(Quiet)
+    };
+    Ok(store.resolve(&reference, &platform, &mut *progress)?)
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A supervisor's control socket: one thread a connection, one request each.
+//!
+//! Only this user's processes are answered (the directory is private, and the kernel names the
+//! peer).
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+
+use super::hub::Client;
+use super::shared::Shared;
+use super::wire::{Frame, Reply, Request, Wanted, WireError};
+use crate::failure::chain;
+
+/// Time for a client to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Threads here do little.
+const STACK: usize = 128 << 10;
+
+/// Serves `path` for as long as this process lives.
+pub fn serve(path: &Path, shared: &Arc<Shared>) -> io::Result<()> {
+    let listener = UnixListener::bind(path)?;
+    let shared = Arc::clone(shared);
+    spawn("control", move || {
+        for connection in listener.incoming() {
+            match connection {
+                Ok(stream) => accept(stream, &shared),
+                Err(e) => {
+                    log::error!("accept a control connection: {e}");
+                    return;
+                }
+            }
+        }
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK)
+        .spawn(body)
+        .map(drop)
+}
+
+fn accept(stream: UnixStream, shared: &Arc<Shared>) {
+    let own = rustix::process::geteuid();
+    if !socket_peercred(&stream).is_ok_and(|peer| peer.uid == own) {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    let served = spawn("client", move || {
+        if let Err(e) = converse(stream, &shared) {
+            log::debug!("a control connection: {}", chain(&e));
+        }
+    });
+    if let Err(e) = served {
+        log::warn!("serve a control connection: {e}");
+    }
+}
+
+fn converse(mut stream: UnixStream, shared: &Arc<Shared>) -> Result<(), WireError> {
+    stream
+        .set_read_timeout(Some(REQUEST_TIMEOUT))
+        .map_err(WireError::Read)?;
+    let request = match Frame::read(&mut stream)? {
+        None => return Ok(()),
+        Some(Frame::Request(request)) => request,
+        Some(other) => return Err(other.unexpected()),
+    };
+    stream.set_read_timeout(None).map_err(WireError::Read)?;
+    if let Request::Attach(wanted) = request {
+        return attach(stream, wanted, shared);
+    }
+    shared.answering(true);
+    let reply = carry_out(request, shared);
+    let sent = Frame::Reply(reply).write(&mut stream);
+    shared.answering(false);
+    sent
+}
+
+fn carry_out(request: Request, shared: &Shared) -> Reply {
+    const FAILED: u8 = 1;
+    let done = match request {
+        Request::Attach(_) => Ok(()),
+        Request::Wait { condition } => {
+            return Reply {
+                exit_code: Some(shared.wait(condition)),
+                refused: None,
+            };
+        }
+        Request::Stop { signal, timeout_s } => shared.stop(signal, timeout_s),
+        Request::Kill { signal } => shared.kill(signal),
+        Request::Pause => shared.pause(true),
+        Request::Unpause => shared.pause(false),
+        Request::Update { resources } => shared.update_limits(&resources),
+    };
+    match done {
+        Ok(()) => Reply::default(),
+        Err(message) => Reply::refused(message, FAILED),
+    }
+}
+
+fn attach(mut stream: UnixStream, wanted: Wanted, shared: &Arc<Shared>) -> Result<(), WireError> {
+    Frame::Reply(Reply::default()).write(&mut stream)?;
+    let reader = stream.try_clone().map_err(WireError::Read)?;
+    let client = Client::new(stream, wanted);
+    shared.hub.add(Arc::clone(&client));
+    let ended = listen(reader, wanted, shared);
+    shared.hub.remove(&client);
+    ended
+}
+
+/// Adds a client that is there before the container is, in a thread of its own.
+pub fn attach_first(stream: &UnixStream, wanted: Wanted, shared: &Arc<Shared>) -> io::Result<()> {
+    let reader = stream.try_clone()?;
+    let client = Client::new(stream.try_clone()?, wanted);
+    shared.hub.add(Arc::clone(&client));
+    let shared = Arc::clone(shared);
+    spawn("client", move || {
+        if let Err(e) = listen(reader, wanted, &shared) {
+            log::debug!("the first client: {}", chain(&e));
+        }
+        shared.hub.remove(&client);
+    })
+}
+
+/// Passes a client's input on until it ends or goes.
+fn listen(mut from: UnixStream, wanted: Wanted, shared: &Shared) -> Result<(), WireError> {
+    let end_input = || {
+        if let Some(stdin) = shared.stdin().filter(|_| wanted.stdin_once) {
+            let _ = stdin.shutdown(Shutdown::Write);
+        }
+    };
+    while let Some(frame) = Frame::read(&mut from)? {
+        match frame {
+            Frame::Stdin(bytes) if bytes.is_empty() => end_input(),
+            Frame::Stdin(bytes) if wanted.stdin => {
+                let Some(stdin) = shared.stdin() else {
+                    continue;
+                };
+                if io::Write::write_all(&mut &*stdin, &bytes).is_err() {
+                    log::debug!("the container takes no input any more");
+                }
+            }
+            Frame::Resize { width, height } => {
+                if let Err(e) = shared.resize(width, height) {
+                    log::debug!("resize: {e}");
+                }
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One run of a container in one machine: create, start, see it through, end.
+//!
+//! The main thread sleeps in poll(2) on signals, on the monitor's death and on the container's end.
+//! Calls to the agent that may take long are other threads': a guest that hangs must not keep ^C
+//! from working.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use walnut_protocol::agent::{
+    CreateRequest, Empty, GuestFile, ShutdownRequest, StartRequest, WaitResponse,
+};
+use walnut_protocol::{CallError, Client};
+
+use super::SupervisorError;
+use super::output::Outputs;
+use super::process::{Streams, created, exit_code, started};
+use super::shared::CALL_TIMEOUT;
+use crate::container::Container;
+use crate::log_file::Stream;
+use crate::run::calls::{Command, Commander, wait_in_background};
+use crate::run::signals::{Caught, SignalError, Signals};
+use crate::run::stdio;
+use crate::run::timings::{Timings, now_us};
+use crate::spec;
+use crate::storage::Layout;
+use crate::vm::rundir::RunDir;
+use crate::vm::{Ready, Vm, VmError};
+
+/// Time for the agent to make a container: image and disk are mounted meanwhile.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for file systems to be written back.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
+/// As many ^C as end a container that ignores them (Docker's number).
+const MAX_INTERRUPTS: u32 = 3;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub code: u8,
+    pub oom_killed: bool,
+}
+
+pub(super) struct Life<'a> {
+    container: &'a Container,
+    outputs: &'a Outputs,
+    create: CreateRequest,
+    /// The guest may hold writes to the host's files. The shared directories' own never wait: they
+    /// are written through, and mapped pages when the mapping goes. But who may mount can have put
+    /// another file system on one of their files.
+    must_sync: bool,
+    has_disk: bool,
+    vm: Vm,
+    dir: Arc<RunDir>,
+    signals: &'a Signals,
+}
+
+impl<'a> Life<'a> {
+    /// Prepares the container while its machine boots.
+    pub fn new(
+        container: &'a Container,
+        layout: &Layout,
+        (vm, dir): (Vm, Arc<RunDir>),
+        outputs: &'a Outputs,
+        signals: &'a Signals,
+        tty_size: Option<(u32, u32)>,
+    ) -> Result<Self, SupervisorError> {
+        let files = spec::files::all(container).map(|(path, content)| GuestFile {
+            path: path.to_owned(),
+            mode: 0o644,
+            content: content.into_bytes(),
+            ..GuestFile::default()
+        });
+        let (seccomp_filter, seccomp_flags) = spec::seccomp_filter(container)?;
+        let create = CreateRequest {
+            container_id: container.id.to_string(),
+            mounts: layout.mounts.clone(),
+            files: files.to_vec(),
+            spec: spec::generate(container, layout, tty_size)?,
+            user: container.user.clone(),
+            group_add: container.group_add.clone(),
+            stdin: container.interactive,
+            seccomp_filter,
+            seccomp_flags,
+            sysctls: container.sysctls.clone(),
+            ..CreateRequest::default()
+        };
+        let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");
+        Ok(Self {
+            container,
+            outputs,
+            create,
+            must_sync: may_mount && !layout.fs.is_empty(),
+            has_disk: !layout.disks.is_empty(),
+            vm,
+            dir,
+            signals,
+        })
+    }
+
+    pub fn wait_ready(
+        &mut self,
+        timeout: Duration,
+        timings: &mut Timings,
+    ) -> Result<(), SupervisorError> {
+        loop {
+            let interrupts = [self.signals.as_fd(), self.outputs.shared.stop_fd()];
+            match self.vm.wait_ready(timeout, &interrupts)? {
+                Ready::Interrupted => {
+                    if let Some(signal) = self.ending_signal()? {
+                        return Err(SupervisorError::Interrupted(signal as i32));
+                    }
+                    if self.outputs.shared.is_stopping() {
+                        return Err(SupervisorError::Interrupted(Signal::SIGKILL as i32));
+                    }
+                }
+                Ready::Hello(hello) => {
+                    let ready = now_us();
+                    if hello.version != env!("CARGO_PKG_VERSION") {
+                        log::warn!("the agent is of version {}, this is not", hello.version);
+                    }
+                    let reports = self.vm.reports();
+                    let known = [
+                        ("monitor exec", reports.started_us),
+                        ("monitor", reports.running_us),
+                    ];
+                    for (phase, at) in known {
+                        at.into_iter().for_each(|at| timings.mark_at(phase, at));
+                    }
+                    let agent = hello.ready_us.saturating_sub(hello.started_us);
+                    timings.mark_at("kernel", ready.saturating_sub(agent));
+                    timings.mark_at("agent", ready);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// While there is no container yet, a signal is for this process.
+    fn ending_signal(&self) -> Result<Option<Signal>, SignalError> {
+        let ends = |signal: &Signal| {
+            matches!(
+                signal,
+                Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT
+            )
+        };
+        while let Some(caught) = self.signals.next()? {
+            if let Caught::Signal(signal) = caught
+                && ends(&signal)
+            {
+                return Ok(Some(signal));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Creates, starts and sees the container through. `begun` is told when it runs.
+    pub fn run(
+        mut self,
+        timings: &mut Timings,
+        begun: impl FnOnce(),
+    ) -> Result<Ended, SupervisorError> {
+        let result = self.run_container(timings, begun);
+        self.outputs.shared.machine_ends();
+        if result.is_err() {
+            log::debug!("the end of the console:{}", self.vm.console_tail());
+        }
+        // A connection that broke is a machine that ended: say why, not what was noticed first.
+        match result {
+            Err(SupervisorError::Call(CallError::Closed { .. } | CallError::Send { .. })) => {
+                Err(self.vm.ended("its container ran").into())
+            }
+            Err(SupervisorError::Vm(VmError::Connect { .. }))
+                if self.vm.wait_end(Duration::ZERO) =>
+            {
+                Err(self.vm.ended("its container was made").into())
+            }
+            other => other,
+        }
+    }
+
+    fn run_container(
+        &mut self,
+        timings: &mut Timings,
+        begun: impl FnOnce(),
+    ) -> Result<Ended, SupervisorError> {
+        let agent = self.vm.agent()?;
+        let token = created(agent.within(CREATE_TIMEOUT).create(&self.create)?)?;
+        timings.mark("create");
+        let streams = Streams::connect(
+            &self.dir.vsock(),
+            &token,
+            self.container.interactive,
+            self.container.tty,
+        )?;
+        let start = StartRequest {
+            container_id: self.container.id.to_string(),
+            ..StartRequest::default()
+        };
+        started(agent.within(CREATE_TIMEOUT).start(&start)?)?;
+        timings.mark("start");
+        let outputs = self
+            .pump(streams, &agent)
+            .map_err(SupervisorError::Streams)?;
+        begun();
+        let ended = self.wait(&agent)?;
+        for output in outputs {
+            // A thread that panicked has said so.
+            let _ = output.join();
+        }
+        if let Some(first) = stdio::FIRST_BYTE_US.get() {
+            timings.mark_at("first byte", *first);
+        }
+        timings.mark("exit");
+        self.outputs.shared.machine_ends();
+        self.finish(&agent)?;
+        timings.mark("end");
+        self.warn_of_oom(&ended);
+        Ok(Ended {
+            code: exit_code(&ended),
+            oom_killed: ended.oom_killed,
+        })
+    }
+
+    /// The threads to wait for: output's.
+    fn pump(&self, streams: Streams, agent: &Client) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let mut outputs = vec![self.outputs.copy(streams.stdout, Stream::Stdout)?];
+        if let Some(stderr) = streams.stderr {
+            outputs.push(self.outputs.copy(stderr, Stream::Stderr)?);
+        }
+        let stdin = streams.stdin.map(Arc::new);
+        self.outputs.shared.begun(agent.clone(), stdin.clone());
+        if let Some(stdin) = stdin.filter(|_| self.outputs.own) {
+            stdio::input(stdin)?;
+        }
+        Ok(outputs)
+    }
+
+    /// Until the container's first process has ended.
+    fn wait(&mut self, agent: &Client) -> Result<WaitResponse, SupervisorError> {
+        let (done, waiter) = wait_in_background(agent.clone(), self.container.id.to_string())
+            .map_err(SupervisorError::Streams)?;
+        let mut interrupts = 0;
+        let mut commander =
+            Commander::new(agent.within(CALL_TIMEOUT), self.container.id.to_string());
+        loop {
+            let events = self.vm.poll(&[done.as_fd(), self.signals.as_fd()])?;
+            if events.ready[0] {
+                return match waiter.recv() {
+                    Ok(answer) => Ok(answer?),
+                    Err(_) => Err(SupervisorError::NoAnswer),
+                };
+            }
+            if events.dead {
+                return Err(self.vm.ended("its container ran").into());
+            }
+            while let Some(caught) = self.signals.next()? {
+                self.pass_on(caught, &mut interrupts, &mut commander)?;
+            }
+        }
+    }
+
+    /// In the foreground, signals are the container's. In the background, they are for this
+    /// process, which then stops it.
+    fn pass_on(
+        &self,
+        caught: Caught,
+        interrupts: &mut u32,
+        commander: &mut Commander,
+    ) -> Result<(), SupervisorError> {
+        let Caught::Signal(signal) = caught else {
+            return Ok(());
+        };
+        let ends = matches!(signal, Signal::SIGINT | Signal::SIGTERM);
+        if !self.outputs.own {
+            if ends {
+                self.stop_in_background();
+            }
+            return Ok(());
+        }
+        *interrupts += u32::from(ends);
+        if *interrupts >= MAX_INTERRUPTS {
+            return Err(SupervisorError::Interrupted(signal as i32));
+        }
+        commander.tell(Command::Kill(signal as u32));
+        Ok(())
+    }
+
+    fn stop_in_background(&self) {
+        let shared = Arc::clone(&self.outputs.shared);
+        std::thread::spawn(move || {
+            if let Err(e) = shared.stop(None, None) {
+                log::warn!("stop the container: {e}");
+            }
+        });
+    }
+
+    /// What outlives the machine is written back; the rest of it just goes.
+    fn finish(&mut self, agent: &Client) -> Result<(), SupervisorError> {
+        let agent = agent.within(SYNC_TIMEOUT);
+        if self.has_disk {
+            agent.shutdown(&ShutdownRequest::default())?;
+            self.vm.wait_end(SYNC_TIMEOUT);
+        } else if self.must_sync {
+            agent.sync(&Empty::default())?;
+        }
+        Ok(())
+    }
+
+    fn warn_of_oom(&self, ended: &WaitResponse) {
+        if !ended.oom_killed {
+            return;
+        }
+        let limits = &self.container.limits;
+        let limit = limits.memory.map_or_else(
+            || format!("{} MiB of its machine", limits.machine_memory_mib()),
+            |limit| format!("--memory {}", crate::units::human_size(limit)),
+        );
+        log::warn!("the container ran out of memory ({limit}): a process was killed");
+    }
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's supervisor: launches its machine, holds its streams, writes its log, restarts it
+//! by its policy, records its end, answers whoever asks for it on a control socket.
+//!
+//! It is this very process for a `run` in the foreground, and one of its own ([`background`]) for
+//! all others. Its life is the container's: the monitor hangs on a pipe of it, and the lock on the
+//! container's directory says whether it lives.
+
+pub mod background;
+pub mod client;
+pub mod control;
+mod hub;
+mod life;
+pub mod output;
+pub mod process;
+pub mod restart;
+pub mod shared;
+pub mod wire;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use walnut_protocol::CallError;
+
+use crate::failure::chain;
+use crate::image::{Image, ImageError, ReferenceError};
+use crate::log_file::LogWriter;
+use crate::paths::{Artifacts, PathError, Paths};
+use crate::record::{Alive, Config, Entry, RecordError, Registry, State, Status};
+use crate::run::signals::{SignalError, Signals};
+use crate::run::timings::Timings;
+use crate::spec::SpecError;
+use crate::storage::disk::{self, DiskError};
+use crate::storage::{Layout, Source};
+use crate::times::Timestamp;
+use crate::vm::rundir::{RunDir, RunDirError};
+use crate::vm::{Machine, Vm, VmError};
+use life::{Ended, Life};
+use output::Outputs;
+use process::ProcessError;
+use restart::BackOff;
+use shared::Shared;
+
+#[derive(Debug, Error)]
+pub enum SupervisorError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("find image {0}")]
+    Reference(String, #[source] ReferenceError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Signal(#[from] SignalError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("connect the container's streams")]
+    Streams(#[source] io::Error),
+    #[error("the agent did not answer")]
+    NoAnswer,
+    #[error("open the log {path}")]
+    Log { path: PathBuf, source: io::Error },
+    #[error("listen on {path}")]
+    Control { path: PathBuf, source: io::Error },
+    /// A signal ended the run before the container could be told of it.
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
+}
+
+impl SupervisorError {
+    /// Docker's exit codes.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Process(ProcessError::Failed { exit_code, .. }) => *exit_code,
+            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(125),
+            _ => 125,
+        }
+    }
+
+    /// Who presses ^C knows what happened.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Interrupted(_))
+    }
+}
+
+/// Time for a guest to come up, on the slowest host that anybody waits for.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT_VAR: &str = "WALNUT_READY_TIMEOUT_S";
+/// Time to send the last answers.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Of a container whose machine ended under it: as if it had been killed.
+const MACHINE_ENDED: i32 = 137;
+
+/// Everything a container needs to be run.
+pub struct Supervisor<'a> {
+    pub paths: &'a Paths,
+    pub artifacts: &'a Artifacts,
+    pub config: Config,
+    pub entry: Entry,
+    /// Held while the container runs, so that nobody else runs it.
+    pub alive: Alive,
+    /// Held while the container runs, so that nobody removes it.
+    pub image: Option<Image>,
+    /// This process's own streams are the container's.
+    pub own_streams: bool,
+    pub tty_size: Option<(u32, u32)>,
+}
+
+impl Supervisor<'_> {
+    /// Runs the container until no policy brings it up again; its last exit code. `ready` sees the
+    /// shared part before anything runs, `told` hears that the container runs, or why it won't.
+    pub fn run(
+        self,
+        timings: &mut Timings,
+        ready: impl FnOnce(&Arc<Shared>) -> io::Result<()>,
+        told: impl FnOnce(Result<(), &SupervisorError>),
+    ) -> Result<u8, SupervisorError> {
+        let signals = Signals::take_over()?;
+        let container = &self.config.container;
+        let (dir, dead) = RunDir::create(self.paths, self.entry.short())?;
+        let dir = Arc::new(dir);
+        let shared = Shared::new(self.entry.clone(), container, self.entry.raw_state()?)
+            .map_err(SupervisorError::Streams)?;
+        let shared = Arc::new(shared);
+        let listening = control::serve(&dir.control(), &shared);
+        listening
+            .and_then(|()| ready(&shared))
+            .map_err(|source| SupervisorError::Control {
+                path: dir.control(),
+                source,
+            })?;
+        Registry::new(self.paths).correct(&dead);
+        let outputs = Outputs {
+            own: self.own_streams,
+            log: self.open_log()?,
+            shared: Arc::clone(&shared),
+        };
+        let result = self.lives(&dir, &outputs, &signals, timings, told);
+        if container.remove {
+            self.entry.remove()?;
+        }
+        shared.ended(true);
+        let code = result
+            .as_ref()
+            .map_or_else(SupervisorError::exit_code, |code| *code);
+        shared.hub.end(i32::from(code), true);
+        shared.wait_answered(ANSWER_TIMEOUT);
+        result
+    }
+
+    /// One machine after the other.
+    fn lives(
+        &self,
+        dir: &Arc<RunDir>,
+        outputs: &Outputs,
+        signals: &Signals,
+        timings: &mut Timings,
+        told: impl FnOnce(Result<(), &SupervisorError>),
+    ) -> Result<u8, SupervisorError> {
+        let shared = &outputs.shared;
+        let mut back_off = BackOff::default();
+        let mut told = Some(told);
+        loop {
+            let since = Instant::now();
+            let tell = || {
+                if let Err(e) = shared.update(false, running) {
+                    log::warn!("{}", chain(&e));
+                }
+                told.take().into_iter().for_each(|told| told(Ok(())));
+            };
+            let result = self.live(dir, outputs, signals, timings, tell);
+            let ended = match (result, told.take()) {
+                // It never ran: who asked for it is told, and it is as it was before.
+                (Err(e), Some(told)) => {
+                    shared.update(!self.config.container.remove, |state| never_ran(state, &e))?;
+                    told(Err(&e));
+                    return Err(e);
+                }
+                (Err(e), None) => {
+                    shared.update(false, |state| machine_ended(state, &e))?;
+                    Err(e)
+                }
+                (ended, _) => ended,
+            };
+            let code = ended.as_ref().map_or(MACHINE_ENDED, |e| i32::from(e.code));
+            let again = !shared.is_stopping() && self.wants_another(&shared.state(), code);
+            // What goes with its end needs no protection from a power failure.
+            let durable = !self.config.container.remove;
+            shared.update(durable && !again, |state| {
+                if let Ok(ended) = &ended {
+                    has_ended(state, *ended);
+                }
+                if again {
+                    state.status = Status::Restarting;
+                    state.restart_count += 1;
+                }
+            })?;
+            if !again {
+                return ended.map(|ended| ended.code);
+            }
+            shared.ended(false);
+            shared.hub.end(code, false);
+            if shared.wait_for_stop(back_off.next(since.elapsed())) {
+                shared.update(true, |state| state.status = Status::Exited)?;
+                return Ok(u8::try_from(code).unwrap_or(255));
+            }
+        }
+    }
+
+    /// By the policy as it is now: `update` may have changed it.
+    fn wants_another(&self, state: &State, code: i32) -> bool {
+        let policy = match self.entry.config() {
+            Ok(config) => config.container.restart,
+            Err(_) => self.config.container.restart,
+        };
+        policy.wants_another(code, state.restart_count)
+    }
+
+    fn live(
+        &self,
+        dir: &Arc<RunDir>,
+        outputs: &Outputs,
+        signals: &Signals,
+        timings: &mut Timings,
+        begun: impl FnOnce(),
+    ) -> Result<Ended, SupervisorError> {
+        let container = &self.config.container;
+        let source = self.source();
+        let disk = self.writable_disk(&source)?;
+        let layout = Layout::new(container, &source, disk.as_deref());
+        let machine = Machine {
+            cpus: container.limits.machine_cpus(),
+            memory_mib: container.limits.machine_memory_mib(),
+            disks: layout.disks.clone(),
+            pmem: layout.pmem.clone(),
+            fs: layout.fs.clone(),
+        };
+        let vm = Vm::start(self.artifacts, &machine, Arc::clone(dir))?;
+        timings.mark("cli");
+        let machine = (vm, Arc::clone(dir));
+        let mut life = Life::new(container, &layout, machine, outputs, signals, self.tty_size)?;
+        life.wait_ready(ready_timeout(), timings)?;
+        life.run(timings, begun)
+    }
+
+    fn source(&self) -> Source {
+        match (&self.image, &self.config.rootfs) {
+            (Some(image), _) => Source::Image(image.erofs.clone()),
+            (None, Some(dir)) => Source::Directory(dir.clone()),
+            (None, None) => Source::Directory(PathBuf::new()),
+        }
+    }
+
+    /// What a container writes over its image is kept as long as it is.
+    fn writable_disk(&self, source: &Source) -> Result<Option<PathBuf>, SupervisorError> {
+        let container = &self.config.container;
+        let on_image = matches!(source, Source::Image(_));
+        if !on_image || container.remove || container.read_only {
+            return Ok(None);
+        }
+        let path = self.entry.disk();
+        if !path.exists() {
+            let size = container.storage_size.unwrap_or(disk::DEFAULT_SIZE);
+            disk::create(&self.paths.containers(), size, &path)?;
+        }
+        Ok(Some(path))
+    }
+
+    fn open_log(&self) -> Result<Option<Arc<Mutex<LogWriter>>>, SupervisorError> {
+        let container = &self.config.container;
+        // In the foreground with --rm, the log would go with the only one who could have read it.
+        if container.log.driver == "none" || (self.own_streams && container.remove) {
+            return Ok(None);
+        }
+        let path = self.entry.log();
+        match LogWriter::open(&path, &container.log) {
+            Ok(log) => Ok(Some(Arc::new(Mutex::new(log)))),
+            Err(source) => Err(SupervisorError::Log { path, source }),
+        }
+    }
+}
+
+fn running(state: &mut State) {
+    state.status = Status::Running;
+    state.starting = false;
+    state.started = Some(Timestamp::now());
+    state.finished = None;
+    state.exit_code = 0;
+    state.oom_killed = false;
+    state.error.clear();
+    state.pid = std::process::id();
+    state.manually_stopped = false;
+}
+
+fn has_ended(state: &mut State, ended: Ended) {
+    state.status = Status::Exited;
+    state.starting = false;
+    state.exit_code = i32::from(ended.code);
+    state.oom_killed = ended.oom_killed;
+    state.finished = Some(Timestamp::now());
+    state.pid = 0;
+}
+
+fn machine_ended(state: &mut State, error: &SupervisorError) {
+    state.status = Status::Exited;
+    state.starting = false;
+    state.exit_code = MACHINE_ENDED;
+    state.error = chain(error);
+    state.finished = Some(Timestamp::now());
+    state.pid = 0;
+}
+
+fn never_ran(state: &mut State, error: &SupervisorError) {
+    state.starting = false;
+    state.exit_code = i32::from(error.exit_code());
+    state.error = chain(error);
+    state.pid = 0;
+}
+
+fn ready_timeout() -> Duration {
+    std::env::var(READY_TIMEOUT_VAR)
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .map_or(READY_TIMEOUT, Duration::from_secs)
+}

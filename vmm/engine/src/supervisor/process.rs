@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One process in a guest, from outside: the token that the agent gave for it, its streams, what
+//! became of it.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use thiserror::Error;
+use walnut_protocol::STDIO_PORT;
+use walnut_protocol::agent::{
+    CreateResponse, Failed, Stage, StartResponse, WaitResponse, create_response, start_response,
+    wait_response,
+};
+use walnut_protocol::stream::{Stdio, StreamError, StreamHeader, Token};
+
+use crate::vm::{VmError, connect};
+
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error("connect the process's streams")]
+    Streams(#[from] StreamError),
+    #[error("the agent's answer to {0} says nothing")]
+    EmptyAnswer(&'static str),
+    /// It never ran; the agent says why.
+    #[error("{message}")]
+    Failed { message: String, exit_code: u8 },
+}
+
+/// The host's ends.
+#[derive(Debug)]
+pub struct Streams {
+    pub stdin: Option<UnixStream>,
+    pub stdout: UnixStream,
+    pub stderr: Option<UnixStream>,
+}
+
+impl Streams {
+    /// All of a process's streams must be there before it starts.
+    pub fn connect(
+        vsock: &Path,
+        token: &Token,
+        stdin: bool,
+        tty: bool,
+    ) -> Result<Self, ProcessError> {
+        let one = |fd| -> Result<UnixStream, ProcessError> {
+            let mut stream = connect(vsock, STDIO_PORT)?;
+            StreamHeader { token: *token, fd }.write(&mut stream)?;
+            Ok(stream)
+        };
+        Ok(Self {
+            stdin: stdin.then(|| one(Stdio::Stdin)).transpose()?,
+            stdout: one(Stdio::Stdout)?,
+            stderr: (!tty).then(|| one(Stdio::Stderr)).transpose()?,
+        })
+    }
+}
+
+/// The token of a process that was made.
+pub fn created(response: CreateResponse) -> Result<Token, ProcessError> {
+    match response.result {
+        Some(create_response::Result::Token(token)) => Ok(Token::try_from(token.as_slice())?),
+        Some(create_response::Result::Failed(failed)) => Err(failure(&failed)),
+        _ => Err(ProcessError::EmptyAnswer("Create")),
+    }
+}
+
+pub fn started(response: StartResponse) -> Result<(), ProcessError> {
+    match response.result {
+        Some(start_response::Result::Pid(_)) => Ok(()),
+        Some(start_response::Result::Failed(failed)) => Err(failure(&failed)),
+        _ => Err(ProcessError::EmptyAnswer("Start")),
+    }
+}
+
+/// Docker's codes for a command that can't be found (127) or not be invoked (126).
+fn failure(failed: &Failed) -> ProcessError {
+    const ENOENT: i32 = 2;
+    let exit_code = match (failed.stage.enum_value(), failed.errno) {
+        (Ok(Stage::EXEC), ENOENT) => 127,
+        (Ok(Stage::EXEC), _) => 126,
+        _ => 125,
+    };
+    ProcessError::Failed {
+        message: failed.message.clone(),
+        exit_code,
+    }
+}
+
+/// What a shell would call it: the exit code, or 128 and the signal.
+pub fn exit_code(ended: &WaitResponse) -> u8 {
+    match ended.how {
+        Some(wait_response::How::Exited(code)) => u8::try_from(code).unwrap_or(255),
+        Some(wait_response::How::Signaled(signal)) => {
+            u8::try_from(128 + signal.min(127)).unwrap_or(255)
+        }
+        _ => 255,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_a_command_that_never_ran() {
+        let code = |stage: Stage, errno| {
+            let failed = Failed {
+                stage: stage.into(),
+                errno,
+                ..Failed::default()
+            };
+            match failure(&failed) {
+                ProcessError::Failed { exit_code, .. } => exit_code,
+                other => panic!("{other}"),
+            }
+        };
+        assert_eq!(code(Stage::EXEC, 2), 127);
+        assert_eq!(code(Stage::EXEC, 13), 126);
+        assert_eq!(code(Stage::EXEC, 8), 126);
+        assert_eq!(code(Stage::ROOTFS, 2), 125);
+    }
+}

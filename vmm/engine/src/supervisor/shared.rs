@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a supervisor's threads share: the container's state, its machine's agent, who is attached.
+//!
+//! The main thread drives the machine; each control connection has a thread that acts on this and
+//! waits here for what comes of it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use walnut_protocol::Client;
+use walnut_protocol::agent::{ContainerRequest, KillRequest, ResizePtyRequest, UpdateRequest};
+
+use super::hub::Hub;
+use super::wire::Condition;
+use crate::container::Container;
+use crate::failure::chain;
+use crate::record::{Entry, RecordError, State, Status};
+
+/// Time for the agent to answer what it need not work for.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const SIGKILL: u32 = 9;
+
+#[derive(Debug)]
+pub struct Shared {
+    pub entry: Entry,
+    pub container_id: String,
+    stop_signal: u32,
+    stop_timeout_s: i32,
+    removed_at_end: bool,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// Readable once somebody wants the container stopped.
+    stop: OwnedFd,
+    pub hub: Hub,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    agent: Option<Client>,
+    stdin: Option<Arc<UnixStream>>,
+    /// Runs that have ended.
+    ended: u64,
+    /// No run will follow, and all is written.
+    over: bool,
+    stopping: bool,
+    /// Connections whose answers are still to be sent.
+    answering: u32,
+}
+
+impl Shared {
+    pub fn new(entry: Entry, container: &Container, state: State) -> std::io::Result<Self> {
+        Ok(Self {
+            container_id: container.id.to_string(),
+            stop_signal: container.stop_signal,
+            stop_timeout_s: container.stop_timeout_s,
+            removed_at_end: container.remove,
+            entry,
+            inner: Mutex::new(Inner {
+                state,
+                agent: None,
+                stdin: None,
+                ended: 0,
+                over: false,
+                stopping: false,
+                answering: 0,
+            }),
+            changed: Condvar::new(),
+            stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            hub: Hub::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Readable once somebody wants the container stopped.
+    pub fn stop_fd(&self) -> BorrowedFd<'_> {
+        self.stop.as_fd()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
+    pub fn state(&self) -> State {
+        self.lock().state.clone()
+    }
+
+    /// Changes the state and writes it.
+    pub fn update(
+        &self,
+        durable: bool,
+        change: impl FnOnce(&mut State),
+    ) -> Result<(), RecordError> {
+        let mut inner = self.lock();
+        change(&mut inner.state);
+        self.entry.write_state(&inner.state, durable)
+    }
+
+    /// A run has begun.
+    pub fn begun(&self, agent: Client, stdin: Option<Arc<UnixStream>>) {
+        let mut inner = self.lock();
+        inner.agent = Some(agent);
+        inner.stdin = stdin;
+        self.changed.notify_all();
+    }
+
+    /// The machine is about to go: no more calls to its agent.
+    pub fn machine_ends(&self) {
+        let mut inner = self.lock();
+        inner.agent = None;
+        inner.stdin = None;
+    }
+
+    /// A run has ended, and that is written; `over` if no other follows.
+    pub fn ended(&self, over: bool) {
+        let mut inner = self.lock();
+        inner.ended += 1;
+        inner.over |= over;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the answers of an ended container have been sent.
+    pub fn wait_answered(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let mut inner = self.lock();
+        while inner.answering > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            inner = self.wait_on(inner, Some(left));
+        }
+    }
+
+    /// Waits for `timeout`, or until somebody wants the container stopped; whether that is so.
+    pub fn wait_for_stop(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut inner = self.lock();
+        while !inner.stopping {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            inner = self.wait_on(inner, Some(left));
+        }
+        true
+    }
+
+    /// Waits until the run that is counted `ended` is over, at most `timeout`; whether it is.
+    pub fn wait_run(&self, ended: u64, timeout: Option<Duration>) -> bool {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut inner = self.lock();
+        while inner.ended <= ended && !inner.over {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            inner = self.wait_on(inner, left);
+        }
+        true
+    }
+
+    fn wait_on<'a>(
+        &self,
+        inner: MutexGuard<'a, Inner>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, Inner> {
+        match timeout {
+            None => self
+                .changed
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                self.changed
+                    .wait_timeout(inner, timeout)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        }
+    }
+
+    /// Runs that have ended so far.
+    pub fn runs(&self) -> u64 {
+        self.lock().ended
+    }
+
+    pub fn answering(&self, more: bool) {
+        let mut inner = self.lock();
+        inner.answering = if more {
+            inner.answering + 1
+        } else {
+            inner.answering.saturating_sub(1)
+        };
+        self.changed.notify_all();
+    }
+
+    pub fn agent(&self) -> Result<Client, String> {
+        let inner = self.lock();
+        let agent = inner.agent.as_ref();
+        agent
+            .map(|agent| agent.within(CALL_TIMEOUT))
+            .ok_or_else(|| format!("container {} is not running", self.entry.short()))
+    }
+
+    /// The container's input, once it runs; none where it has none, or will not run any more.
+    pub fn stdin(&self) -> Option<Arc<UnixStream>> {
+        let mut inner = self.lock();
+        while inner.agent.is_none() && !inner.over {
+            inner = self.wait_on(inner, None);
+        }
+        inner.stdin.clone()
+    }
+
+    /// No run follows the present one.
+    pub fn stop_here(&self) {
+        let mut inner = self.lock();
+        inner.stopping = true;
+        inner.state.manually_stopped = true;
+        // It fails only where the counter is full: it is readable then, too.
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        self.changed.notify_all();
+    }
+
+    /// Docker's stop: the stop signal, SIGKILL when the time is over; returns at the end.
+    pub fn stop(&self, signal: Option<u32>, timeout_s: Option<i32>) -> Result<(), String> {
+        self.stop_here();
+        let runs = self.runs();
+        let timeout = u64::try_from(timeout_s.unwrap_or(self.stop_timeout_s)).ok();
+        if let Ok(agent) = self.agent() {
+            let signal = signal.unwrap_or(self.stop_signal);
+            match self.send(&agent, signal) {
+                // It has just ended, or takes no signals: SIGKILL will tell.
+                Err(e) => log::debug!("stop: {e}"),
+                Ok(()) => self.thaw(&agent),
+            }
+            if !self.wait_run(runs, timeout.map(Duration::from_secs)) {
+                self.send(&agent, SIGKILL)?;
+            }
+        }
+        self.wait_over();
+        Ok(())
+    }
+
+    pub fn wait_over(&self) {
+        let mut inner = self.lock();
+        while !inner.over {
+            inner = self.wait_on(inner, None);
+        }
+    }
+
+    /// Docker's kill: any signal; SIGKILL and the stop signal end a paused container, too, and keep
+    /// it from being restarted.
+    pub fn kill(&self, signal: u32) -> Result<(), String> {
+        let agent = self.agent()?;
+        let ends = signal == SIGKILL || signal == self.stop_signal;
+        if ends {
+            self.stop_here();
+        }
+        self.send(&agent, signal)?;
+        if ends {
+            self.thaw(&agent);
+        }
+        if signal == SIGKILL {
+            self.wait_over();
+        }
+        Ok(())
+    }
+
+    fn send(&self, agent: &Client, signal: u32) -> Result<(), String> {
+        let request = KillRequest {
+            container_id: self.container_id.clone(),
+            signal,
+            ..KillRequest::default()
+        };
+        agent.kill(&request).map(drop).map_err(|e| chain(&e))
+    }
+
+    fn thaw(&self, agent: &Client) {
+        if self.state().status == Status::Paused
+            && let Err(e) = agent.resume(&self.this())
+        {
+            log::debug!("resume: {}", chain(&e));
+        }
+    }
+
+    fn this(&self) -> ContainerRequest {
+        ContainerRequest {
+            container_id: self.container_id.clone(),
+            ..ContainerRequest::default()
+        }
+    }
+
+    pub fn pause(&self, pause: bool) -> Result<(), String> {
+        let agent = self.agent()?;
+        let short = self.entry.short();
+        let mut inner = self.lock();
+        let status = match (pause, inner.state.status) {
+            (true, Status::Running) => Status::Paused,
+            (false, Status::Paused) => Status::Running,
+            (true, Status::Paused) => return Err(format!("container {short} is already paused")),
+            (true, _) => return Err(format!("container {short} is not running")),
+            (false, _) => return Err(format!("Container {short} is not paused")),
+        };
+        let done = if pause {
+            agent.pause(&self.this())
+        } else {
+            agent.resume(&self.this())
+        };
+        done.map_err(|e| chain(&e))?;
+        inner.state.status = status;
+        self.entry
+            .write_state(&inner.state, false)
+            .map_err(|e| chain(&e))
+    }
+
+    pub fn resize(&self, width: u32, height: u32) -> Result<(), String> {
+        let request = ResizePtyRequest {
+            container_id: self.container_id.clone(),
+            width,
+            height,
+            ..ResizePtyRequest::default()
+        };
+        let resized = self.agent()?.resize_pty(&request);
+        resized.map(drop).map_err(|e| chain(&e))
+    }
+
+    pub fn update_limits(&self, resources: &str) -> Result<(), String> {
+        let request = UpdateRequest {
+            container_id: self.container_id.clone(),
+            resources: resources.as_bytes().to_vec(),
+            ..UpdateRequest::default()
+        };
+        let updated = self.agent()?.update(&request);
+        updated.map(drop).map_err(|e| chain(&e))
+    }
+
+    /// Docker's wait: the exit code, once `condition` holds.
+    pub fn wait(&self, condition: Condition) -> i32 {
+        let mut inner = self.lock();
+        let runs = inner.ended;
+        loop {
+            let holds = match condition {
+                Condition::NotRunning => !inner.state.is_live() && !inner.state.starting,
+                Condition::NextExit => inner.ended > runs,
+                Condition::Removed => self.removed_at_end && inner.over,
+            };
+            if holds || inner.over {
+                return inner.state.exit_code;
+            }
+            inner = self.wait_on(inner, None);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `walnut inspect`: all about containers, under Docker's names.
+
+use std::io;
+
+use serde_json::{Value, json};
+
+use super::{Known, VerbError, complain, refused};
+use crate::cli::look::InspectArgs;
+use crate::container::{Container, Seccomp};
+use crate::format::Inspect;
+use crate::paths::Paths;
+use crate::record::{Config, Health, State};
+use crate::times::or_never;
+use crate::vm::rundir::vsock_in;
+
+pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
+    if let Some(kind) = &args.kind
+        && kind != "container"
+    {
+        return refused(format!("\"{kind}\" is not a valid value for --type"));
+    }
+    let format = Inspect::parse(args.format.as_deref())?;
+    let mut documents = Vec::new();
+    let mut code = 0;
+    for name in &args.names {
+        match Known::find(name, paths) {
+            Ok(known) => documents.push(document(&known, paths, args.size)),
+            Err(error) => {
+                code = 1;
+                complain(&error);
+            }
+        }
+    }
+    format.write(&mut io::stdout().lock(), &documents)?;
+    Ok(code)
+}
+
+fn document(known: &Known, paths: &Paths, size: bool) -> Value {
+    let Known {
+        entry,
+        config,
+        state,
+    } = known;
+    let container = &config.container;
+    let (path, args) = match container.args.split_first() {
+        Some((path, args)) => (path.as_str(), args),
+        None => ("", &[][..]),
+    };
+    let machine = paths.machine(entry.short());
+    let mut document = json!({
+        "Id": entry.id(),
+        "Created": config.created.rfc3339(),
+        "Path": path,
+        "Args": args,
+        "State": state_document(state),
+        "Image": config.image_id.map(|id| id.to_string()).unwrap_or_default(),
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": if container.log.driver == "none" { String::new() }
+                   else { entry.log().display().to_string() },
+        "Name": format!("/{}", config.name()),
+        "RestartCount": state.restart_count,
+        "Driver": "erofs+ext4",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": host_config(config),
+        "GraphDriver": {
+            "Name": "erofs+ext4",
+            "Data": { "UpperFile": entry.disk().display().to_string() },
+        },
+        "Mounts": mounts(container),
+        "Config": config_document(config),
+        "NetworkSettings": { "Ports": {}, "Networks": {} },
+        "Machine": {
+            "Memory": u64::from(container.limits.machine_memory_mib()) << 20,
+            "Cpus": container.limits.machine_cpus(),
+            "VsockPath": vsock_in(&machine).display().to_string(),
+            "ConsolePath": machine.join("console").display().to_string(),
+        },
+    });
+    if size {
+        document["SizeRw"] = super::remove::size_of(entry).into();
+        document["SizeRootFs"] = super::remove::size_of(entry).into();
+    }
+    document
+}
+
+fn state_document(state: &State) -> Value {
+    use crate::record::Status;
+    let mut document = json!({
+        "Status": state.status.to_string(),
+        "Running": state.is_live(),
+        "Paused": state.status == Status::Paused,
+        "Restarting": state.status == Status::Restarting,
+        "OOMKilled": state.oom_killed,
+        "Dead": state.status == Status::Dead,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": or_never(state.started),
+        "FinishedAt": or_never(state.finished),
+    });
+    if let Some(health) = &state.health {
+        document["Health"] = health_document(health);
+    }
+    document
+}
+
+fn health_document(health: &Health) -> Value {
+    let log: Vec<Value> = health
+        .log
+        .iter()
+        .map(|probe| {
+            json!({
+                "Start": probe.start.rfc3339(),
+                "End": probe.end.rfc3339(),
+                "ExitCode": probe.exit_code,
+                "Output": probe.output,
+            })
+        })
+        .collect();
+    json!({
+        "Status": health.status,
+        "FailingStreak": health.failing_streak,
+        "Log": log,
+    })
+}
+
+fn host_config(config: &Config) -> Value {
+    let container = &config.container;
+    let limits = &container.limits;
+    let binds: Vec<String> = container
+        .volumes
+        .iter()
+        .map(|volume| {
+            let access = if volume.readonly { ":ro" } else { "" };
+            format!("{}:{}{access}", volume.shown(true), volume.target.display())
+        })
+        .collect();
+    let tmpfs: serde_json::Map<String, Value> = container
+        .tmpfs
+        .iter()
+        .map(|tmpfs| {
+            let target = tmpfs.target.display().to_string();
+            (target, tmpfs.options.join(",").into())
+        })
+        .collect();
+    let ulimits: Vec<Value> = limits
+        .ulimits
+        .iter()
+        .map(|u| json!({ "Name": u.name(), "Soft": u.soft, "Hard": u.hard }))
+        .collect();
+    let mut security: Vec<&str> = Vec::new();
+    if container.security.no_new_privileges {
+        security.push("no-new-privileges");
+    }
+    match container.security.seccomp {
+        Seccomp::Default => {}
+        Seccomp::Unconfined => security.push("seccomp=unconfined"),
+        Seccomp::Profile(_) => security.push("seccomp=PROFILE"),
+    }
+    let log_config: serde_json::Map<String, Value> = [
+        (
+            "max-size",
+            container.log.max_size.map(|size| size.to_string()),
+        ),
+        ("max-file", Some(container.log.max_file.to_string())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
+    .collect();
+    json!({
+        "Binds": binds,
+        "LogConfig": { "Type": container.log.driver, "Config": log_config },
+        "NetworkMode": "none",
+        "PortBindings": {},
+        "RestartPolicy": {
+            "Name": container.restart.name(),
+            "MaximumRetryCount": container.restart.max_retries(),
+        },
+        "AutoRemove": container.remove,
+        "Dns": container.dns.servers,
+        "DnsOptions": container.dns.options,
+        "DnsSearch": container.dns.search,
+        "ExtraHosts": container.hosts.iter().map(|(n, a)| format!("{n}:{a}")).collect::<Vec<_>>(),
+        "GroupAdd": container.group_add,
+        "Privileged": container.security.privileged,
+        "ReadonlyRootfs": container.read_only,
+        "SecurityOpt": security,
+        "StorageOpt": container.storage_size.map(|size| json!({ "size": size.to_string() })),
+        "Tmpfs": tmpfs,
+        "ShmSize": limits.shm_bytes(),
+        "Runtime": "walnut",
+        "Memory": limits.memory.unwrap_or(0),
+        "MemorySwap": limits.memory.unwrap_or(0),
+        "NanoCpus": limits.cpus.map_or(0, |cpus| u64::from(cpus.milli()) * 1_000_000),
+        "PidsLimit": limits.pids,
+        "Ulimits": ulimits,
+        "CapabilitiesEffective": container.security.capabilities,
+    })
+}
+
+fn mounts(container: &Container) -> Vec<Value> {
+    container
+        .volumes
+        .iter()
+        .map(|volume| {
+            json!({
+                "Type": if volume.is_named() { "volume" } else { "bind" },
+                "Source": volume.source.display().to_string(),
+                "Destination": volume.target.display().to_string(),
+                "Mode": if volume.readonly { "ro" } else { "" },
+                "RW": !volume.readonly,
+                "Propagation": "rprivate",
+            })
+        })
+        .collect()
+}
+
+fn config_document(config: &Config) -> Value {
+    let container = &config.container;
+    json!({
+        "Hostname": container.hostname,
+        "Domainname": "",
+        "User": container.user,
+        "AttachStdin": container.interactive,
+        "AttachStdout": true,
+        "AttachStderr": true,
+        "Tty": container.tty,
+        "OpenStdin": container.interactive,
+        "StdinOnce": container.interactive,
+        "Env": container.env,
+        "Cmd": container.args,
+        "Image": config.image,
+        "Volumes": null,
+        "WorkingDir": container.cwd,
+        "Entrypoint": null,
+        "Labels": container.labels,
+        "StopSignal": container.stop_signal.to_string(),
+        "StopTimeout": container.stop_timeout_s,
+    })
+}

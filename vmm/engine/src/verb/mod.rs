@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What commands do with containers that exist: a file for each verb.
+
+pub mod exec;
+mod filter;
+pub mod inspect;
+pub mod life;
+pub mod logs;
+pub mod ps;
+pub mod remove;
+pub mod start;
+
+use std::io::{self, Write};
+
+use thiserror::Error;
+use walnut_protocol::CallError;
+
+use crate::container::ContainerError;
+use crate::container::env::EnvError;
+use crate::container::signal::SignalError as SignalNameError;
+use crate::failure::chain;
+use crate::format::FormatError;
+use crate::log_file::FollowError;
+use crate::logger;
+use crate::paths::Paths;
+use crate::record::{Config, Entry, RecordError, Registry, State};
+use crate::run::RunError;
+use crate::run::attach::AttachError;
+use crate::run::keys::KeysError;
+use crate::run::signals::SignalError;
+use crate::supervisor::background::BackgroundError;
+use crate::supervisor::client::ClientError;
+use crate::supervisor::process::ProcessError;
+use crate::times::TimeError;
+use crate::vm::VmError;
+
+#[derive(Debug, Error)]
+pub enum VerbError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Background(#[from] BackgroundError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    #[error(transparent)]
+    SignalName(#[from] SignalNameError),
+    #[error(transparent)]
+    Signal(#[from] SignalError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Time(#[from] TimeError),
+    #[error(transparent)]
+    Log(#[from] FollowError),
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("write the runtime spec")]
+    Spec(#[from] crate::spec::SpecError),
+    #[error("write to stdout")]
+    Stdout(#[source] io::Error),
+    #[error("read from stdin")]
+    Stdin(#[source] io::Error),
+    /// In Docker's words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl VerbError {
+    /// Docker's exit codes.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Process(ProcessError::Failed { exit_code, .. }) => *exit_code,
+            Self::Attach(AttachError::Refused { code, .. }) => *code,
+            Self::Run(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+fn refused<T>(words: impl Into<String>) -> Result<T, VerbError> {
+    Err(VerbError::Refused(words.into()))
+}
+
+/// Does it to each, says each name or what went wrong with it; the exit code.
+fn each(
+    names: &[String],
+    paths: &Paths,
+    act: impl Fn(&Registry, &Entry) -> Result<(), VerbError>,
+) -> Result<u8, VerbError> {
+    let registry = Registry::new(paths);
+    let mut code = 0;
+    for name in names {
+        let done = registry
+            .find(name)
+            .map_err(VerbError::from)
+            .and_then(|entry| act(&registry, &entry));
+        match done {
+            Ok(()) => say(name)?,
+            Err(error) => {
+                code = 1;
+                complain(&error);
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// One line on stdout.
+fn say(line: &str) -> Result<(), VerbError> {
+    io::stdout()
+        .write_all(format!("{line}\n").as_bytes())
+        .map_err(VerbError::Stdout)
+}
+
+/// What went wrong with one of several.
+fn complain(error: &VerbError) {
+    logger::say(&chain(error));
+}
+
+/// What a command needs to know of a container.
+#[derive(Debug)]
+struct Known {
+    entry: Entry,
+    config: Config,
+    state: State,
+}
+
+impl Known {
+    fn find(name: &str, paths: &Paths) -> Result<Self, VerbError> {
+        let entry = Registry::new(paths).find(name)?;
+        // First the state: a container that was to go may be gone by that.
+        let state = entry.state()?;
+        Ok(Self {
+            config: entry.config()?,
+            state,
+            entry,
+        })
+    }
+
+    /// Docker's words for one that does not run.
+    fn must_run(&self) -> Result<(), VerbError> {
+        if self.state.is_up() {
+            return Ok(());
+        }
+        refused(format!("container {} is not running", self.entry.id()))
+    }
+}
+
+/// The log that its supervisor would write, for who needs to know whether there is one.
+fn has_log(config: &Config) -> bool {
+    config.container.log.driver != "none"
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `walnut rm` and `walnut container prune`.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
+
+use super::filter::Filter;
+use super::{VerbError, each, refused, say};
+use crate::cli::life::{PruneArgs, RmArgs};
+use crate::paths::Paths;
+use crate::record::{Entry, RecordError, Registry, State, Status};
+use crate::supervisor::client::{self, ClientError};
+use crate::supervisor::wire::{Condition, Request};
+use crate::units::decimal_size;
+
+const SIGKILL: u32 = 9;
+
+pub fn rm(args: &RmArgs, paths: &Paths) -> Result<u8, VerbError> {
+    if args.force {
+        return rm_forced(args, paths);
+    }
+    each(&args.names, paths, |_, entry| remove(entry, paths, false))
+}
+
+/// What is gone already is no failure.
+fn rm_forced(args: &RmArgs, paths: &Paths) -> Result<u8, VerbError> {
+    let registry = Registry::new(paths);
+    let mut code = 0;
+    for name in &args.names {
+        let removed = registry
+            .find(name)
+            .map_err(VerbError::from)
+            .and_then(|entry| remove(&entry, paths, true));
+        match removed {
+            Ok(()) => say(name)?,
+            Err(error) => {
+                if !matches!(error, VerbError::Record(RecordError::NotFound(_))) {
+                    code = 1;
+                }
+                super::complain(&error);
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn remove(entry: &Entry, paths: &Paths, force: bool) -> Result<(), VerbError> {
+    let state = entry.state()?;
+    if state.is_live() || state.starting {
+        if !force {
+            return refused(words(entry, &state)?);
+        }
+        end(entry, paths)?;
+    }
+    let change = match entry.change() {
+        // It went with its end, or somebody else was faster.
+        Err(RecordError::NotFound(_)) if force => return Ok(()),
+        change => change?,
+    };
+    match entry.claim(&change) {
+        Err(RecordError::NotFound(_)) if force => Ok(()),
+        Err(RecordError::Running(_)) => refused(words(entry, &entry.raw_state()?)?),
+        Err(e) => Err(e.into()),
+        // Nobody runs it, and nobody can before it is gone.
+        Ok(_alive) => Ok(entry.remove()?),
+    }
+}
+
+/// Docker's, which tell what to do.
+fn words(entry: &Entry, state: &State) -> Result<String, VerbError> {
+    let name = entry.config()?.name().to_owned();
+    let short = entry.id();
+    let what = match state.status {
+        Status::Paused => "is paused and must be unpaused first",
+        Status::Restarting => "is restarting",
+        _ => "is running",
+    };
+    Ok(format!(
+        "cannot remove container \"/{name}\": container {short} {what}: stop the container before \
+         removing or force remove"
+    ))
+}
+
+/// SIGKILL, and the wait for what comes of it.
+fn end(entry: &Entry, paths: &Paths) -> Result<(), VerbError> {
+    let ask = |request| match client::request(paths, entry, request) {
+        Ok(_)
+        | Err(ClientError::NotRunning(_) | ClientError::Wire(_) | ClientError::Refused(_)) => {
+            Ok(())
+        }
+        Err(e) => Err(e),
+    };
+    ask(Request::Stop {
+        signal: Some(SIGKILL),
+        timeout_s: Some(10),
+    })?;
+    ask(Request::Wait {
+        condition: Condition::NotRunning,
+    })?;
+    Ok(())
+}
+
+pub fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
+    if !args.force && !confirmed()? {
+        return Ok(0);
+    }
+    let registry = Registry::new(paths);
+    let filter = Filter::parse(&args.filter, &registry)?;
+    let mut removed = Vec::new();
+    let mut freed = 0;
+    for (entry, config, state) in registry.list() {
+        let idle = !state.is_live() && !state.starting;
+        if !idle || !filter.matches(&entry, &config, &state) {
+            continue;
+        }
+        let size = size_of(&entry);
+        match remove(&entry, paths, false) {
+            Ok(()) => {
+                freed += size;
+                removed.push(entry.id().to_owned());
+            }
+            Err(error) => super::complain(&error),
+        }
+    }
+    if !removed.is_empty() {
+        say("Deleted Containers:")?;
+        for id in removed {
+            say(&id)?;
+        }
+        say("")?;
+    }
+    say(&format!("Total reclaimed space: {}", decimal_size(freed)))?;
+    Ok(0)
+}
+
+/// Bytes that a container takes on the host.
+pub fn size_of(entry: &Entry) -> u64 {
+    let files = std::fs::read_dir(entry.dir())
+        .into_iter()
+        .flatten()
+        .flatten();
+    files
+        .filter_map(|file| file.metadata().ok())
+        .map(|meta| meta.blocks() * 512)
+        .sum()
+}
+
+fn confirmed() -> Result<bool, VerbError> {
+    let mut out = io::stdout();
+    let question = "WARNING! This will remove all stopped containers.\n\
+                    Are you sure you want to continue? [y/N] ";
+    out.write_all(question.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(VerbError::Stdout)?;
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(VerbError::Stdin)?;
+    if !io::stdin().is_terminal() {
+        say("")?;
+    }
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

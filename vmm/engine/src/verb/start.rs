@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `walnut start`: brings a container up again, in the background or with its user before it.
+
+use std::os::unix::net::UnixStream;
+
+use super::life::SeatArgs;
+use super::{VerbError, each, refused};
+use crate::cli::life::StartArgs;
+use crate::paths::{Artifacts, Paths};
+use crate::record::{Config, Entry, RecordError, Registry, Status};
+use crate::run::signals::Signals;
+use crate::run::{RunError, detach_keys, started, terminal};
+use crate::supervisor::background::{First, gave_up, spawn};
+use crate::supervisor::wire::Wanted;
+
+pub fn start(args: &StartArgs, paths: &Paths) -> Result<u8, VerbError> {
+    walnut_vmm_host::check().map_err(RunError::from)?;
+    Artifacts::find().map_err(RunError::from)?;
+    if !args.attach && !args.interactive {
+        return each(&args.names, paths, |_, entry| start_one(entry, paths));
+    }
+    let [name] = args.names.as_slice() else {
+        return refused("you cannot start and attach multiple containers at once");
+    };
+    let entry = Registry::new(paths).find(name)?;
+    let config = entry.config()?;
+    let container = &config.container;
+    if container.tty && args.interactive && !terminal::stdin_is_terminal() {
+        return Err(RunError::NotATty.into());
+    }
+    let stdin = args.interactive && container.interactive;
+    let wanted = Wanted {
+        stdin,
+        stdout: true,
+        stderr: true,
+        stdin_once: true,
+    };
+    let signals = Signals::take_over()?;
+    let Some(stream) = launch(&entry, &config, paths, Some(wanted))? else {
+        return refused(format!("container {} is running already", entry.short()));
+    };
+    let seat = SeatArgs {
+        stdin,
+        keys: detach_keys(args.detach_keys.as_deref())?,
+        sig_proxy: args.sig_proxy,
+    };
+    seat.take(stream, container.tty, &entry, paths, &signals)
+}
+
+/// One that runs is started already.
+pub(super) fn start_one(entry: &Entry, paths: &Paths) -> Result<(), VerbError> {
+    let config = entry.config()?;
+    match launch(entry, &config, paths, None)? {
+        None => Ok(()),
+        // Until then nobody else changes it: the supervisor has the right to run it.
+        Some(mut stream) => Ok(started(&mut stream)?),
+    }
+}
+
+/// Starts a supervisor; nothing where one is there.
+fn launch(
+    entry: &Entry,
+    config: &Config,
+    paths: &Paths,
+    wanted: Option<Wanted>,
+) -> Result<Option<UnixStream>, VerbError> {
+    let change = entry.change()?;
+    let mut state = entry.correct(&change)?;
+    if state.status == Status::Paused {
+        return refused("cannot start a paused container, try unpause instead");
+    }
+    let alive = match entry.claim(&change) {
+        Err(RecordError::Running(_)) => return Ok(None),
+        claimed => claimed?,
+    };
+    state.starting = true;
+    state.restart_count = 0;
+    entry.write_state(&state, false)?;
+    let tty = config.container.tty;
+    let first = First {
+        wanted,
+        tty_size: terminal::size().filter(|_| tty && wanted.is_some()),
+    };
+    match spawn(paths, entry, &alive, first) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => {
+            // What was there before stays, whatever the flags say.
+            gave_up(entry, false, &error);
+            Err(error.into())
+        }
+    }
+}
