@@ -106,7 +106,9 @@ fn names() {
         .run()
         .exited(1)
         .complains(&["already in use"]);
-    for verb in ["rm", "start", "stop", "kill", "logs", "inspect", "wait"] {
+    for verb in [
+        "rm", "start", "stop", "kill", "logs", "wait", "stats", "console",
+    ] {
         home.walnut([verb, "nosuch"])
             .run()
             .exited(1)
@@ -218,6 +220,53 @@ fn waited_for_attached_to_and_run_in_the_foreground() {
         .run()
         .succeeded()
         .says("fg\n");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn looked_at_and_updated() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background_with("web", &["--memory", "64m"], SERVER);
+    let format = "{{.Name}} {{.PIDs}} {{.MemUsage}}";
+    let stats = home.says(&["stats", "--no-stream", "--format", format]);
+    assert!(
+        stats.starts_with("web 2 ") && stats.ends_with("/ 64MiB"),
+        "{stats}"
+    );
+    home.walnut(["console", "web"]).run().succeeded();
+    assert_eq!(home.says(&["port", "web"]), "");
+    let line = [
+        "update",
+        "--memory",
+        "48m",
+        "--pids-limit",
+        "50",
+        "--restart",
+        "always",
+        "web",
+    ];
+    home.walnut(line).run().succeeded().says("web\n");
+    let limits = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max";
+    assert_eq!(
+        home.says(&["exec", "web", "sh", "-c", limits]),
+        "50331648\n50"
+    );
+    let inspect =
+        "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.RestartPolicy.Name}}";
+    assert_eq!(
+        home.says(&["inspect", "-f", inspect, "web"]),
+        "50331648 50 always"
+    );
+    home.walnut(["update", "--memory", "1g", "web"])
+        .run()
+        .exited(1)
+        .complains(&["more than its machine has"]);
+    // What is no container may be an image.
+    let id = home.says(&["inspect", "-f", "{{.Image}}", "web"]);
+    assert_eq!(home.says(&["inspect", "-f", "{{.Id}}", &id]), id);
     home.remove_all();
     home.assert_clean();
 }

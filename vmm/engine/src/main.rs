@@ -34,26 +34,30 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
         Command::Supervise(args) => Ok(background::supervise(&args.into(), &paths)?),
         Command::Container(command) => container(*command, &paths, begin_us),
         Command::Attach(args) => container(ContainerCommand::Attach(args), &paths, begin_us),
+        Command::Console(args) => Ok(verb::console::console(&args, &paths)?),
         Command::Create(args) => container(ContainerCommand::Create(args), &paths, begin_us),
         Command::Exec(args) => container(ContainerCommand::Exec(args), &paths, begin_us),
         Command::Inspect(args) => container(ContainerCommand::Inspect(args), &paths, begin_us),
         Command::Kill(args) => container(ContainerCommand::Kill(args), &paths, begin_us),
         Command::Logs(args) => container(ContainerCommand::Logs(args), &paths, begin_us),
         Command::Pause(args) => container(ContainerCommand::Pause(args), &paths, begin_us),
+        Command::Port(args) => container(ContainerCommand::Port(args), &paths, begin_us),
         Command::Ps(args) => container(ContainerCommand::Ls(args), &paths, begin_us),
         Command::Rename(args) => container(ContainerCommand::Rename(args), &paths, begin_us),
         Command::Restart(args) => container(ContainerCommand::Restart(args), &paths, begin_us),
         Command::Rm(args) => container(ContainerCommand::Rm(args), &paths, begin_us),
         Command::Run(args) => container(ContainerCommand::Run(args), &paths, begin_us),
         Command::Start(args) => container(ContainerCommand::Start(args), &paths, begin_us),
+        Command::Stats(args) => container(ContainerCommand::Stats(args), &paths, begin_us),
         Command::Stop(args) => container(ContainerCommand::Stop(args), &paths, begin_us),
         Command::Unpause(args) => container(ContainerCommand::Unpause(args), &paths, begin_us),
+        Command::Update(args) => container(ContainerCommand::Update(args), &paths, begin_us),
         Command::Wait(args) => container(ContainerCommand::Wait(args), &paths, begin_us),
     }
 }
 
 fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow::Result<u8> {
-    use verb::{exec, inspect, life, logs, ps, remove, start};
+    use verb::{console, exec, inspect, life, logs, ps, remove, start, stats, update};
     Ok(match command {
         ContainerCommand::Attach(args) => life::attach(&args, paths)?,
         ContainerCommand::Create(args) => run::create_only(&args, paths)?,
@@ -63,14 +67,17 @@ fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow:
         ContainerCommand::Logs(args) => logs::logs(&args, paths)?,
         ContainerCommand::Ls(args) => ps::ps(&args, paths)?,
         ContainerCommand::Pause(args) => life::pause(&args, paths, true)?,
+        ContainerCommand::Port(args) => console::port(&args, paths)?,
         ContainerCommand::Prune(args) => remove::prune(&args, paths)?,
         ContainerCommand::Rename(args) => life::rename(&args, paths)?,
         ContainerCommand::Restart(args) => life::restart(&args, paths)?,
         ContainerCommand::Rm(args) => remove::rm(&args, paths)?,
         ContainerCommand::Run(args) => run::run(&args, paths, begin_us)?,
         ContainerCommand::Start(args) => start::start(&args, paths)?,
+        ContainerCommand::Stats(args) => stats::stats(&args, paths)?,
         ContainerCommand::Stop(args) => life::stop(&args, paths)?,
         ContainerCommand::Unpause(args) => life::pause(&args, paths, false)?,
+        ContainerCommand::Update(args) => update::update(&args, paths)?,
         ContainerCommand::Wait(args) => life::wait(&args, paths)?,
     })
 }

@@ -92,10 +92,6 @@ impl MilliCpus {
     pub fn ceil(self) -> u32 {
         self.0.div_ceil(1000)
     }
-
-    pub fn is_whole(self) -> bool {
-        self.0.is_multiple_of(1000)
-    }
 }
 
 /// `12.3MB`-style: for people, in the binary multiples of [`parse_size`].
@@ -221,7 +217,6 @@ mod tests {
         assert_eq!((parsed("2").milli(), parsed("2").ceil()), (2000, 2));
         assert_eq!((parsed("1.5").milli(), parsed("1.5").ceil()), (1500, 2));
         assert_eq!((parsed(".25").milli(), parsed(".25").ceil()), (250, 1));
-        assert!(!parsed("1.5").is_whole() && parsed("3.0").is_whole());
         for bad in ["", "two", "-1", "1.5.2", "1e3", "99999999999"] {
             assert!(MilliCpus::parse(bad).is_err(), "{bad}");
         }

@@ -3,6 +3,9 @@
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::run::memory_limit;
+use crate::units::MilliCpus;
+
 /// Containers by name or ID.
 #[derive(Debug, Args)]
 pub struct NamesArgs {
@@ -163,4 +166,28 @@ pub struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
+}
+
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  walnut update --memory 128m --pids-limit 100 web
+  walnut update --restart unless-stopped web db";
+
+#[derive(Debug, Args)]
+#[command(after_help = UPDATE_EXAMPLES, args_override_self = true)]
+pub struct UpdateArgs {
+    /// Number of CPUs, at most as many as the machine has
+    #[arg(long, value_name = "N", value_parser = MilliCpus::parse)]
+    pub cpus: Option<MilliCpus>,
+    /// Memory limit, at most what the machine has
+    #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
+    pub memory: Option<u64>,
+    /// Limit on the number of processes; -1 is none
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// When to bring the container up again
+    #[arg(long, value_name = "POLICY")]
+    pub restart: Option<String>,
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
 }

@@ -93,3 +93,41 @@ pub struct InspectArgs {
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
 }
+
+const STATS_EXAMPLES: &str = "\
+Examples:
+  walnut stats
+  walnut stats --no-stream --format '{{.Name}} {{.MemUsage}}' web";
+
+#[derive(Debug, Args)]
+#[command(after_help = STATS_EXAMPLES, args_override_self = true)]
+pub struct StatsArgs {
+    /// Also those that don't run
+    #[arg(short, long)]
+    pub all: bool,
+    /// table, json, 'table TEMPLATE' or TEMPLATE
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// One look, then end
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Show whole IDs
+    #[arg(long)]
+    pub no_trunc: bool,
+    #[arg(value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ConsoleArgs {
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
+    #[arg(value_name = "PORT[/PROTOCOL]")]
+    pub port: Option<String>,
+}

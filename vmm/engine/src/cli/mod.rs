@@ -64,6 +64,8 @@ pub struct Cli {
 pub enum Command {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),
+    /// Show what the kernel of a container's machine has said
+    Console(look::ConsoleArgs),
     /// Create a container, without running it
     Create(Box<run::CreateArgs>),
     /// Say what this machine can do, and what to do about what it can't
@@ -78,6 +80,8 @@ pub enum Command {
     Logs(look::LogsArgs),
     /// Suspend all processes of containers
     Pause(life::NamesArgs),
+    /// List the ports of a container that can be reached
+    Port(look::PortArgs),
     /// List containers
     Ps(look::PsArgs),
     /// Rename a container
@@ -90,12 +94,16 @@ pub enum Command {
     Run(Box<run::RunArgs>),
     /// Start stopped containers
     Start(life::StartArgs),
+    /// Show what containers use
+    Stats(look::StatsArgs),
     /// Stop running containers
     Stop(life::StopArgs),
     #[command(hide = true)]
     Supervise(supervise::SuperviseArgs),
     /// Continue all processes of paused containers
     Unpause(life::NamesArgs),
+    /// Change limits and restart policies
+    Update(life::UpdateArgs),
     /// Wait until containers stop, and print their exit codes
     Wait(life::WaitArgs),
     /// Manage containers
@@ -125,6 +133,8 @@ pub enum ContainerCommand {
     Ls(look::PsArgs),
     /// Suspend all processes of containers
     Pause(life::NamesArgs),
+    /// List the ports of a container that can be reached
+    Port(look::PortArgs),
     /// Remove all stopped containers
     Prune(life::PruneArgs),
     /// Rename a container
@@ -138,10 +148,14 @@ pub enum ContainerCommand {
     Run(Box<run::RunArgs>),
     /// Start stopped containers
     Start(life::StartArgs),
+    /// Show what containers use
+    Stats(look::StatsArgs),
     /// Stop running containers
     Stop(life::StopArgs),
     /// Continue all processes of paused containers
     Unpause(life::NamesArgs),
+    /// Change limits and restart policies
+    Update(life::UpdateArgs),
     /// Wait until containers stop, and print their exit codes
     Wait(life::WaitArgs),
 }

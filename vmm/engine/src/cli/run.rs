@@ -233,14 +233,14 @@ pub enum TimingsFormat {
 pub const MIN_MEMORY_LIMIT: u64 = 6 << 20;
 
 #[derive(Debug, thiserror::Error)]
-enum MemoryLimitError {
+pub(super) enum MemoryLimitError {
     #[error(transparent)]
     Unit(#[from] UnitError),
     #[error("minimum memory limit allowed is 6MB")]
     TooLow,
 }
 
-fn memory_limit(text: &str) -> Result<u64, MemoryLimitError> {
+pub(super) fn memory_limit(text: &str) -> Result<u64, MemoryLimitError> {
     let limit = parse_size(text)?;
     if limit < MIN_MEMORY_LIMIT {
         return Err(MemoryLimitError::TooLow);

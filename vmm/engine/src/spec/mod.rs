@@ -21,7 +21,7 @@ use oci_spec::runtime::{
 };
 use thiserror::Error;
 
-use crate::container::{Container, Seccomp, security};
+use crate::container::{Container, Limits, Seccomp, security};
 use crate::storage::Layout;
 
 #[derive(Debug, Error)]
@@ -218,8 +218,16 @@ fn seccomp(container: &Container) -> Result<Option<LinuxSeccomp>, SpecError> {
 }
 
 fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
-    let limits = &container.limits;
-    let mut resources = LinuxResourcesBuilder::default().devices(device_rules(container)?);
+    let mut resources = limits(&container.limits, container.limits.machine_cpus())?;
+    resources.set_devices(Some(device_rules(container)?));
+    Ok(resources)
+}
+
+/// `linux.resources` without its devices: what can be changed while a container runs, in a machine
+/// of so many processors.
+pub fn limits(limits: &Limits, machine_cpus: u8) -> Result<LinuxResources, SpecError> {
+    let machine_milli = u32::from(machine_cpus) * 1000;
+    let mut resources = LinuxResourcesBuilder::default();
     if let Some(memory) = limits.memory {
         let bytes = i64::try_from(memory).unwrap_or(i64::MAX);
         // Memory and swap together: the guest has none.
@@ -229,7 +237,8 @@ fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
             .build()?;
         resources = resources.memory(memory);
     }
-    if let Some(cpus) = limits.cpus.filter(|cpus| !cpus.is_whole()) {
+    // All of the machine's need no limit.
+    if let Some(cpus) = limits.cpus.filter(|cpus| cpus.milli() < machine_milli) {
         let quota = u64::from(cpus.milli()) * CPU_PERIOD_US / 1000;
         let quota = i64::try_from(quota).unwrap_or(i64::MAX);
         resources = resources.cpu(
@@ -242,7 +251,9 @@ fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
     if let Some(limit) = limits.pids {
         resources = resources.pids(LinuxPidsBuilder::default().limit(limit).build()?);
     }
-    Ok(resources.build()?)
+    let mut resources = resources.build()?;
+    resources.set_devices(None);
+    Ok(resources)
 }
 
 /// Docker's: any node may be made, only these may be opened.

@@ -9,23 +9,40 @@ use super::{Known, VerbError, complain, refused};
 use crate::cli::look::InspectArgs;
 use crate::container::{Container, Seccomp};
 use crate::format::Inspect;
+use crate::image::Store;
+use crate::image_verbs;
 use crate::paths::Paths;
-use crate::record::{Config, Health, State};
+use crate::record::{Config, Health, RecordError, State};
 use crate::times::or_never;
 use crate::vm::rundir::vsock_in;
 
 pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
-    if let Some(kind) = &args.kind
-        && kind != "container"
-    {
+    let kind = args.kind.as_deref();
+    if !matches!(kind, None | Some("container" | "image")) {
+        let kind = kind.unwrap_or_default();
         return refused(format!("\"{kind}\" is not a valid value for --type"));
     }
     let format = Inspect::parse(args.format.as_deref())?;
     let mut documents = Vec::new();
     let mut code = 0;
     for name in &args.names {
-        match Known::find(name, paths) {
-            Ok(known) => documents.push(document(&known, paths, args.size)),
+        let found = match kind {
+            Some("image") => None,
+            _ => Some(Known::find(name, paths)),
+        };
+        let found = match found {
+            Some(Ok(known)) => Ok(document(&known, paths, args.size)),
+            // What is no container may be an image.
+            Some(Err(VerbError::Record(RecordError::NotFound(_)))) | None
+                if kind != Some("container") =>
+            {
+                image(name, paths)
+            }
+            Some(Err(error)) => Err(error),
+            None => refused(format!("No such object: {name}")),
+        };
+        match found {
+            Ok(document) => documents.push(document),
             Err(error) => {
                 code = 1;
                 complain(&error);
@@ -34,6 +51,14 @@ pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
     }
     format.write(&mut io::stdout().lock(), &documents)?;
     Ok(code)
+}
+
+fn image(name: &str, paths: &Paths) -> Result<Value, VerbError> {
+    let no_such = || VerbError::Refused(format!("No such object: {name}"));
+    let wanted = name.parse().map_err(|_| no_such())?;
+    let store = Store::open(&paths.root).map_err(|_| no_such())?;
+    let document = image_verbs::document(&store, &wanted).map_err(|_| no_such())?;
+    serde_json::to_value(document).map_err(|_| no_such())
 }
 
 fn document(known: &Known, paths: &Paths, size: bool) -> Value {

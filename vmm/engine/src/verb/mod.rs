@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What commands do with containers that exist: a file for each verb.
 
+pub mod console;
 pub mod exec;
 mod filter;
 pub mod inspect;
@@ -9,6 +10,8 @@ pub mod logs;
 pub mod ps;
 pub mod remove;
 pub mod start;
+pub mod stats;
+pub mod update;
 
 use std::io::{self, Write};
 
@@ -68,6 +71,8 @@ pub enum VerbError {
     Process(#[from] ProcessError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Restart(#[from] crate::supervisor::restart::RestartError),
     #[error("write the runtime spec")]
     Spec(#[from] crate::spec::SpecError),
     #[error("write to stdout")]

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `walnut update`: other limits and another restart policy. A running container has them at once,
+//! within what its machine has; the next machine is made to fit.
+
+use super::{VerbError, each, refused};
+use crate::cli::life::UpdateArgs;
+use crate::container::{Container, ContainerError};
+use crate::paths::Paths;
+use crate::record::Entry;
+use crate::spec;
+use crate::supervisor::client;
+use crate::supervisor::restart::Policy;
+use crate::supervisor::wire::Request;
+use crate::units::{MIB, human_size};
+
+pub fn update(args: &UpdateArgs, paths: &Paths) -> Result<u8, VerbError> {
+    let restart = args.restart.as_deref().map(str::parse).transpose()?;
+    each(&args.names, paths, |_, entry| {
+        update_one(entry, args, restart, paths)
+    })
+}
+
+fn update_one(
+    entry: &Entry,
+    args: &UpdateArgs,
+    restart: Option<Policy>,
+    paths: &Paths,
+) -> Result<(), VerbError> {
+    let change = entry.change()?;
+    let state = entry.correct(&change)?;
+    let mut config = entry.config()?;
+    let container = &mut config.container;
+    if container.remove && restart.is_some_and(|policy| policy != Policy::No) {
+        return refused(
+            "Restart policy cannot be updated because AutoRemove is enabled for the container",
+        );
+    }
+    let before = container.limits.clone();
+    let limits = &mut container.limits;
+    limits.memory = args.memory.or(limits.memory);
+    limits.cpus = args.cpus.or(limits.cpus);
+    if let Some(pids) = args.pids_limit {
+        limits.pids = Some(pids).filter(|limit| *limit > 0);
+    }
+    limits.check().map_err(ContainerError::from)?;
+    container.restart = restart.unwrap_or(container.restart);
+    let changes_limits = args.memory.is_some() || args.cpus.is_some() || args.pids_limit.is_some();
+    if state.is_up() && changes_limits {
+        fits(&before, container)?;
+        let mut resources = spec::limits(&container.limits, before.machine_cpus())?;
+        if args.pids_limit.is_some() && container.limits.pids.is_none() {
+            // Said, not left out: a limit that is there goes.
+            resources.set_pids(
+                oci_spec::runtime::LinuxPidsBuilder::default()
+                    .limit(-1)
+                    .build()
+                    .ok(),
+            );
+        }
+        let resources = serde_json::to_string(&resources).map_err(spec::SpecError::from)?;
+        client::request(paths, entry, Request::Update { resources })?;
+    }
+    entry.write_config(&config)?;
+    Ok(())
+}
+
+/// The machine is there already, and has what it has.
+fn fits(before: &crate::container::Limits, container: &Container) -> Result<(), VerbError> {
+    let machine = u64::from(before.machine_memory_mib()) * MIB;
+    let cpus = before.machine_cpus();
+    let limits = &container.limits;
+    if let Some(memory) = limits.memory.filter(|memory| *memory > machine) {
+        return refused(format!(
+            "--memory {} is more than its machine has ({}); stop the container first",
+            human_size(memory),
+            human_size(machine)
+        ));
+    }
+    if limits
+        .cpus
+        .is_some_and(|asked| asked.ceil() > u32::from(cpus))
+    {
+        return refused(format!(
+            "--cpus is more than its machine has ({cpus}); stop the container first"
+        ));
+    }
+    Ok(())
+}
