@@ -19,6 +19,14 @@ pub enum ImageVerb {
     Import(ImportArgs),
     /// Load images from an archive
     Load(LoadArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out from a registry
+    Logout(LogoutArgs),
+    /// Fetch an image from a registry
+    Pull(PullArgs),
+    /// Upload an image to a registry
+    Push(PushArgs),
     /// Remove images
     Rmi(RmiArgs),
     /// Save images to an archive
@@ -43,6 +51,10 @@ pub enum ImageCommand {
     Ls(ListArgs),
     /// Remove images that nobody needs
     Prune(PruneArgs),
+    /// Fetch an image from a registry
+    Pull(PullArgs),
+    /// Upload an image to a registry
+    Push(PushArgs),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(RmiArgs),
@@ -60,6 +72,8 @@ impl From<ImageCommand> for ImageVerb {
             ImageCommand::Import(args) => ImageVerb::Import(args),
             ImageCommand::Load(args) => ImageVerb::Load(args),
             ImageCommand::Ls(args) => ImageVerb::Images(args),
+            ImageCommand::Pull(args) => ImageVerb::Pull(args),
+            ImageCommand::Push(args) => ImageVerb::Push(args),
             ImageCommand::Rm(args) => ImageVerb::Rmi(args),
             ImageCommand::Save(args) => ImageVerb::Save(args),
             ImageCommand::Tag(args) => ImageVerb::Tag(args),
@@ -234,4 +248,81 @@ pub struct PruneArgs {
     /// Don't ask
     #[arg(short, long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without a registry in its name, an image is Docker Hub's. Registries on this machine may speak HTTP
+without TLS.
+
+Examples:
+  walnut pull busybox
+  walnut pull localhost:5000/me/app:1
+  walnut pull debian@sha256:…")]
+pub struct PullArgs {
+    /// Platform of the image, if it has several
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Print nothing but the image's name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", value_name = "BOOL",
+          hide_possible_values = true)]
+    pub tls_verify: bool,
+    #[arg(value_name = "IMAGE[:TAG|@DIGEST]")]
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut tag busybox localhost:5000/busybox
+  walnut push localhost:5000/busybox")]
+pub struct PushArgs {
+    /// Print nothing but the image's name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", value_name = "BOOL",
+          hide_possible_values = true)]
+    pub tls_verify: bool,
+    #[arg(value_name = "IMAGE[:TAG]")]
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Credentials are Docker's: ~/.docker/config.json, or the helper that it names.
+
+Examples:
+  walnut login -u me --password-stdin example.org < password")]
+pub struct LoginArgs {
+    /// Whose name to log in with
+    #[arg(short, long, value_name = "USER")]
+    pub username: Option<String>,
+    /// Anybody who lists processes can read it: better use --password-stdin
+    #[arg(short, long, value_name = "PASSWORD")]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", value_name = "BOOL",
+          hide_possible_values = true)]
+    pub tls_verify: bool,
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut logout example.org")]
+pub struct LogoutArgs {
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
 }

@@ -143,6 +143,19 @@ impl<R: Read> Hashing<R> {
     }
 }
 
+impl<R> std::io::Write for Hashing<R> {
+    /// Hashes what is written, and keeps nothing of it.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.inner.read(buffer)?;

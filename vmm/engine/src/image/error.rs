@@ -25,6 +25,25 @@ pub enum ImageError {
     #[error("no matching manifest for {wanted} in the manifest list entries")]
     NoMatchingManifest { wanted: Platform },
 
+    #[error("manifest for {name} not found: {said}")]
+    ManifestUnknown { name: String, said: String },
+    #[error(
+        "pull access denied for {repository}, repository does not exist or may require \
+         'walnut login': {said}"
+    )]
+    AccessDenied { repository: String, said: String },
+    #[error("pull {name}")]
+    Registry {
+        name: String,
+        source: Box<walnut_registry::RegistryError>,
+    },
+    #[error("push {name}")]
+    Push {
+        name: String,
+        source: Box<walnut_registry::RegistryError>,
+    },
+    #[error("An image does not exist locally with the tag: {0}")]
+    NoSuchTag(String),
     #[error("refusing to create a tag with a digest reference")]
     TagDigest,
     #[error(

@@ -115,22 +115,38 @@ pub(super) fn read(
     reference: &str,
 ) -> Result<Draft, ImageError> {
     let what = format!("manifest {}", choice.manifest);
-    let bytes = source.read_blob(&what, choice.manifest)?;
-    let manifest: ImageManifest =
-        serde_json::from_slice(&bytes).map_err(|source| ImageError::Json {
+    let manifest = Document {
+        digest: choice.manifest,
+        bytes: source.read_blob(&what, choice.manifest)?,
+    };
+    let config = |digest, what: &str| source.read_blob(what, digest);
+    draft(manifest, config, choice.names, platform, reference)
+}
+
+/// What a manifest says; `read_config` gets a digest, and what it is called in messages.
+pub(super) fn draft(
+    manifest: Document,
+    read_config: impl FnOnce(Digest, &str) -> Result<Vec<u8>, ImageError>,
+    names: Vec<Name>,
+    platform: &Platform,
+    reference: &str,
+) -> Result<Draft, ImageError> {
+    let what = format!("manifest {}", manifest.digest);
+    let parsed: ImageManifest =
+        serde_json::from_slice(&manifest.bytes).map_err(|source| ImageError::Json {
             what: what.clone(),
             source,
         })?;
-    let config_digest = digest(manifest.config(), &what)?;
+    let config_digest = digest(parsed.config(), &what)?;
     let config = Document {
         digest: config_digest,
-        bytes: source.read_blob(
-            &format!("image configuration {config_digest}"),
+        bytes: read_config(
             config_digest,
+            &format!("image configuration {config_digest}"),
         )?,
     };
-    let diff_ids = check_config(&config, manifest.layers().len(), platform, reference)?;
-    let layers = manifest
+    let diff_ids = check_config(&config, parsed.layers().len(), platform, reference)?;
+    let layers = parsed
         .layers()
         .iter()
         .zip(diff_ids)
@@ -146,12 +162,9 @@ pub(super) fn read(
         });
     Ok(Draft {
         layers: layers.collect::<Result<_, ImageError>>()?,
-        manifest: Some(Document {
-            digest: choice.manifest,
-            bytes,
-        }),
+        manifest: Some(manifest),
         config,
-        names: choice.names,
+        names,
     })
 }
 

@@ -167,6 +167,11 @@ pub(super) fn try_alone(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Waits until nobody else has it locked.
+pub(super) fn lock_alone(file: &File) -> io::Result<()> {
+    lock(file, FlockOperation::LockExclusive)
+}
+
 fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
     loop {
         match rustix::fs::flock(file, operation) {
@@ -177,7 +182,7 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
 }
 
 /// Whether the name still belongs to this very file.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::symlink_metadata(path) {
         Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
@@ -199,7 +204,7 @@ fn is_temp(path: &Path) -> bool {
     name.is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp"))
 }
 
-fn sync_dir(path: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(dir) if dir.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(dir) => File::open(dir)?.sync_all(),

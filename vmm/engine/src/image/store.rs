@@ -307,7 +307,7 @@ impl Store {
     }
 
     /// `None` where anything of it is missing: then it must be loaded again.
-    fn open_image(
+    pub(super) fn open_image(
         &self,
         manifest: Digest,
         platform: &Platform,

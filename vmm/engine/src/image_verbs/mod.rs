@@ -9,6 +9,7 @@ mod import;
 mod inspect;
 mod list;
 mod prune;
+mod registry;
 mod transfer;
 mod users;
 
@@ -24,6 +25,7 @@ use crate::times::TimeError;
 
 pub use inspect::{Document, document};
 pub use prune::{Pruned, prune_images};
+pub use registry::pull_missing;
 pub use users::{Usage, usage, users};
 
 #[derive(Debug, Error)]
@@ -58,6 +60,16 @@ pub enum VerbError {
     },
     #[error("{0} is a URL: fetch it first, and import the file")]
     ImportUrl(String),
+    #[error(transparent)]
+    Registry(#[from] walnut_registry::RegistryError),
+    #[error(transparent)]
+    Credentials(#[from] walnut_registry::credentials::CredentialError),
+    #[error("cannot perform an interactive login from a non TTY device: give -u USER")]
+    NoUser,
+    #[error("cannot perform an interactive login from a non TTY device: give --password-stdin")]
+    NoPassword,
+    #[error("--password and --password-stdin are mutually exclusive")]
+    TwoPasswords,
     #[error("write the output")]
     Output(#[from] io::Error),
     /// Of several; each has been told already.
@@ -78,8 +90,16 @@ impl VerbError {
 /// # Errors
 /// In Docker's words where it has some.
 pub fn run(verb: ImageVerb, paths: &Paths) -> Result<u8, VerbError> {
+    match &verb {
+        ImageVerb::Login(args) => return registry::login(args).map(|()| 0),
+        ImageVerb::Logout(args) => return registry::logout(args).map(|()| 0),
+        _ => {}
+    }
     let store = Store::open(&paths.root)?;
     match verb {
+        ImageVerb::Login(_) | ImageVerb::Logout(_) => {}
+        ImageVerb::Pull(args) => registry::pull(&args, &store)?,
+        ImageVerb::Push(args) => registry::push(&args, &store)?,
         ImageVerb::History(args) => history::history(&args, &store)?,
         ImageVerb::Images(args) => list::list(&args, &store, paths)?,
         ImageVerb::Import(args) => import::import(&args, &store)?,

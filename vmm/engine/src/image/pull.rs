@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `pull`: an image out of a registry. Layers are unpacked while those above them are still being
+//! fetched.
+
+use std::sync::Arc;
+
+use oci_spec::image::{Descriptor, ImageIndex};
+use walnut_registry::{Credential, Manifest, Options, Registry, RegistryError};
+
+use super::digest::Digest;
+use super::error::ImageError;
+use super::incoming::{Incoming, Tell};
+use super::manifest::{Document, Draft};
+use super::oci;
+use super::platform::Platform;
+use super::progress::Progress;
+use super::reference::{DEFAULT_REGISTRY, Name};
+use super::store::Store;
+use super::table::Table;
+
+/// Where Docker Hub's registry is.
+const HUB: &str = "registry-1.docker.io";
+/// Layers that are fetched at once.
+const PARALLEL: usize = 3;
+const MAX_CONFIG: u64 = 8 << 20;
+
+/// What came of a pull.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    pub id: Digest,
+    /// Of what the name stands for: a manifest, or an index.
+    pub digest: Digest,
+    /// It was not there before.
+    pub new: bool,
+}
+
+/// The registry that a name belongs to.
+pub fn connect(
+    name: &Name,
+    tls_verify: bool,
+    credentials: Option<Credential>,
+) -> Result<Registry, ImageError> {
+    let host = match name.registry() {
+        DEFAULT_REGISTRY => HUB,
+        other => other,
+    };
+    let options = Options {
+        tls_verify,
+        credentials,
+    };
+    Registry::connect(host, options).map_err(|error| of_registry(name, error))
+}
+
+/// In Docker's words.
+pub(super) fn of_registry(name: &Name, error: RegistryError) -> ImageError {
+    match error {
+        RegistryError::NotFound(said) => ImageError::ManifestUnknown {
+            name: name.to_string(),
+            said,
+        },
+        RegistryError::Denied(said) => ImageError::AccessDenied {
+            repository: name.familiar_repository(),
+            said,
+        },
+        source => ImageError::Registry {
+            name: name.to_string(),
+            source: Box::new(source),
+        },
+    }
+}
+
+impl Store {
+    /// `tell` gets a layer's digest and what became of it.
+    pub fn pull(
+        &self,
+        registry: &Registry,
+        name: &Name,
+        platform: &Platform,
+        tell: impl Fn(Digest, &str) + Send + Sync + 'static,
+        progress: &mut dyn Progress,
+    ) -> Result<Pulled, ImageError> {
+        let failed = |error| of_registry(name, error);
+        let wanted = match (name.digest(), name.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or("latest").to_owned(),
+        };
+        let repository = name.repository();
+        let top = registry.manifest(repository, &wanted).map_err(failed)?;
+        let digest: Digest = parse_digest(&top.digest)?;
+        let manifest = match pick(&top, platform)? {
+            None => top,
+            Some(chosen) => registry
+                .manifest(repository, &chosen.to_string())
+                .map_err(failed)?,
+        };
+        let manifest = Document {
+            digest: parse_digest(&manifest.digest)?,
+            bytes: manifest.bytes,
+        };
+        let shown = name.to_string();
+        let digests = [name.at(digest)];
+        if let Some(image) = self.open_image(manifest.digest, platform, &shown)? {
+            let moved = !self.known(manifest.digest, name)?;
+            self.change(|table| {
+                table.add_names(manifest.digest, std::slice::from_ref(name));
+                table.add_digests(manifest.digest, &digests);
+                Ok(())
+            })?;
+            return Ok(Pulled {
+                id: image.id,
+                digest,
+                new: moved,
+            });
+        }
+        let draft = oci::draft(
+            manifest,
+            |config, _| {
+                let config = config.to_string();
+                let fetched = registry.blob(repository, &config, MAX_CONFIG);
+                fetched.map_err(|error| of_registry(name, error))
+            },
+            vec![name.clone()],
+            platform,
+            &shown,
+        )?;
+        self.fetch(registry, name, &draft, &digests, Arc::new(tell), progress)?;
+        Ok(Pulled {
+            id: draft.config.digest,
+            digest,
+            new: true,
+        })
+    }
+
+    fn fetch(
+        &self,
+        registry: &Registry,
+        name: &Name,
+        draft: &Draft,
+        digests: &[Name],
+        tell: Tell,
+        progress: &mut dyn Progress,
+    ) -> Result<(), ImageError> {
+        let busy = self.busy()?;
+        let (incoming, fetches) = Incoming::new(&self.blobs, &draft.layers, &tell)?;
+        let repository = name.repository();
+        let (added, fetched) = std::thread::scope(|scope| {
+            let fetching = scope.spawn(|| registry.fetch(repository, fetches, PARALLEL));
+            let added = self.add(&busy, &incoming, draft, digests, progress);
+            if added.is_err() {
+                incoming.give_up();
+            }
+            (added, fetching.join())
+        });
+        // What the reader met is what the registry did, unless the layer itself is wrong.
+        match (added, fetched) {
+            (Err(error @ ImageError::ReadLayer { .. }), Ok(Err(cause))) => {
+                log::debug!("{error}");
+                Err(of_registry(name, cause))
+            }
+            (Err(error), _) => Err(error),
+            (Ok(_), Ok(Err(cause))) => Err(of_registry(name, cause)),
+            (Ok(_), Err(panic)) => std::panic::resume_unwind(panic),
+            (Ok(_), Ok(Ok(()))) => {
+                for layer in &draft.layers {
+                    tell(layer.digest.unwrap_or(layer.diff_id), "Pull complete");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn known(&self, manifest: Digest, name: &Name) -> Result<bool, ImageError> {
+        let table = Table::read(&self.table_path())?;
+        Ok(table.has_names(manifest, std::slice::from_ref(name)))
+    }
+}
+
+fn parse_digest(text: &str) -> Result<Digest, ImageError> {
+    text.parse().map_err(|source| ImageError::Digest {
+        what: "the registry's manifest".into(),
+        source,
+    })
+}
+
+/// The manifest for a platform, out of an index; `None` where it is a manifest itself.
+fn pick(top: &Manifest, platform: &Platform) -> Result<Option<Digest>, ImageError> {
+    let what = format!("manifest {}", top.digest);
+    let json = |source| ImageError::Json {
+        what: what.clone(),
+        source,
+    };
+    let said: serde_json::Value = serde_json::from_slice(&top.bytes).map_err(json)?;
+    if said["manifests"].is_null() {
+        return Ok(None);
+    }
+    let index: ImageIndex = serde_json::from_slice(&top.bytes).map_err(json)?;
+    let offers = |entry: &&Descriptor| {
+        let offered = entry.platform().as_ref();
+        offered.is_some_and(|offered| platform.accepts(&offered.into()))
+    };
+    let entries = index.manifests();
+    let entry = entries
+        .iter()
+        .find(offers)
+        .or_else(|| entries.iter().find(|entry| entry.platform().is_none()))
+        .ok_or_else(|| ImageError::NoMatchingManifest {
+            wanted: platform.clone(),
+        })?;
+    let digest = Digest::from_oci(entry.digest());
+    digest
+        .map(Some)
+        .map_err(|source| ImageError::Digest { what, source })
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `push`: an image into a registry, byte for byte as it came.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use walnut_registry::{PushBlob, Pushed, Registry, RegistryError};
+
+use super::digest::Digest;
+use super::error::ImageError;
+use super::names::OCI_MANIFEST;
+use super::reference::{Name, Stored};
+use super::store::Store;
+use super::table::Table;
+
+impl Store {
+    /// Digest and length of the manifest. `tell` gets a layer's digest and what became of it.
+    pub fn push(
+        &self,
+        registry: &Registry,
+        name: &Name,
+        tell: impl Fn(Digest, &str),
+    ) -> Result<(Digest, usize), ImageError> {
+        let failed = |error: RegistryError| ImageError::Push {
+            name: name.to_string(),
+            source: Box::new(error),
+        };
+        // Nothing that is being pushed goes away meanwhile.
+        let _busy = self.busy()?;
+        let table = Table::read(&self.table_path())?;
+        let wanted = Stored::Name(name.clone());
+        let no_tag = || ImageError::NoSuchTag(name.to_string());
+        let manifest = table.find(&wanted)?.ok_or_else(no_tag)?;
+        let record = table.get(manifest).ok_or_else(no_tag)?;
+        self.check_kept(&wanted, manifest, record)?;
+        let known = record.digests.iter().filter_map(|d| d.parse::<Name>().ok());
+        let from: Vec<String> = known
+            .filter(|known| known.registry() == name.registry())
+            .map(|known| known.repository().to_owned())
+            .collect();
+        let layers = record.layers.iter().map(|layer| (layer.digest, true));
+        for (blob, is_layer) in layers.chain([(record.config, false)]) {
+            let path = self.blobs.path(blob);
+            let size = self.blobs.open(blob)?.and_then(|file| file.metadata().ok());
+            let pushed = registry
+                .push_blob(
+                    name.repository(),
+                    &PushBlob {
+                        digest: &blob.to_string(),
+                        size: size.map_or(0, |metadata| metadata.len()),
+                        open: &|| File::open(&path),
+                        from: &from,
+                        sent: Arc::new(|_| {}),
+                    },
+                )
+                .map_err(failed)?;
+            if is_layer {
+                match pushed {
+                    Pushed::Existed => tell(blob, "Layer already exists"),
+                    Pushed::Mounted(from) => tell(blob, &format!("Mounted from {from}")),
+                    Pushed::Uploaded => tell(blob, "Pushed"),
+                }
+            }
+        }
+        let bytes = self.blobs.read(manifest)?.unwrap_or_default();
+        let said: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let media_type = said["mediaType"].as_str().unwrap_or(OCI_MANIFEST);
+        let reference = match name.tag() {
+            Some(tag) => tag.to_owned(),
+            None => manifest.to_string(),
+        };
+        registry
+            .push_manifest(name.repository(), &reference, media_type, &bytes)
+            .map_err(failed)?;
+        self.change(|table| {
+            table.add_digests(manifest, &[name.at(manifest)]);
+            Ok(())
+        })?;
+        Ok((manifest, bytes.len()))
+    }
+}
