@@ -189,3 +189,23 @@ fn without_a_terminal_it_is_refused() {
         .run();
     done.exited(1).complains(&["the input device is not a TTY"]);
 }
+
+#[test]
+fn the_detach_keys_leave_it_running() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let mut session = Session::start(&home, &["sh"]);
+    session.expect("/ # ");
+    session.type_in("\x10\x11");
+    assert_eq!(session.end(), Some(0));
+    let id = home.says(&["ps", "-q"]);
+    assert_eq!(id.len(), 12, "one runs still: {id}");
+    home.walnut(["attach", &id])
+        .run()
+        .exited(1)
+        .complains(&["the input device is not a TTY"]);
+    home.walnut(["kill", &id]).run().succeeded();
+    assert_eq!(home.says(&["ps", "-aq"]), "", "it was run with --rm");
+    home.assert_clean();
+}

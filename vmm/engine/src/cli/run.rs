@@ -107,6 +107,8 @@ pub struct ContainerArgs {
     /// Read environment variables from a file
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
+    #[arg(long, hide = true)]
+    pub gpus: Option<String>,
     /// Add supplementary groups
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
@@ -140,6 +142,13 @@ pub struct ContainerArgs {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// none is what there is
+    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
+    pub network: Option<String>,
+    #[arg(short, long, hide = true)]
+    pub publish: Vec<String>,
+    #[arg(long, hide = true)]
+    pub init: bool,
     /// Limit on the number of processes; -1 is none
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
@@ -258,6 +267,7 @@ pub(super) fn short_of(long: &str) -> Option<char> {
         "interactive" => 'i',
         "label" => 'l',
         "memory" => 'm',
+        "publish" => 'p',
         "tty" => 't',
         "user" => 'u',
         "volume" => 'v',

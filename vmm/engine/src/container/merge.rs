@@ -49,6 +49,7 @@ impl Container {
     /// What the flags alone say, checked before any image is looked for; `here` is this process's
     /// working directory. [`Self::apply_image`] completes it.
     pub fn from_flags(args: &ContainerArgs, here: &Path) -> Result<Self, ContainerError> {
+        not_held(args)?;
         let id = ContainerId::random().map_err(ContainerError::Id)?;
         let hostname = args
             .hostname
@@ -169,6 +170,23 @@ pub fn check_name(name: &str) -> Result<(), ContainerError> {
     } else {
         Err(ContainerError::Name(name.to_owned()))
     }
+}
+
+/// What Docker has and a machine here can't hold, refused in words.
+fn not_held(args: &ContainerArgs) -> Result<(), ContainerError> {
+    let network = args.network.as_deref();
+    let why = if args.gpus.is_some() {
+        "--gpus: a machine has no devices of the host"
+    } else if !args.publish.is_empty() {
+        "--publish: there is no network yet, so nothing to publish"
+    } else if !matches!(network, None | Some("none" | "default")) {
+        "--network: there is none but \"none\" yet"
+    } else if args.init {
+        "--init: there is no init to put before the command yet"
+    } else {
+        return Ok(());
+    };
+    Err(ContainerError::NotHeld(why))
 }
 
 fn restart(args: &ContainerArgs) -> Result<Policy, ContainerError> {
@@ -348,6 +366,14 @@ mod tests {
             ),
             (&["--hostname", "a/b", "image"], "invalid hostname: 'a/b'"),
             (&["--stop-signal", "FOO", "image"], "invalid signal: FOO"),
+            (
+                &["--gpus", "all", "image"],
+                "--gpus: a machine has no devices of the host",
+            ),
+            (
+                &["-p", "80:80", "image"],
+                "--publish: there is no network yet, so nothing to publish",
+            ),
         ] {
             assert_eq!(resolve(line).unwrap_err().to_string(), said, "{line:?}");
         }

@@ -66,6 +66,8 @@ pub enum ContainerError {
     Label(#[from] label::LabelError),
     #[error(transparent)]
     LogOption(#[from] log_option::LogOptionError),
+    #[error("{0}")]
+    NotHeld(&'static str),
     #[error("create a container ID")]
     Id(#[source] std::io::Error),
     #[error("run {path}: {reason}")]

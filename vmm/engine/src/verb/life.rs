@@ -12,7 +12,7 @@ use crate::record::{Entry, RecordError, Registry};
 use crate::run::attach::{Seat, SendSignal, attach as sit_down};
 use crate::run::keys::Keys;
 use crate::run::signals::Signals;
-use crate::run::{ByRequest, detach_keys, exit_code};
+use crate::run::{ByRequest, RunError, detach_keys, exit_code, terminal};
 use crate::supervisor::client::{self, ClientError};
 use crate::supervisor::wire::{Condition, Request, Wanted, WireError};
 
@@ -152,6 +152,9 @@ pub fn attach(args: &AttachArgs, paths: &Paths) -> Result<u8, VerbError> {
         keys: detach_keys(args.detach_keys.as_deref())?,
         sig_proxy: args.sig_proxy,
     };
+    if container.tty && seat.stdin && !terminal::stdin_is_terminal() {
+        return Err(RunError::NotATty.into());
+    }
     let signals = Signals::take_over()?;
     let mut stream = client::connect(paths, &known.entry)?;
     let wanted = Wanted {
