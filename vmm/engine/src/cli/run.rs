@@ -155,6 +155,14 @@ pub struct ContainerArgs {
     /// Platform of the image, if it has several
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
+    /// When to fetch the image from its registry
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pub pull: PullPolicy,
     /// All capabilities and all devices of its own machine
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true",
@@ -230,6 +238,16 @@ pub struct ContainerArgs {
         hide = true
     )]
     pub args: Vec<String>,
+}
+
+/// `--pull`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PullPolicy {
+    Always,
+    /// Where it is not there yet.
+    #[default]
+    Missing,
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

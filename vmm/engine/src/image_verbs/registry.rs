@@ -2,12 +2,16 @@
 //! `walnut pull`, `push`, `login` and `logout`, and what `run` does where an image is missing.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use walnut_registry::{Credential, Options, Registry, credentials};
 
 use super::{VerbError, print_lines};
 use crate::cli::image::{LoginArgs, LogoutArgs, PullArgs, PushArgs};
-use crate::image::{DEFAULT_REGISTRY, Digest, Name, Platform, Pulled, Quiet, Store, connect};
+use crate::image::{
+    DEFAULT_REGISTRY, Digest, Name, Platform, Pulled, Quiet, Store, Stored, connect,
+};
 
 pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
     let name: Name = args.image.parse()?;
@@ -30,16 +34,20 @@ pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
     print_lines([name.canonical()])
 }
 
-/// For `run` and `create`: told on stderr, where no output of a container's can be meant.
-pub fn pull_missing(
-    store: &Store,
-    name: &Name,
-    platform: Option<&str>,
-    quiet: bool,
-) -> Result<(), VerbError> {
+/// For `run` and `create`: told on stderr, where no output of a container's can be meant, and not
+/// before the registry has answered.
+pub fn pull_missing(store: &Store, name: &Name, platform: Option<&str>) -> Result<(), VerbError> {
+    let missing = store.look_up(&Stored::Name(name.clone())).is_err();
+    let first = missing.then(|| format!("Unable to find image '{name}' locally"));
+    let held = Arc::new(Mutex::new(first.into_iter().collect::<Vec<_>>()));
+    let begun = AtomicBool::new(false);
+    let begun = Arc::new(begun);
     let say = move |text: String| {
-        if !quiet {
-            line(&mut io::stderr(), &text);
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.push(text);
+        if begun.swap(true, Ordering::Relaxed) {
+            held.drain(..)
+                .for_each(|text| line(&mut io::stderr(), &text));
         }
     };
     pull_image(store, name, platform, true, say).map(drop)

@@ -6,9 +6,12 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use super::RunError;
-use crate::cli::run::ContainerArgs;
+use crate::cli::run::{ContainerArgs, PullPolicy};
 use crate::container::{Container, ContainerError, ImageDefaults};
-use crate::image::{Image, Platform, Progress, Quiet, Reference, Store, Terminal};
+use crate::image::{
+    Image, ImageError, Platform, Progress, Quiet, Reference, Store, Stored, Terminal,
+};
+use crate::image_verbs;
 use crate::paths::Paths;
 use crate::record::{Alive, Config, Entry, Registry, State};
 
@@ -88,7 +91,7 @@ impl<'a> Root<'a> {
             });
         }
         let (name, command) = args.args.split_first().ok_or(ContainerError::NoCommand)?;
-        let image = find_image(name, args.platform.as_deref(), paths)?;
+        let image = find_image(name, args, paths)?;
         Ok(Self {
             name,
             directory: None,
@@ -113,10 +116,10 @@ fn directory(path: &Path) -> Result<PathBuf, RunError> {
     }
 }
 
-/// From the store, or out of an archive into the store, which shows its progress on a terminal.
-fn find_image(name: &str, platform: Option<&str>, paths: &Paths) -> Result<Image, RunError> {
+/// From the store, or out of an archive or a registry into the store.
+fn find_image(name: &str, args: &ContainerArgs, paths: &Paths) -> Result<Image, RunError> {
     let reference: Reference = name.parse()?;
-    let platform = match platform {
+    let platform = match &args.platform {
         Some(text) => text.parse()?,
         None => Platform::guest(),
     };
@@ -127,5 +130,20 @@ fn find_image(name: &str, platform: Option<&str>, paths: &Paths) -> Result<Image
     } else {
         Box::new(Quiet)
     };
-    Ok(store.resolve(&reference, &platform, &mut *progress)?)
+    let remote = match &reference {
+        Reference::Stored(Stored::Name(name) | Stored::NameOrId { name, .. }) => Some(name),
+        _ => None,
+    };
+    let pull = |name| image_verbs::pull_missing(&store, name, args.platform.as_deref());
+    match remote {
+        Some(name) if args.pull == PullPolicy::Always => pull(name).map_err(Box::new)?,
+        _ => {}
+    }
+    match (store.resolve(&reference, &platform, &mut *progress), remote) {
+        (Err(ImageError::NotFound(_)), Some(name)) if args.pull == PullPolicy::Missing => {
+            pull(name).map_err(Box::new)?;
+            Ok(store.resolve(&reference, &platform, &mut *progress)?)
+        }
+        (resolved, _) => Ok(resolved?),
+    }
 }

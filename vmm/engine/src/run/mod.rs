@@ -51,6 +51,8 @@ pub enum RunError {
     #[error(transparent)]
     Container(#[from] ContainerError),
     #[error(transparent)]
+    Pull(#[from] Box<crate::image_verbs::VerbError>),
+    #[error(transparent)]
     Reference(#[from] ReferenceError),
     #[error(transparent)]
     Platform(#[from] PlatformError),
