@@ -29,7 +29,9 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
     logger::init(cli.verbose);
     let paths = Paths::resolve(cli.root, cli.state)?;
     match cli.command {
+        Command::Completion(args) => Ok(args.print().map(|()| 0)?),
         Command::Doctor => doctor::run(&paths),
+        Command::ManPages(args) => Ok(args.write().map(|()| 0)?),
         Command::Images(verb) => Ok(image_verbs::run(verb, &paths)?),
         Command::Supervise(args) => Ok(background::supervise(&args.into(), &paths)?),
         Command::Container(command) => container(*command, &paths, begin_us),

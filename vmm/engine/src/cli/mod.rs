@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: literal flags here and in [`run`], what they mean in [`crate::container`].
 
+pub mod completion;
 pub mod exec;
 pub mod image;
 pub mod life;
@@ -64,6 +65,8 @@ pub struct Cli {
 pub enum Command {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
     /// Show what the kernel of a container's machine has said
     Console(look::ConsoleArgs),
     /// Create a container, without running it
@@ -109,6 +112,8 @@ pub enum Command {
     /// Manage containers
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Container(Box<ContainerCommand>),
+    /// Write man pages into a directory
+    ManPages(completion::ManPagesArgs),
     #[command(flatten)]
     Images(image::ImageVerb),
 }
