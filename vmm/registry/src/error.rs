@@ -77,7 +77,7 @@ pub(crate) fn from_reqwest(host: &str, error: reqwest::Error) -> RegistryError {
 }
 
 /// The innermost cause says what happened; those around it, where in the library.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

@@ -12,7 +12,7 @@ use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientP
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 
-use crate::error::{RegistryError, from_oci, from_reqwest};
+use crate::error::{RegistryError, from_oci, from_reqwest, root_cause};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Without a byte from the other side.
@@ -82,6 +82,12 @@ impl Registry {
         };
         let insecure = !options.tls_verify || is_loopback(host);
         let http = client(host, insecure)?;
+        if insecure {
+            // oci-client makes one of these on the way, and panics where it can't.
+            reqwest::Client::builder()
+                .build()
+                .map_err(unprepared(host))?;
+        }
         let scheme = match insecure {
             false => "https",
             true => runtime.block_on(probe(&http, host)),
@@ -123,17 +129,21 @@ fn client(host: &str, insecure: bool) -> Result<reqwest::Client, RegistryError> 
         .read_timeout(READ_TIMEOUT)
         .user_agent(USER_AGENT)
         .tls_danger_accept_invalid_certs(insecure);
-    let failed = |error: reqwest::Error| RegistryError::Client {
-        host: host.to_owned(),
-        reason: format!("{error:?}"),
-    };
+    let failed = unprepared(host);
     let own = certificates(host);
     if !own.is_empty() {
         let parsed = own.iter().map(|pem| reqwest::Certificate::from_pem(pem));
-        let parsed = parsed.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let parsed = parsed.collect::<Result<Vec<_>, _>>().map_err(&failed)?;
         builder = builder.tls_certs_merge(parsed);
     }
     builder.build().map_err(failed)
+}
+
+fn unprepared(host: &str) -> impl Fn(reqwest::Error) -> RegistryError + '_ {
+    |error| RegistryError::Client {
+        host: host.to_owned(),
+        reason: format!("{}; are ca-certificates installed?", root_cause(&error)),
+    }
 }
 
 pub(crate) fn oci(

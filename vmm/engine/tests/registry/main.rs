@@ -239,6 +239,17 @@ fn what_a_registry_should_not_do_is_told_in_one_line() {
 }
 
 #[test]
+fn a_machine_without_certificates() {
+    let home = Home::new();
+    let mut pull = home.command(&["pull", "127.0.0.1:1/app"]);
+    pull.env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent");
+    let done = pull.output().unwrap();
+    assert_eq!(done.status.code(), Some(1), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("are ca-certificates installed?"));
+}
+
+#[test]
 fn nothing_for_our_platform() {
     let Some(registry) = Registry::start() else {
         return;
