@@ -7,7 +7,7 @@ SHELL := /bin/bash -eu -o pipefail
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-# The engine looks for the monitor, the kernel and the initramfs beside itself: this is that place.
+# The engine looks for the monitor, the kernel and the guest's root beside itself: this is that place.
 STAGE := target/walnut
 CARGO ?= cargo
 # Where cargo puts static binaries (.cargo/config.toml names the target).
@@ -20,7 +20,7 @@ B ?=
 
 say = @printf '\033[1m%s\033[0m\n' '$(1)' >&2
 
-.PHONY: help deps build programs guest-image kernel initramfs test-tools test-images run shell \
+.PHONY: help deps build programs guest-image kernel guest-root test-tools test-images run shell \
 	check fmt-check clippy repo-check test unit-tests host-tests integration-tests bench clean
 
 help: ## List the targets
@@ -36,7 +36,7 @@ programs: deps
 	@mkdir -p $(STAGE)
 	@for program in walnut walnut-vmm; do .ci/stage $(BUILT)/release/$$program $(STAGE)/$$program; done
 
-guest-image: kernel initramfs ## Build the guest's kernel and initramfs (the kernel once, then from the cache)
+guest-image: kernel guest-root ## Build the guest's kernel and root (the kernel once, then from the cache)
 
 kernel: deps
 	@mkdir -p $(STAGE)
@@ -44,10 +44,10 @@ kernel: deps
 		guest-image/prune-kernels "$$kernel"
 
 # The agent is built by `programs`, so that two cargos never wait for each other.
-initramfs: programs
-	@guest-image/build-initramfs $(BUILT)/release/walnut-agent $(STAGE)/initramfs.cpio.new
-	@.ci/stage $(STAGE)/initramfs.cpio.new $(STAGE)/initramfs.cpio
-	@rm -f $(STAGE)/initramfs.cpio.new
+guest-root: programs
+	@guest-image/build-root $(BUILT)/release/walnut-agent $(STAGE)/guest.erofs.new
+	@.ci/stage $(STAGE)/guest.erofs.new $(STAGE)/guest.erofs
+	@rm -f $(STAGE)/guest.erofs.new
 
 # After `programs`, for the same reason.
 test-tools: programs
@@ -98,7 +98,7 @@ bench: build test-tools ## Measure walnut beside what is installed; JSON and a t
 	@$(CARGO) build --release --locked -p walnut-tests --bin bench --bin bench-init
 	@mkdir -p target/bench
 	@$(BUILT)/release/bench prepare --images $(IMAGES)/bench
-	@guest-image/build-initramfs $(BUILT)/release/bench-init $(IMAGES)/bench/init.cpio
+	@tests/build-initramfs $(BUILT)/release/bench-init $(IMAGES)/bench/init.cpio
 	@$(EMULATED_HOST) auto --timeout-s 5400 --output target/bench -- \
 		$(BUILT)/release/bench --images $(IMAGES)/bench --out $(CURDIR)/target/bench $(B)
 

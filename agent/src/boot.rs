@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the kernel's hand-over to a place where containers can be made. PID 1's only thread.
 //!
-//! Requirements: the initramfs, with this program as `/init`; perhaps no `/dev/console`, so that
-//! descriptors 0 to 2 may be closed. Result: a tmpfs root (the initramfs is a *rootfs*, which
-//! `pivot_root` refuses to leave and which a container's own `pivot_root` can't have for a parent),
+//! Requirements: a root with this program as `/init` and a directory `/newroot`, read-only;
+//! perhaps no `/dev/console`, so that descriptors 0 to 2 may be closed. Result: a tmpfs root,
 //! proc, sysfs, devtmpfs, devpts, shm and cgroup2 with every controller passed on to the containers'
 //! group, descriptors 0 to 2 on `/dev/null`, the log open, `lo` up.
 
@@ -96,12 +95,10 @@ pub fn boot() -> Result<String, BootError> {
     Ok(cmdline)
 }
 
-/// Mounts a tmpfs over the root. The initramfs stays below it: nothing can be unmounted there, and
-/// the only large file in it is this program, which runs.
+/// Mounts a tmpfs over the root, which stays below: this program is in it, and runs.
 fn switch_root() -> Result<(), BootError> {
     const NEW: &str = "/newroot";
     let failed = |step| move |source| BootError::SwitchRoot { step, source };
-    rustix::fs::mkdir(NEW, Mode::from_raw_mode(0o755)).map_err(failed("mkdir"))?;
     mount("tmpfs", NEW, "tmpfs", MountFlags::empty(), c"mode=0755")
         .map_err(failed("mount tmpfs"))?;
     rustix::process::chdir(NEW).map_err(failed("chdir"))?;

@@ -2,7 +2,7 @@
 //! The guest's `/init`.
 //!
 //! Without Rust's own start: that aborts where descriptors 0 to 2 are closed and there is no
-//! `/dev/null` to put in their place, as it is for PID 1 of an initramfs without a console.
+//! `/dev/null` to put in their place, as it is for PID 1 of a guest without a console.
 
 #![no_main]
 #![deny(unsafe_code)]

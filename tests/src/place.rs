@@ -13,7 +13,7 @@ pub fn checkout() -> PathBuf {
     tests.parent().unwrap_or(tests).to_path_buf()
 }
 
-/// Where `make build` stages `walnut`, `walnut-vmm`, `vmlinux` and `initramfs.cpio`, and where the
+/// Where `make build` stages `walnut`, `walnut-vmm`, `vmlinux` and `guest.erofs`, and where the
 /// engine finds the others next to itself. `WALNUT_BIN_DIR` names another place.
 #[must_use]
 pub fn staged() -> PathBuf {

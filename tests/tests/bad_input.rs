@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use walnut_tests::harness::{Done, Home, Program, skip};
@@ -188,7 +189,7 @@ fn files_below(dir: &Path, found: &mut Vec<(PathBuf, u64)>) {
 fn libexec(home: &Home, name: &str, bytes: &[u8]) -> PathBuf {
     let dir = home.path().join("libexec");
     fs::create_dir_all(&dir).unwrap();
-    for file in ["walnut-vmm", "vmlinux", "initramfs.cpio"] {
+    for file in ["walnut-vmm", "vmlinux", "guest.erofs"] {
         let _ = fs::remove_file(dir.join(file));
         fs::copy(place::staged().join(file), dir.join(file)).unwrap();
     }
@@ -215,12 +216,30 @@ fn a_kernel_that_is_none() {
     home.assert_clean();
 }
 
+/// A root file system of the guest with this script as its init, or with none.
+fn guest(home: &Home, init: Option<&str>) -> Vec<u8> {
+    let dir = home.path().join("guest");
+    fs::create_dir_all(dir.join("newroot")).unwrap();
+    if let Some(script) = init {
+        fs::copy("/bin/busybox", dir.join("busybox")).unwrap();
+        fs::write(dir.join("init"), script).unwrap();
+        fs::set_permissions(dir.join("init"), Permissions::from_mode(0o755)).unwrap();
+    }
+    let image = home.path().join("guest.erofs");
+    Program::new("mkfs.erofs")
+        .args(["--quiet", "-E", "noinline_data"])
+        .args([&image, &dir])
+        .run()
+        .succeeded();
+    fs::read(&image).unwrap()
+}
+
 #[test]
 fn a_guest_that_panics() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    let dir = libexec(&home, "initramfs.cpio", b"");
+    let dir = libexec(&home, "guest.erofs", &guest(&home, None));
     let done = run_with(&home, &dir).run();
     done.exited(125);
     let text = String::from_utf8_lossy(&done.stderr);
@@ -233,22 +252,8 @@ fn a_guest_that_never_becomes_ready() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    // An init that only sleeps: busybox, as /init, without arguments of its own.
-    let mut cpio = Vec::new();
-    newc(
-        &mut cpio,
-        "init",
-        0o100_755,
-        b"#!/busybox sh\nexec /busybox sleep 1000\n",
-    );
-    newc(
-        &mut cpio,
-        "busybox",
-        0o100_755,
-        &fs::read("/bin/busybox").unwrap(),
-    );
-    newc(&mut cpio, "TRAILER!!!", 0, b"");
-    let dir = libexec(&home, "initramfs.cpio", &cpio);
+    let sleeper = guest(&home, Some("#!/busybox sh\nexec /busybox sleep 1000\n"));
+    let dir = libexec(&home, "guest.erofs", &sleeper);
     let done = run_with(&home, &dir)
         .env("WALNUT_READY_TIMEOUT_S", "5")
         .run();
@@ -260,29 +265,6 @@ fn a_guest_that_never_becomes_ready() {
         done.story()
     );
     home.assert_clean();
-}
-
-/// One member of a newc cpio (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst).
-fn newc(out: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
-    let fields = [
-        0,
-        mode,
-        0,
-        0,
-        1,
-        0,
-        u32::try_from(content.len()).unwrap(),
-        0,
-        0,
-        0,
-        0,
-    ];
-    let header: String = fields.iter().map(|field| format!("{field:08x}")).collect();
-    let name_len = name.len() + 1;
-    out.extend(format!("070701{header}{name_len:08x}{:08x}{name}\0", 0).bytes());
-    out.resize(out.len().next_multiple_of(4), 0);
-    out.extend(content);
-    out.resize(out.len().next_multiple_of(4), 0);
 }
 
 #[test]

@@ -394,7 +394,7 @@ fn doctor_finds_what_is_there() {
         "/dev/kvm",
         "walnut-vmm",
         "vmlinux",
-        "initramfs",
+        "guest.erofs",
         "cgroup",
         "memory",
     ] {

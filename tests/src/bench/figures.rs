@@ -80,10 +80,10 @@ pub fn figures(report: &Report) -> Vec<Figure> {
         ),
         Figure::new("of which port I/O", 100.0, "", ready("io_exits")),
         Figure::new(
-            "agent and initramfs",
+            "agent and its root file system",
             6.0,
             "MiB",
-            mib(size("initramfs.cpio")),
+            mib(size("guest.erofs")),
         ),
         Figure::new(
             "bytes that differ in 256 MiB through walnut run -i … cat, both ways",

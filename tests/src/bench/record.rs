@@ -57,7 +57,9 @@ pub fn record(
         fs::read(libexec.join(RECORD)).map_err(|source| RecordError::NoMonitor { said, source })?;
     let mut config: VmConfig = serde_json::from_slice(&document).map_err(RecordError::Malformed)?;
     config.kernel = walnut.file("vmlinux");
-    config.initrd = config.initrd.map(|_| walnut.file("initramfs.cpio"));
+    if let Some(guest) = config.pmem.first_mut() {
+        guest.path = walnut.file("guest.erofs");
+    }
     Ok(config)
 }
 

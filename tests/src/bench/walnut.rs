@@ -21,7 +21,7 @@ pub enum WalnutError {
 }
 
 /// The files that `make build` stages.
-pub const FILES: [&str; 4] = ["walnut", "walnut-vmm", "vmlinux", "initramfs.cpio"];
+pub const FILES: [&str; 4] = ["walnut", "walnut-vmm", "vmlinux", "guest.erofs"];
 
 #[derive(Clone, Debug)]
 pub struct Walnut {

@@ -92,6 +92,10 @@ pub struct DiskConfig {
 pub struct PmemConfig {
     /// A raw image of any length; the guest sees it padded with zeros to 2 MiB.
     pub path: PathBuf,
+    /// All of it is in the guest's page tables from the start: for a small image of which the guest
+    /// needs most at once.
+    #[serde(default)]
+    pub prefault: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]

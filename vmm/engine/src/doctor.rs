@@ -106,7 +106,7 @@ fn files() -> Vec<Finding> {
         Ok(dir) => dir,
         Err(e) => return vec![finding(Verdict::Bad, "files", chain(&e))],
     };
-    [Artifacts::MONITOR, Artifacts::KERNEL, Artifacts::INITRAMFS]
+    [Artifacts::MONITOR, Artifacts::KERNEL, Artifacts::GUEST]
         .into_iter()
         .map(|name| {
             let path = dir.join(name);

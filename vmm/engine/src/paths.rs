@@ -121,13 +121,14 @@ fn absolute(path: PathBuf) -> Result<PathBuf, PathError> {
 pub struct Artifacts {
     pub monitor: PathBuf,
     pub kernel: PathBuf,
-    pub initramfs: PathBuf,
+    /// The guest's root file system: the agent.
+    pub guest: PathBuf,
 }
 
 impl Artifacts {
     pub const MONITOR: &str = "walnut-vmm";
     pub const KERNEL: &str = "vmlinux";
-    pub const INITRAMFS: &str = "initramfs.cpio";
+    pub const GUEST: &str = "guest.erofs";
 
     pub fn dir() -> Result<PathBuf, PathError> {
         if let Some(dir) = std::env::var_os("WALNUT_LIBEXEC").filter(|v| !v.is_empty()) {
@@ -153,7 +154,7 @@ impl Artifacts {
         Ok(Self {
             monitor: find(Self::MONITOR)?,
             kernel: find(Self::KERNEL)?,
-            initramfs: find(Self::INITRAMFS)?,
+            guest: find(Self::GUEST)?,
         })
     }
 }

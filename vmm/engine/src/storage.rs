@@ -18,6 +18,8 @@ pub mod disk;
 /// What the guest mounts the volumes' device by.
 const VOLUMES_TAG: &str = "walnut";
 const VOLUMES: &str = "/run/walnut/volumes";
+/// Behind the guest's own root.
+const IMAGE_DEVICE: &str = "/dev/pmem1";
 const IMAGE: &str = "/run/walnut/image";
 const WRITABLE: &str = "/run/walnut/rw";
 const OVERLAY: &str = "/run/walnut/rootfs";
@@ -65,10 +67,13 @@ impl Layout {
         layout.volumes(container);
         let lower = match source {
             Source::Image(path) => {
-                layout.pmem.push(config::PmemConfig { path: path.clone() });
+                layout.pmem.push(config::PmemConfig {
+                    path: path.clone(),
+                    prefault: false,
+                });
                 layout
                     .mounts
-                    .push(mount("erofs", "/dev/pmem0", IMAGE, &["ro", "dax=always"]));
+                    .push(mount("erofs", IMAGE_DEVICE, IMAGE, &["ro", "dax=always"]));
                 IMAGE
             }
             Source::Directory(path) => {

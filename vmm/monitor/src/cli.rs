@@ -111,7 +111,10 @@ impl Args {
             pmem: self
                 .pmem
                 .into_iter()
-                .map(|path| PmemConfig { path })
+                .map(|path| PmemConfig {
+                    path,
+                    prefault: false,
+                })
                 .collect(),
             fs,
             lifeline_fd: None,

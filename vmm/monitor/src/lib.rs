@@ -15,6 +15,7 @@ mod janitor;
 pub mod logging;
 mod machine;
 pub mod memory;
+mod prefault;
 pub mod report;
 pub mod run;
 pub mod terminal;

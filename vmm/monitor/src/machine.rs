@@ -21,6 +21,7 @@ use crate::console::Console;
 use crate::devices::{DeviceError, Devices, Served};
 use crate::ending::Ender;
 use crate::memory::{self, Memory, MemoryError};
+use crate::prefault::prefault;
 use crate::vcpu::Vcpu;
 use crate::virtio::events::DeviceEvents;
 use crate::virtio::mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY};
@@ -103,8 +104,15 @@ impl Machine {
             transports.push(transport);
         }
         let bus = Bus::new(transports, Arc::clone(&console.serial), ender.clone());
-        let entry = files.load(&memory, ram_bytes, config.cpus, &cmdline)?;
-        let vcpus = create_vcpus(&kvm_fd, &vm, config.cpus, entry)?
+        let mut loaded = files.load(&memory, ram_bytes, config.cpus, &cmdline)?;
+        let vcpus = create_vcpus(&kvm_fd, &vm, config.cpus, loaded.entry)?;
+        let prefaulted = config.pmem.iter().zip(&devices.pmem);
+        let prefaulted = prefaulted.filter(|(config, _)| config.prefault);
+        loaded
+            .mapped
+            .extend(prefaulted.map(|(_, mapping)| (mapping.guest, mapping.len)));
+        prefault(&kvm_fd, &vcpus[0], &loaded.mapped);
+        let vcpus = vcpus
             .into_iter()
             .zip(0..)
             .map(|(fd, id)| Vcpu::new(id, fd, Arc::clone(&bus), ender.clone()))

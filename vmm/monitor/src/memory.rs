@@ -3,13 +3,18 @@
 //!
 //! The region type is the one virtiofsd's server works on. No dirty bitmap is ever installed in it.
 
+pub mod mapped;
+
 use std::sync::Arc;
 
 use rustix::mm::{MapFlags, ProtFlags};
 use thiserror::Error;
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vm_memory::mmap::{MmapRegionBuilder, NewBitmap};
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{
+    GuestAddress, GuestMemory as _, GuestMemoryMmap, GuestMemoryRegion as _, GuestRegionMmap,
+    MemoryRegionAddress,
+};
 
 pub type GuestMemory = GuestMemoryMmap<BitmapMmapRegion>;
 
@@ -55,6 +60,15 @@ pub fn allocate(ranges: &[(GuestAddress, usize)]) -> Result<Memory, MemoryError>
     let memory =
         GuestMemory::from_regions(regions).map_err(|_| MemoryError::Region { start, len })?;
     Ok(Arc::new(memory))
+}
+
+/// Where the guest sees what this process has at `host`.
+pub fn guest_address(memory: &GuestMemory, host: usize) -> Option<GuestAddress> {
+    memory.iter().find_map(|region| {
+        let base = region.get_host_address(MemoryRegionAddress(0)).ok()?.addr();
+        let offset = host.checked_sub(base)? as u64;
+        (offset < region.len()).then(|| GuestAddress(region.start_addr().0 + offset))
+    })
 }
 
 /// Maps `len` bytes on a huge-page boundary: reserves one huge page more and gives the ends back.

@@ -137,7 +137,7 @@ impl Bench {
 /// The quietest that the kernel can be and still let init be heard; `quiet` comes first, or the early
 /// console begins with what the kernel has said up to there.
 const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon panic=-1 reboot=k \
-     tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0";
+     tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0 noreplace-smp";
 
 /// Measures every row that was asked for, one after the other.
 pub fn measure(bench: &mut Bench) {

@@ -30,7 +30,7 @@ Files:
 
 Environment:
   WALNUT_LOG              error, warn, info, debug or trace: what is told on stderr
-  WALNUT_LIBEXEC          where walnut-vmm, vmlinux and initramfs.cpio are, if not beside walnut
+  WALNUT_LIBEXEC          where walnut-vmm, vmlinux and guest.erofs are, if not beside walnut
   WALNUT_READY_TIMEOUT_S  how long a machine may take to come up, in seconds";
 
 /// Runs each container in a virtual machine of its own.

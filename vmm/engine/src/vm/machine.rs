@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine's document: what the monitor is told to build.
 
+use std::iter;
 use std::path::PathBuf;
 
 use walnut_vmm_config::{Console, DiskConfig, FsConfig, PmemConfig, VmConfig, VsockConfig};
@@ -22,8 +23,10 @@ const GUEST_CID: u32 = 3;
 /// - `random.trust_cpu=on`: the generator is seeded from RDRAND before anything waits for it.
 /// - `no_timer_check`, `cryptomgr.notests`: self-tests of hardware that KVM emulates exactly.
 /// - `8250.nr_uarts=0`: the driver proper does not probe the port that earlycon uses.
+/// - `root=…`: the agent's file system, mapped from the host's page cache.
 const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon panic=-1 reboot=k \
-     tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0";
+     tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0 noreplace-smp \
+     root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro init=/init";
 
 /// What differs from machine to machine.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub struct Machine {
     pub cpus: u8,
     pub memory_mib: u32,
     pub disks: Vec<DiskConfig>,
+    /// Behind the guest's root, which is `/dev/pmem0`.
     pub pmem: Vec<PmemConfig>,
     pub fs: Vec<FsConfig>,
 }
@@ -43,9 +47,13 @@ impl Machine {
         lifeline_fd: i32,
         report_fd: i32,
     ) -> VmConfig {
+        let guest = PmemConfig {
+            path: artifacts.guest.clone(),
+            prefault: true,
+        };
         VmConfig {
             kernel: artifacts.kernel.clone(),
-            initrd: Some(artifacts.initramfs.clone()),
+            initrd: None,
             cmdline: cmdline(),
             cpus: self.cpus,
             memory_mib: self.memory_mib,
@@ -55,7 +63,7 @@ impl Machine {
                 guest_cid: GUEST_CID,
             }),
             disks: self.disks.clone(),
-            pmem: self.pmem.clone(),
+            pmem: iter::once(guest).chain(self.pmem.iter().cloned()).collect(),
             fs: self.fs.clone(),
             lifeline_fd: Some(lifeline_fd),
             report_fd: Some(report_fd),

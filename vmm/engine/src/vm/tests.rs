@@ -37,7 +37,7 @@ impl Bench {
         let artifacts = Artifacts {
             monitor,
             kernel: "/kernel".into(),
-            initramfs: "/initramfs".into(),
+            guest: "/guest".into(),
         };
         let paths = Paths {
             root: self.temp.path().join("r"),

@@ -211,7 +211,13 @@ mod tests {
 
     fn pmem(file: &tempfile::NamedTempFile) -> Result<Pmem, PmemError> {
         let path = file.path().to_owned();
-        Pmem::new(&PmemConfig { path }, GuestAddress(0x1_0000_0000))
+        Pmem::new(
+            &PmemConfig {
+                path,
+                prefault: false,
+            },
+            GuestAddress(0x1_0000_0000),
+        )
     }
 
     #[expect(unsafe_code, reason = "looks at the mapping as a guest would")]
@@ -272,10 +278,14 @@ mod tests {
         assert!(matches!(pmem(&empty), Err(PmemError::Empty { .. })));
         let gone = PmemConfig {
             path: "/nonexistent/image".into(),
+            prefault: false,
         };
         let error = Pmem::new(&gone, GuestAddress(0)).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/image"));
-        let directory = PmemConfig { path: "/".into() };
+        let directory = PmemConfig {
+            path: "/".into(),
+            prefault: false,
+        };
         assert!(matches!(
             Pmem::new(&directory, GuestAddress(0)),
             Err(PmemError::Empty { .. })

@@ -25,7 +25,8 @@ use super::layout::{
     PML4, PVH_MEMMAP, PVH_MODULES, PVH_START_INFO, ZERO_PAGE, ram_ranges,
 };
 use super::mptable;
-use crate::memory::GuestMemory;
+use crate::memory::mapped::MappedFile;
+use crate::memory::{self, GuestMemory};
 
 const ELF_MAGIC: &[u8; 4] = b"\x7fELF";
 const PVH_MAGIC: u32 = 0x336e_c578;
@@ -53,6 +54,13 @@ pub enum Protocol {
 pub struct Entry {
     pub rip: GuestAddress,
     pub protocol: Protocol,
+}
+
+/// What a machine starts with.
+pub struct Loaded {
+    pub entry: Entry,
+    /// Guest memory that is a file of the host, until the guest writes to it.
+    pub mapped: Vec<(GuestAddress, u64)>,
 }
 
 #[derive(Debug, Error)]
@@ -90,13 +98,13 @@ pub enum BootError {
 
 /// The files a machine boots from, opened before the monitor gives up opening files.
 pub struct BootFiles {
-    kernel: (PathBuf, File),
-    initrd: Option<(PathBuf, File)>,
+    kernel: (PathBuf, MappedFile),
+    initrd: Option<(PathBuf, MappedFile)>,
 }
 
 impl BootFiles {
     pub fn open(kernel: &Path, initrd: Option<&Path>) -> Result<Self, BootError> {
-        let open = |what, path: &Path| match File::open(path) {
+        let open = |what, path: &Path| match File::open(path).and_then(MappedFile::new) {
             Ok(file) => Ok((path.to_owned(), file)),
             Err(source) => Err(BootError::Open {
                 what,
@@ -118,7 +126,7 @@ impl BootFiles {
         ram_bytes: u64,
         cpus: u8,
         cmdline: &str,
-    ) -> Result<Entry, BootError> {
+    ) -> Result<Loaded, BootError> {
         let kernel = load_kernel(memory, &self.kernel.0, &mut self.kernel.1)?;
         let initrd = match &mut self.initrd {
             Some((path, file)) => Some(load_initrd(memory, path, file, kernel.end, ram_bytes)?),
@@ -130,7 +138,16 @@ impl BootFiles {
             None => write_pvh(memory, ram_bytes, initrd)?,
             Some(setup) => write_linux64(memory, ram_bytes, initrd, *setup)?,
         }
-        Ok(kernel.entry)
+        let mapped = [Some(&self.kernel), self.initrd.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(|(_, file)| file.mapped())
+            .filter_map(|&(host, len)| Some((memory::guest_address(memory, host)?, len as u64)))
+            .collect();
+        Ok(Loaded {
+            entry: kernel.entry,
+            mapped,
+        })
     }
 }
 
@@ -144,15 +161,13 @@ struct LoadedKernel {
 fn load_kernel(
     memory: &GuestMemory,
     path: &Path,
-    file: &mut File,
+    file: &mut MappedFile,
 ) -> Result<LoadedKernel, BootError> {
     let mut magic = [0; 4];
-    let read = std::os::unix::fs::FileExt::read_at(file, &mut magic, 0).map_err(|source| {
-        BootError::Read {
-            what: "kernel",
-            path: path.to_owned(),
-            source,
-        }
+    let read = file.peek(&mut magic).map_err(|source| BootError::Read {
+        what: "kernel",
+        path: path.to_owned(),
+        source,
     })?;
     let path = || path.to_owned();
     if read == magic.len() && &magic == ELF_MAGIC {
@@ -208,7 +223,7 @@ fn load_kernel(
 fn load_initrd(
     memory: &GuestMemory,
     path: &Path,
-    file: &mut File,
+    file: &mut MappedFile,
     kernel_end: u64,
     ram_bytes: u64,
 ) -> Result<(GuestAddress, u64), BootError> {
@@ -217,7 +232,7 @@ fn load_initrd(
         path: path.to_owned(),
         source,
     };
-    let len = file.metadata().map_err(failed)?.len();
+    let len = file.len();
     let too_large = || BootError::InitrdTooLarge {
         path: path.to_owned(),
         len,

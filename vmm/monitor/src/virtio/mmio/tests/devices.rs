@@ -121,6 +121,7 @@ fn pmem() {
     file.as_file().set_len(1).unwrap();
     let config = PmemConfig {
         path: file.path().to_owned(),
+        prefault: false,
     };
     let flush = Exchange {
         queue: 0,
