@@ -240,7 +240,7 @@ fn nobody_writes_to_the_image() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    let script = "mknod /tmp/p b $(tr : ' ' < /sys/block/pmem0/dev) && head -c 1 /tmp/p | wc -c; \
+    let script = "mknod /tmp/p b $(tr : ' ' < /sys/block/pmem1/dev) && head -c 1 /tmp/p | wc -c; \
                   echo x 2>&1 > /tmp/p | grep -o 'Operation not permitted'; grep -c ^root /etc/passwd";
     let seen = sh(&home, &["--privileged"], script);
     assert_eq!(seen, "1\nOperation not permitted\n1\n");
