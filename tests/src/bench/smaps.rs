@@ -88,23 +88,21 @@ fn header(line: &str) -> Option<Mapping> {
     })
 }
 
-/// Splits a monitor's memory. The guest's is the shortest run of adjacent, writable, anonymous
-/// mappings that holds `memory_mib`, and any mapping of a file in `images`. `None` where no run is
-/// that long.
+/// Splits a monitor's memory. The guest's is the shortest run of adjacent, writable mappings that
+/// holds `memory_mib`, anonymous but for files in `images` (a kernel's text is mapped in the midst of
+/// memory), and any other mapping of such a file. `None` where no run is that long.
 #[must_use]
 pub fn split(mappings: &[Mapping], memory_mib: u64, images: &[String]) -> Option<Footprint> {
+    let is_image = |m: &Mapping| images.contains(&m.path);
+    let is_ram = |m: &Mapping| m.writable && (is_anonymous(m) || is_image(m));
     let ram = mappings
         .chunk_by(|a, b| is_ram(a) && is_ram(b) && a.end == b.start)
         .filter(|run| run.first().is_some_and(is_ram))
         .filter_map(|run| shortest(run, memory_mib * 1024))
         .min_by_key(|run| size_kib(run))?;
     let mut guest = ram.to_vec();
-    guest.extend(
-        mappings
-            .iter()
-            .filter(|m| images.contains(&m.path))
-            .cloned(),
-    );
+    let elsewhere = mappings.iter().filter(|m| is_image(m) && !ram.contains(m));
+    guest.extend(elsewhere.cloned());
     let guest_kib = guest.iter().map(|m| m.pss_kib).sum();
     let all: u64 = mappings.iter().map(|m| m.pss_kib).sum();
     Some(Footprint {
@@ -114,8 +112,8 @@ pub fn split(mappings: &[Mapping], memory_mib: u64, images: &[String]) -> Option
     })
 }
 
-fn is_ram(mapping: &Mapping) -> bool {
-    mapping.writable && (mapping.path.is_empty() || mapping.path.starts_with("[anon"))
+fn is_anonymous(mapping: &Mapping) -> bool {
+    mapping.path.is_empty() || mapping.path.starts_with("[anon")
 }
 
 fn size_kib(run: &[Mapping]) -> u64 {
@@ -173,6 +171,21 @@ VmFlags: rd wr mr mw me ac
         assert_eq!(footprint.own_kib, 600 + 64 + 20);
         assert_eq!(footprint.guest_kib, 30_900);
         assert_eq!(footprint.guest.len(), 3);
+    }
+
+    #[test]
+    fn a_file_may_lie_in_the_midst_of_guest_memory() {
+        let pieces = "7f0004000000-7f0006000000 rw-p 00000000 00:1c 78    /run/vmlinux\nPss: 500 kB\n\
+                      7f0006000000-7f0008000000 rw-p 00000000 00:00 0 \nPss:";
+        let text = SMAPS.replacen(
+            "7f0004000000-7f0008000000 rw-p 00000000 00:00 0 \nPss:",
+            pieces,
+            1,
+        );
+        let images = ["/run/vmlinux".to_owned()];
+        let footprint = split(&parse(&text), 128, &images).unwrap();
+        assert_eq!(footprint.guest_kib, 30_500);
+        assert_eq!(footprint.own_kib, 600 + 64 + 900 + 20);
     }
 
     #[test]

@@ -167,14 +167,15 @@ fn init(
     rows: &mut Rows,
 ) -> Result<(), RowError> {
     let observed = machine::until_said(name, command, INIT_SAYS)?;
-    rows.add(name, &observed, boot.memory_mib, &[])
+    let kernel = boot.kernel.display().to_string();
+    rows.add(name, &observed, boot.memory_mib, &[kernel])
 }
 
+/// The files that are mapped into the guest.
 fn images(machine: &VmConfig) -> Vec<String> {
-    machine
-        .pmem
-        .iter()
-        .map(|pmem| pmem.path.display().to_string())
+    let pmem = machine.pmem.iter().map(|pmem| &pmem.path);
+    pmem.chain([&machine.kernel])
+        .map(|path| path.display().to_string())
         .collect()
 }
 
