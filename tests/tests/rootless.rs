@@ -60,6 +60,7 @@ fn a_volume_is_the_containers_users() {
     );
     assert_eq!(fs::read_to_string(dir.join("mine")).unwrap(), "1\n2\n");
     assert_eq!(fs::metadata(dir.join("dir/new")).unwrap().uid(), owner);
+    assert_eq!(seen(&["-u", "alice"], "stat -c %u:%g ."), "1000:1000\n");
     assert_eq!(seen(&[], "stat -c %u:%g . dir/new"), "0:0\n0:0\n");
     home.assert_clean();
 }

@@ -6,8 +6,13 @@
 //! stays on the host comes by virtio-fs: one device that holds each volume under a name, one for
 //! `--rootfs`.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use walnut_passwd::MAX_FILE;
 use walnut_protocol::agent::MountPoint;
 use walnut_vmm_config as config;
 
@@ -40,6 +45,31 @@ pub enum Source {
     Directory(PathBuf),
 }
 
+impl Source {
+    /// The first `most` bytes of a file; none where there is no such file.
+    fn read(&self, path: &str, most: u64) -> io::Result<Vec<u8>> {
+        let dir = match self {
+            Self::Image(image) => {
+                let found = walnut_erofs::read_file(&File::open(image)?, path, most)?;
+                return Ok(found.unwrap_or_default());
+            }
+            Self::Directory(dir) => dir,
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir, flags, Mode::empty())?;
+        // Not what a link or a pipe in its place would lead to.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut bytes = Vec::new();
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), inside) {
+            Ok(fd) => File::from(fd).take(most).read_to_end(&mut bytes)?,
+            Err(Errno::NOENT) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        Ok(bytes)
+    }
+}
+
 /// Devices and mounts, in the order in which they are made.
 #[derive(Debug)]
 pub struct Layout {
@@ -64,7 +94,7 @@ impl Layout {
             rootfs: OVERLAY,
             volume_sources: Vec::new(),
         };
-        layout.volumes(container);
+        layout.volumes(container, source);
         let lower = match source {
             Source::Image(path) => {
                 layout.pmem.push(config::PmemConfig {
@@ -96,7 +126,7 @@ impl Layout {
         layout
     }
 
-    fn volumes(&mut self, container: &Container) {
+    fn volumes(&mut self, container: &Container, source: &Source) {
         let mut volumes = Vec::new();
         for (index, volume) in container.volumes.iter().enumerate() {
             let name = index.to_string();
@@ -108,7 +138,12 @@ impl Layout {
             });
         }
         if !volumes.is_empty() {
-            self.share(VOLUMES_TAG, VOLUMES, volumes, owner(&container.user));
+            // Root's monitor has no use for it.
+            let owner = match rustix::process::geteuid().is_root() {
+                true => config::Owner::default(),
+                false => owner(&container.user, source),
+            };
+            self.share(VOLUMES_TAG, VOLUMES, volumes, owner);
         }
     }
 
@@ -160,14 +195,24 @@ impl Layout {
 }
 
 /// Whose the volumes are where all their files are one user's, the caller's: the container's own
-/// user's, who could not write there otherwise. Who a name stands for is the image's to say, which is
-/// not known here: root's then.
-fn owner(user: &str) -> config::Owner {
-    let (uid, gid) = user.split_once(':').unwrap_or((user, ""));
-    let number = |text: &str| text.parse().ok();
-    config::Owner {
-        uid: number(uid).unwrap_or_default(),
-        gid: number(gid).unwrap_or_default(),
+/// user's, who could not write there otherwise. For a user that there is not, the agent has words.
+fn owner(user: &str, source: &Source) -> config::Owner {
+    if user.is_empty() {
+        return config::Owner::default();
+    }
+    let [passwd, group] = ["etc/passwd", "etc/group"].map(|path| {
+        let read = source.read(path, MAX_FILE).unwrap_or_else(|e| {
+            log::debug!("read the image's {path}: {e}");
+            Vec::new()
+        });
+        String::from_utf8_lossy(&read).into_owned()
+    });
+    match walnut_passwd::resolve(&passwd, &group, user, &[]) {
+        Ok(user) => config::Owner {
+            uid: user.uid,
+            gid: user.gid,
+        },
+        Err(_) => config::Owner::default(),
     }
 }
 
@@ -187,15 +232,32 @@ mod tests {
 
     #[test]
     fn volumes_are_the_containers_users() {
+        let root = tempfile::tempdir().unwrap();
+        let source = Source::Directory(root.path().to_owned());
         let ids = |user: &str| {
-            let owner = owner(user);
+            let owner = owner(user, &source);
             (owner.uid, owner.gid)
         };
         assert_eq!(ids("1000:1001"), (1000, 1001));
         assert_eq!(ids("1000"), (1000, 0));
-        for user in ["", "0", "alice", "alice:staff", "-1:x", "99999999999"] {
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        let etc = |file: &str, text| std::fs::write(root.path().join("etc").join(file), text);
+        etc("passwd", "alice:x:1000:100::/:\n").unwrap();
+        etc("group", "staff:x:50:\n").unwrap();
+        assert_eq!(ids("1000"), (1000, 100));
+        assert_eq!(ids("alice"), (1000, 100));
+        assert_eq!(ids("alice:staff"), (1000, 50));
+        for user in ["", "0", "bob", "alice:nosuch", "-1", "99999999999"] {
             assert_eq!(ids(user), (0, 0), "{user}");
         }
-        assert_eq!(ids("alice:7"), (0, 7));
+    }
+
+    #[test]
+    fn a_link_leads_nowhere_else() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", root.path().join("etc/passwd")).unwrap();
+        let source = Source::Directory(root.path().to_owned());
+        assert!(source.read("etc/passwd", MAX_FILE).is_err());
     }
 }

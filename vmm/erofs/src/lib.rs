@@ -45,6 +45,7 @@ mod layout;
 mod ondisk;
 mod output;
 mod path;
+mod read;
 pub mod tar;
 mod tree;
 mod xattr;
@@ -52,6 +53,7 @@ mod xattr;
 pub use builder::{Builder, FinishError, Limits, Summary};
 pub use layer::{EntryError, LayerError};
 pub use path::PathError;
+pub use read::read_file;
 pub use xattr::XattrError;
 
 /// The image's length is a multiple of this: virtio-pmem maps nothing smaller.

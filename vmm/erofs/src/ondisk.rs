@@ -17,8 +17,8 @@ pub(crate) const DIRENT: u64 = 12;
 const DIRENT_LEN: usize = 12;
 pub(crate) const XATTR_HEADER: usize = 12;
 
-const MAGIC: u32 = 0xe0f5_e1e2;
-const SUPER_OFFSET: usize = 1024;
+pub(crate) const MAGIC: u32 = 0xe0f5_e1e2;
+pub(crate) const SUPER_OFFSET: usize = 1024;
 const COMPAT_SB_CHKSUM: u32 = 1;
 const COMPAT_MTIME: u32 = 2;
 
@@ -51,7 +51,7 @@ impl FileType {
         }
     }
 
-    fn mode(self) -> u16 {
+    pub(crate) fn mode(self) -> u16 {
         match self {
             FileType::Fifo => 0o010_000,
             FileType::Char => 0o020_000,

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use support::archive::Archive;
 use support::{Seen, build, is_root, see, untar};
 use tar::EntryType;
-use walnut_erofs::{Builder, LayerError, Limits};
+use walnut_erofs::{Builder, LayerError, Limits, read_file};
 
 /// A little of everything, in attributes that tar can restore on any file system.
 fn everything() -> Archive {
@@ -428,4 +428,49 @@ fn inodes(root: &std::path::Path) -> u64 {
     numbers.sort_unstable();
     numbers.dedup();
     numbers.len() as u64 + 1
+}
+
+#[test]
+fn single_files_are_read_back() {
+    let image = build(&[everything().finish()]).unwrap();
+    let file = image.file.as_file();
+    let read = |path: &str, most| read_file(file, path, most).unwrap();
+    assert_eq!(read("usr/bin/su", 1 << 20), Some(vec![b'#'; 5000]));
+    assert_eq!(read("usr/bin/su", 4097), Some(vec![b'#'; 4097]));
+    assert_eq!(read("/usr//bin/sudo", 3), Some(vec![b'#'; 3]));
+    assert_eq!(read("empty", 9), Some(Vec::new()));
+    assert_eq!(read("foreign", 9), Some(b"1".to_vec()));
+    // A directory of many blocks, a name that is the start of another's.
+    for n in [0, 1, 500, 999] {
+        let path = format!("many/{n:03}-{}", "x".repeat(n % 100));
+        assert_eq!(read(&path, 9), Some(n.to_string().into_bytes()), "{path}");
+    }
+    for path in [
+        "many/00",
+        "many",
+        "nosuch",
+        "usr/bin/su/x",
+        "link",
+        "fifo",
+        "",
+    ] {
+        assert_eq!(read(path, 9), None, "{path}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_image_is_an_error_at_most(
+        damage in prop::collection::vec((0usize..16384, any::<u8>()), 1..200),
+    ) {
+        let archive = Archive::new().dir("etc/").file("etc/passwd", b"root:x:0:0::/:\n");
+        let file = tempfile::tempfile().unwrap();
+        let mut builder = Builder::new(file.try_clone().unwrap(), Limits::default());
+        builder.add_layer(archive.finish().as_slice()).unwrap();
+        builder.finish([7; 16]).unwrap();
+        for (at, byte) in damage {
+            file.write_all_at(&[byte], at as u64).unwrap();
+        }
+        let _ = read_file(&file, "etc/passwd", 4096);
+    }
 }
