@@ -25,6 +25,11 @@ impl Platform {
         }
     }
 
+    /// What was asked for; else what our guests are.
+    pub fn wanted(text: Option<&str>) -> Result<Self, PlatformError> {
+        text.map_or_else(|| Ok(Self::guest()), str::parse)
+    }
+
     /// Whether an image for `offered` runs here. A variant is only compared where both name one.
     pub(super) fn accepts(&self, offered: &Platform) -> bool {
         let variants_differ = match (&self.variant, &offered.variant) {

@@ -15,10 +15,7 @@ pub(super) fn import(args: &ImportArgs, store: &Store) -> Result<(), VerbError> 
         url if url.contains("://") => return Err(VerbError::ImportUrl(shown)),
         _ => transfer::open(&args.file)?,
     };
-    let platform = match &args.platform {
-        Some(text) => text.parse()?,
-        None => Platform::guest(),
-    };
+    let platform = Platform::wanted(args.platform.as_deref())?;
     let name: Option<Name> = args.name.as_deref().map(str::parse).transpose()?;
     let created = Timestamp::now().rfc3339();
     let mut config = json!({

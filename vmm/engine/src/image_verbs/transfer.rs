@@ -16,10 +16,7 @@ pub(super) fn load(args: &LoadArgs, store: &Store) -> Result<(), VerbError> {
         None if io::stdin().is_terminal() => return Err(VerbError::NothingToLoad),
         None => (PathBuf::from("stdin"), stdin()?),
     };
-    let platform = match &args.platform {
-        Some(text) => text.parse()?,
-        None => Platform::guest(),
-    };
+    let platform = Platform::wanted(args.platform.as_deref())?;
     let mut progress: Box<dyn Progress> = match args.quiet {
         true => Box::new(Quiet),
         false => Box::new(Terminal::stderr()),

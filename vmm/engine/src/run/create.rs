@@ -119,10 +119,7 @@ fn directory(path: &Path) -> Result<PathBuf, RunError> {
 /// From the store, or out of an archive or a registry into the store.
 fn find_image(name: &str, args: &ContainerArgs, paths: &Paths) -> Result<Image, RunError> {
     let reference: Reference = name.parse()?;
-    let platform = match &args.platform {
-        Some(text) => text.parse()?,
-        None => Platform::guest(),
-    };
+    let platform = Platform::wanted(args.platform.as_deref())?;
     let store = Store::open(&paths.root)?;
     // Elsewhere stderr is the container's.
     let mut progress: Box<dyn Progress> = if io::stderr().is_terminal() {
