@@ -266,11 +266,8 @@ pub struct PullArgs {
     /// Print nothing but the image's name
     #[arg(short, long)]
     pub quiet: bool,
-    /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too
-    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "true", default_missing_value = "true", value_name = "BOOL",
-          hide_possible_values = true)]
-    pub tls_verify: bool,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[arg(value_name = "IMAGE[:TAG|@DIGEST]")]
     pub image: String,
 }
@@ -284,11 +281,8 @@ pub struct PushArgs {
     /// Print nothing but the image's name
     #[arg(short, long)]
     pub quiet: bool,
-    /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too
-    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "true", default_missing_value = "true", value_name = "BOOL",
-          hide_possible_values = true)]
-    pub tls_verify: bool,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[arg(value_name = "IMAGE[:TAG]")]
     pub image: String,
 }
@@ -309,11 +303,8 @@ pub struct LoginArgs {
     /// Read the password from standard input
     #[arg(long)]
     pub password_stdin: bool,
-    /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too
-    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "true", default_missing_value = "true", value_name = "BOOL",
-          hide_possible_values = true)]
-    pub tls_verify: bool,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[arg(value_name = "SERVER")]
     pub server: Option<String>,
 }
@@ -325,4 +316,14 @@ Examples:
 pub struct LogoutArgs {
     #[arg(value_name = "SERVER")]
     pub server: Option<String>,
+}
+
+/// How far a registry is trusted.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct TlsArgs {
+    /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too
+    #[arg(long = "tls-verify", action = clap::ArgAction::Set, num_args = 0..=1,
+          require_equals = true, default_value = "true", default_missing_value = "true",
+          value_name = "BOOL", hide_possible_values = true)]
+    pub verify: bool,
 }

@@ -11,7 +11,7 @@ use super::digest::Digest;
 use super::error::ImageError;
 use super::publish;
 use super::store::{Store, failed};
-use super::table::{Record, Table};
+use super::table::Record;
 
 /// What a blob that was only half fetched is called behind its digest.
 pub(super) const PARTIAL: &str = ".part";
@@ -25,7 +25,7 @@ impl Store {
             return Ok(0);
         };
         // Names may still change, but no image can come.
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let blobs: BTreeSet<String> = table.iter().flat_map(blobs_of).map(|d| d.hex()).collect();
         let rootfs: BTreeSet<String> = table
             .iter()
@@ -46,7 +46,7 @@ impl Store {
 impl Store {
     /// Bytes of disk that some images take together.
     pub fn disk_usage(&self, counts: impl Fn(Digest) -> bool) -> Result<u64, ImageError> {
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let mut paths = BTreeSet::new();
         for (manifest, record) in table.iter().filter(|(manifest, _)| counts(*manifest)) {
             paths.insert(self.erofs_path(record.rootfs));

@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::reference::Name;
 use super::source::{Blob, blob_path, unnamed_file};
 use super::store::Store;
-use super::table::{StoredLayer, Table};
+use super::table::StoredLayer;
 
 /// The uppermost layer of a new image.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl Store {
         let Some(manifest) = base else {
             return Ok(Vec::new());
         };
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let not_found = || ImageError::NotFound(manifest.to_string());
         let record = table.get(manifest).ok_or_else(not_found)?;
         let image = super::reference::Stored::Digest(manifest);

@@ -65,8 +65,9 @@ impl Store {
         reference: &str,
         progress: &mut dyn Progress,
     ) -> Result<Image, ImageError> {
-        let known = self.reuse(Some(choice.manifest), &choice.names, platform, reference)?;
-        if let Some(image) = known {
+        let table = self.table()?;
+        let (manifest, names) = (choice.manifest, &choice.names);
+        if let Some(image) = self.reuse(&table, manifest, names, platform, reference)? {
             return Ok(image);
         }
         let draft = oci::read(source, choice, platform, reference)?;
@@ -81,10 +82,12 @@ impl Store {
         reference: &str,
         progress: &mut dyn Progress,
     ) -> Result<Image, ImageError> {
-        let known = self.manifest_of(draft.config.digest)?;
-        match self.reuse(known, &draft.names, platform, reference)? {
-            Some(image) => Ok(image),
-            None => self.load(source, draft, platform, reference, progress),
+        let table = self.table()?;
+        if let Some((manifest, _)) = table.by_config(draft.config.digest)
+            && let Some(image) = self.reuse(&table, manifest, &draft.names, platform, reference)?
+        {
+            return Ok(image);
         }
+        self.load(source, draft, platform, reference, progress)
     }
 }

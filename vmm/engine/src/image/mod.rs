@@ -49,7 +49,7 @@ pub use names::{Details, Removed, User};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Progress, Quiet, Terminal};
 pub use publish::write_file;
-pub use pull::{Pulled, connect};
+pub use pull::{HUB, Pulled, connect, connect_to};
 pub use reference::{DEFAULT_REGISTRY, Name, Reference, ReferenceError, Stored};
 pub use store::{Image, Store};
 pub use table::Listed;

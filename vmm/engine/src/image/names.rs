@@ -50,12 +50,12 @@ enum Given {
 
 impl Store {
     pub fn list(&self) -> Result<Vec<Listed>, ImageError> {
-        Ok(Table::read(&self.table_path())?.list())
+        Ok(self.table()?.list())
     }
 
     /// An image without opening it.
     pub fn look_up(&self, wanted: &Stored) -> Result<Listed, ImageError> {
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let not_found = || ImageError::NotFound(wanted.to_string());
         let manifest = table.find(wanted)?.ok_or_else(not_found)?;
         let mut listed = table.list().into_iter();
@@ -66,7 +66,7 @@ impl Store {
 
     /// Bytes of each layer's tar, the lowest first.
     pub fn layer_sizes(&self, manifest: Digest) -> Result<Vec<u64>, ImageError> {
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let layers = table.get(manifest).map(|record| &record.layers[..]);
         let layers = layers.unwrap_or_default().iter();
         Ok(layers.map(|layer| layer.unpacked).collect())
@@ -74,7 +74,7 @@ impl Store {
 
     /// What only `inspect` wants to know.
     pub fn details(&self, manifest: Digest) -> Result<Details, ImageError> {
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let not_found = || ImageError::NotFound(manifest.to_string());
         let record = table.get(manifest).ok_or_else(not_found)?;
         let bytes = self.blobs.read(manifest)?.unwrap_or_default();

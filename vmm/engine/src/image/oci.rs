@@ -168,14 +168,14 @@ pub(super) fn draft(
     })
 }
 
-fn digest(descriptor: &Descriptor, what: &str) -> Result<Digest, ImageError> {
+pub(super) fn digest(descriptor: &Descriptor, what: &str) -> Result<Digest, ImageError> {
     Digest::from_oci(descriptor.digest()).map_err(|source| ImageError::Digest {
         what: what.into(),
         source,
     })
 }
 
-fn parse_index(bytes: &[u8], what: &str) -> Result<ImageIndex, ImageError> {
+pub(super) fn parse_index(bytes: &[u8], what: &str) -> Result<ImageIndex, ImageError> {
     serde_json::from_slice(bytes).map_err(|source| ImageError::Json {
         what: what.into(),
         source,
@@ -218,28 +218,33 @@ fn pick(
     pick_among(source, &entries, platform, depth + 1)
 }
 
-/// The first entry for our platform; one that doesn't say counts as fitting where nothing else
-/// does, and its configuration will tell.
 fn pick_among(
     source: &Source,
     entries: &[&Descriptor],
     platform: &Platform,
     depth: usize,
 ) -> Result<Digest, ImageError> {
-    let offers = |entry: &&&Descriptor| {
-        entry
-            .platform()
-            .as_ref()
-            .is_some_and(|offered| platform.accepts(&offered.into()))
+    let entry = choose_entry(entries.iter().copied(), platform)?;
+    pick(source, entry, platform, depth)
+}
+
+/// The first entry for our platform; one that doesn't say counts as fitting where nothing else
+/// does, and its configuration will tell.
+pub(super) fn choose_entry<'a>(
+    mut entries: impl Iterator<Item = &'a Descriptor> + Clone,
+    platform: &Platform,
+) -> Result<&'a Descriptor, ImageError> {
+    let mut unsaid = entries.clone().filter(|entry| entry.platform().is_none());
+    let offers = |entry: &&Descriptor| {
+        let offered = entry.platform().as_ref();
+        offered.is_some_and(|offered| platform.accepts(&offered.into()))
     };
-    let entry = entries
-        .iter()
+    entries
         .find(offers)
-        .or_else(|| entries.iter().find(|entry| entry.platform().is_none()))
+        .or_else(|| unsaid.next())
         .ok_or_else(|| ImageError::NoMatchingManifest {
             wanted: platform.clone(),
-        })?;
-    pick(source, entry, platform, depth)
+        })
 }
 
 fn annotation<'a>(entry: &'a Descriptor, key: &str) -> Option<&'a str> {

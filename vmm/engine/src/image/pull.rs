@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use oci_spec::image::{Descriptor, ImageIndex};
 use walnut_registry::{Credential, Manifest, Options, Registry, RegistryError};
 
 use super::digest::Digest;
@@ -16,10 +15,9 @@ use super::platform::Platform;
 use super::progress::Progress;
 use super::reference::{DEFAULT_REGISTRY, Name};
 use super::store::Store;
-use super::table::Table;
 
 /// Where Docker Hub's registry is.
-const HUB: &str = "registry-1.docker.io";
+pub const HUB: &str = "registry-1.docker.io";
 /// Layers that are fetched at once.
 const PARALLEL: usize = 3;
 const MAX_CONFIG: u64 = 8 << 20;
@@ -34,13 +32,13 @@ pub struct Pulled {
     pub new: bool,
 }
 
-/// The registry that a name belongs to.
-pub fn connect(
-    name: &Name,
+/// A registry as names call it.
+pub fn connect_to(
+    registry: &str,
     tls_verify: bool,
     credentials: Option<Credential>,
-) -> Result<Registry, ImageError> {
-    let host = match name.registry() {
+) -> Result<Registry, RegistryError> {
+    let host = match registry {
         DEFAULT_REGISTRY => HUB,
         other => other,
     };
@@ -48,7 +46,16 @@ pub fn connect(
         tls_verify,
         credentials,
     };
-    Registry::connect(host, options).map_err(|error| of_registry(name, error))
+    Registry::connect(host, options)
+}
+
+/// The registry that a name belongs to.
+pub fn connect(
+    name: &Name,
+    tls_verify: bool,
+    credentials: Option<Credential>,
+) -> Result<Registry, ImageError> {
+    connect_to(name.registry(), tls_verify, credentials).map_err(|error| of_registry(name, error))
 }
 
 /// In Docker's words.
@@ -99,8 +106,9 @@ impl Store {
         };
         let shown = name.to_string();
         let digests = [name.at(digest)];
-        if let Some(image) = self.open_image(manifest.digest, platform, &shown)? {
-            let moved = !self.known(manifest.digest, name)?;
+        let table = self.table()?;
+        if let Some(image) = self.open_image(&table, manifest.digest, platform, &shown)? {
+            let moved = !table.has_names(manifest.digest, std::slice::from_ref(name));
             self.change(|table| {
                 table.add_names(manifest.digest, std::slice::from_ref(name));
                 table.add_digests(manifest.digest, &digests);
@@ -168,11 +176,6 @@ impl Store {
             }
         }
     }
-
-    fn known(&self, manifest: Digest, name: &Name) -> Result<bool, ImageError> {
-        let table = Table::read(&self.table_path())?;
-        Ok(table.has_names(manifest, std::slice::from_ref(name)))
-    }
 }
 
 fn parse_digest(text: &str) -> Result<Digest, ImageError> {
@@ -185,29 +188,15 @@ fn parse_digest(text: &str) -> Result<Digest, ImageError> {
 /// The manifest for a platform, out of an index; `None` where it is a manifest itself.
 fn pick(top: &Manifest, platform: &Platform) -> Result<Option<Digest>, ImageError> {
     let what = format!("manifest {}", top.digest);
-    let json = |source| ImageError::Json {
-        what: what.clone(),
-        source,
-    };
-    let said: serde_json::Value = serde_json::from_slice(&top.bytes).map_err(json)?;
+    let said: serde_json::Value =
+        serde_json::from_slice(&top.bytes).map_err(|source| ImageError::Json {
+            what: what.clone(),
+            source,
+        })?;
     if said["manifests"].is_null() {
         return Ok(None);
     }
-    let index: ImageIndex = serde_json::from_slice(&top.bytes).map_err(json)?;
-    let offers = |entry: &&Descriptor| {
-        let offered = entry.platform().as_ref();
-        offered.is_some_and(|offered| platform.accepts(&offered.into()))
-    };
-    let entries = index.manifests();
-    let entry = entries
-        .iter()
-        .find(offers)
-        .or_else(|| entries.iter().find(|entry| entry.platform().is_none()))
-        .ok_or_else(|| ImageError::NoMatchingManifest {
-            wanted: platform.clone(),
-        })?;
-    let digest = Digest::from_oci(entry.digest());
-    digest
-        .map(Some)
-        .map_err(|source| ImageError::Digest { what, source })
+    let index = oci::parse_index(&top.bytes, &what)?;
+    let entry = oci::choose_entry(index.manifests().iter(), platform)?;
+    oci::digest(entry, &what).map(Some)
 }

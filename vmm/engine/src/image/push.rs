@@ -11,7 +11,6 @@ use super::error::ImageError;
 use super::names::OCI_MANIFEST;
 use super::reference::{Name, Stored};
 use super::store::Store;
-use super::table::Table;
 
 impl Store {
     /// Digest and length of the manifest. `tell` gets a layer's digest and what became of it.
@@ -27,7 +26,7 @@ impl Store {
         };
         // Nothing that is being pushed goes away meanwhile.
         let _busy = self.busy()?;
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let wanted = Stored::Name(name.clone());
         let no_tag = || ImageError::NoSuchTag(name.to_string());
         let manifest = table.find(&wanted)?.ok_or_else(no_tag)?;

@@ -14,7 +14,7 @@ use super::oci::{FULL_NAME, REF_NAME};
 use super::reference::{Name, Stored};
 use super::source::blob_path;
 use super::store::Store;
-use super::table::{Record, Table};
+use super::table::Record;
 
 /// One image of the archive.
 struct Saved {
@@ -37,7 +37,7 @@ impl Store {
     }
 
     fn to_save(&self, wanted: &[Stored]) -> Result<Vec<Saved>, ImageError> {
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let mut images: Vec<Saved> = Vec::new();
         for wanted in wanted {
             let not_found = || ImageError::NotFound(wanted.to_string());

@@ -128,13 +128,12 @@ impl Store {
     ) -> Result<Image, ImageError> {
         let shown = wanted.to_string();
         let not_found = || ImageError::NotFound(shown.clone());
-        let digest = Table::read(&self.table_path())?
-            .find(wanted)?
-            .ok_or_else(not_found)?;
-        if let Some(image) = self.open_image(digest, platform, &shown)? {
+        let table = self.table()?;
+        let digest = table.find(wanted)?.ok_or_else(not_found)?;
+        if let Some(image) = self.open_image(&table, digest, platform, &shown)? {
             return Ok(image);
         }
-        let draft = self.draft(digest)?.ok_or_else(not_found)?;
+        let draft = self.draft(&table, digest)?.ok_or_else(not_found)?;
         self.load(
             &Source::directory(&self.dir)?,
             draft,
@@ -145,8 +144,7 @@ impl Store {
     }
 
     /// An image whose EROFS image is to be made again, if its blobs are all there.
-    fn draft(&self, manifest: Digest) -> Result<Option<Draft>, ImageError> {
-        let table = Table::read(&self.table_path())?;
+    fn draft(&self, table: &Table, manifest: Digest) -> Result<Option<Draft>, ImageError> {
         let Some(record) = table.get(manifest) else {
             return Ok(None);
         };
@@ -180,27 +178,21 @@ impl Store {
         Ok(Some(draft).filter(|draft| draft.chain_id() == record.rootfs))
     }
 
-    /// The manifest of an image that is known by its ID.
-    pub(super) fn manifest_of(&self, id: Digest) -> Result<Option<Digest>, ImageError> {
-        let table = Table::read(&self.table_path())?;
-        Ok(table.by_config(id).map(|(manifest, _)| manifest))
-    }
-
     /// The image with this manifest if it is complete, given these names.
     pub(super) fn reuse(
         &self,
-        manifest: Option<Digest>,
+        table: &Table,
+        manifest: Digest,
         names: &[Name],
         platform: &Platform,
         reference: &str,
     ) -> Result<Option<Image>, ImageError> {
-        let Some(manifest) = manifest else {
+        let Some(mut image) = self.open_image(table, manifest, platform, reference)? else {
             return Ok(None);
         };
-        let Some(mut image) = self.open_image(manifest, platform, reference)? else {
-            return Ok(None);
-        };
-        image.names = self.name(manifest, names)?;
+        if !table.has_names(manifest, names) {
+            image.names = self.name(manifest, names)?;
+        }
         Ok(Some(image))
     }
 
@@ -225,7 +217,7 @@ impl Store {
                 return Err(error);
             }
         };
-        self.open_image(manifest, platform, reference)?
+        self.open_image(&self.table()?, manifest, platform, reference)?
             .ok_or_else(|| ImageError::NotFound(reference.into()))
     }
 
@@ -292,7 +284,7 @@ impl Store {
 
     /// What is known of a draft's layers, if all of them are kept.
     fn known_layers(&self, draft: &Draft) -> Result<Option<Vec<StoredLayer>>, ImageError> {
-        let table = Table::read(&self.table_path())?;
+        let table = self.table()?;
         let known = |spec: &LayerSpec| {
             let digest = spec.digest.filter(|digest| self.blobs.has(*digest))?;
             table.layer(digest, spec.diff_id).cloned()
@@ -309,11 +301,11 @@ impl Store {
     /// `None` where anything of it is missing: then it must be loaded again.
     pub(super) fn open_image(
         &self,
+        table: &Table,
         manifest: Digest,
         platform: &Platform,
         reference: &str,
     ) -> Result<Option<Image>, ImageError> {
-        let table = Table::read(&self.table_path())?;
         let Some(record) = table.get(manifest) else {
             return Ok(None);
         };
@@ -326,34 +318,26 @@ impl Store {
         };
         let config = parse_config(&bytes, &format!("image configuration {}", record.config))?;
         check_platform(&config, platform, reference)?;
-        let names = record
-            .names
-            .iter()
-            .filter_map(|name| name.parse().ok())
-            .collect();
         Ok(Some(Image {
             id: record.config,
             digest: manifest,
             config,
             erofs,
-            names,
+            names: record.names(),
             file,
         }))
     }
 
     /// Gives an image names beside those it has; returns all of them.
     fn name(&self, manifest: Digest, names: &[Name]) -> Result<Vec<Name>, ImageError> {
-        let mut table = Table::read(&self.table_path())?;
-        if !table.has_names(manifest, names) {
-            self.change(|table| {
-                table.add_names(manifest, names);
-                Ok(())
-            })?;
-            table = Table::read(&self.table_path())?;
-        }
-        let record = table.get(manifest);
-        let names = record.map(|record| record.names.iter().filter_map(|name| name.parse().ok()));
-        Ok(names.map(Iterator::collect).unwrap_or_default())
+        self.change(|table| {
+            table.add_names(manifest, names);
+            Ok(table.get(manifest).map(Record::names).unwrap_or_default())
+        })
+    }
+
+    pub(super) fn table(&self) -> Result<Table, ImageError> {
+        Table::read(&self.table_path())
     }
 
     /// Changes the table, one process at a time. What fails changes nothing.

@@ -72,6 +72,12 @@ pub struct Listed {
     pub digests: Vec<Name>,
 }
 
+impl Record {
+    pub(super) fn names(&self) -> Vec<Name> {
+        parse_all(&self.names)
+    }
+}
+
 impl Table {
     pub(super) fn read(path: &Path) -> Result<Self, ImageError> {
         let bytes = match fs::read(path) {
@@ -245,7 +251,7 @@ impl Table {
             digest: *digest,
             size: record.size,
             loaded: record.loaded,
-            names: parse_all(&record.names),
+            names: record.names(),
             digests: parse_all(&record.digests),
         };
         self.images.iter().map(listed).collect()

@@ -5,12 +5,13 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use walnut_registry::{Credential, Options, Registry, credentials};
+use walnut_registry::{Credential, credentials};
 
 use super::{VerbError, print_lines};
 use crate::cli::image::{LoginArgs, LogoutArgs, PullArgs, PushArgs};
 use crate::image::{
-    DEFAULT_REGISTRY, Digest, Name, Platform, Pulled, Quiet, Store, Stored, connect,
+    DEFAULT_REGISTRY, Digest, HUB, Name, Platform, Pulled, Quiet, Store, Stored, connect,
+    connect_to,
 };
 
 pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
@@ -30,7 +31,7 @@ pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
             line(&mut io::stdout(), &text);
         }
     };
-    pull_image(store, &name, args.platform.as_deref(), args.tls_verify, say)?;
+    pull_image(store, &name, args.platform.as_deref(), args.tls.verify, say)?;
     print_lines([name.canonical()])
 }
 
@@ -60,10 +61,7 @@ fn pull_image(
     tls_verify: bool,
     say: impl Fn(String) + Clone + Send + Sync + 'static,
 ) -> Result<Pulled, VerbError> {
-    let platform = match platform {
-        Some(text) => text.parse()?,
-        None => Platform::guest(),
-    };
+    let platform = Platform::wanted(platform)?;
     let registry = connect(name, tls_verify, find(name.registry())?)?;
     let version = match (name.tag(), name.digest()) {
         (Some(tag), _) => tag.to_owned(),
@@ -90,7 +88,7 @@ fn line(out: &mut dyn Write, text: &str) {
 
 pub(super) fn push(args: &PushArgs, store: &Store) -> Result<(), VerbError> {
     let name: Name = args.image.parse()?;
-    let registry = connect(&name, args.tls_verify, find(name.registry())?)?;
+    let registry = connect(&name, args.tls.verify, find(name.registry())?)?;
     let quiet = args.quiet;
     let say = |text: String| {
         if !quiet {
@@ -128,7 +126,7 @@ fn registry_of(args: Option<&str>) -> String {
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let host = text.split('/').next().unwrap_or(text);
     match host {
-        "index.docker.io" | "registry-1.docker.io" => DEFAULT_REGISTRY.to_owned(),
+        "index.docker.io" | HUB => DEFAULT_REGISTRY.to_owned(),
         host => host.to_owned(),
     }
 }
@@ -151,15 +149,7 @@ pub(super) fn login(args: &LoginArgs) -> Result<(), VerbError> {
         (None, false) if io::stdin().is_terminal() => ask("Password: ", false)?,
         (None, false) => return Err(VerbError::NoPassword),
     };
-    let host = match registry.as_str() {
-        DEFAULT_REGISTRY => "registry-1.docker.io",
-        host => host,
-    };
-    let options = Options {
-        tls_verify: args.tls_verify,
-        credentials: None,
-    };
-    let connection = Registry::connect(host, options)?;
+    let connection = connect_to(&registry, args.tls.verify, None)?;
     walnut_registry::login(&connection, &user, &password)?;
     let server = credentials::server(&registry, DEFAULT_REGISTRY);
     credentials::store(&server, &user, &password)?;
