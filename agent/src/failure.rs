@@ -4,6 +4,7 @@
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use walnut_protocol::agent;
+pub use walnut_protocol::chain;
 
 /// The protocol's `Failed`, as it travels between the helper and the agent.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
@@ -43,23 +44,6 @@ impl Failure {
     pub fn of(stage: Stage, errno: i32, error: &dyn std::error::Error) -> Self {
         Self::new(stage, errno, chain(error))
     }
-}
-
-/// An error's text and its causes', in the order of what led to what.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Transparent errors repeat their cause.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// An errno in the words of strerror(3), in lower case, as runc prints them.

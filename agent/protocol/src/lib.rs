@@ -11,9 +11,11 @@
 pub mod hello;
 pub mod stream;
 
+mod chain;
 mod client;
 mod generated;
 
+pub use chain::chain;
 pub use client::{CallError, Client};
 pub use generated::{agent, agent_ttrpc};
 pub use protobuf;

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Access;
 use rustix::mount::MountPropagationFlags;
+use walnut_protocol::chain;
 use walnut_vmm_host::{DEVICE, NO_VIRTUALIZATION, has_virtualization};
 
 use crate::container::limits::DEFAULT_MEMORY_MIB;
@@ -236,17 +237,6 @@ fn user_namespaces() -> Option<Finding> {
             finding(Verdict::Weak, "userns", text)
         }
     })
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@
 pub mod cli;
 pub mod container;
 pub mod doctor;
-pub mod failure;
 pub mod format;
 pub mod image;
 pub mod image_verbs;

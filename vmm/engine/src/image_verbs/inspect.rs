@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::facts::Facts;
-use super::{VerbError, say};
+use super::{VerbError, tell};
 use crate::cli::image::InspectArgs;
 use crate::format::Inspect;
 use crate::image::{Name, Store, Stored};
@@ -86,7 +86,7 @@ pub(super) fn inspect(args: &InspectArgs, store: &Store) -> Result<(), VerbError
         }
     }
     format.write(&mut io::stdout().lock(), &documents)?;
-    failed.iter().for_each(say);
+    failed.iter().for_each(tell);
     match failed.is_empty() {
         true => Ok(()),
         false => Err(VerbError::Told),

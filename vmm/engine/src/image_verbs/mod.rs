@@ -16,10 +16,12 @@ mod users;
 use std::io;
 
 use thiserror::Error;
+use walnut_protocol::chain;
 
 use crate::cli::image::{ImageCommand, ImageVerb, RmiArgs, TagArgs};
 use crate::format::FormatError;
 use crate::image::{ImageError, PlatformError, ReferenceError, Removed, Store, Stored};
+use crate::logger;
 use crate::paths::Paths;
 use crate::times::TimeError;
 
@@ -142,7 +144,7 @@ fn each<T>(
     for text in texts {
         if let Err(error) = work(text) {
             failed = true;
-            say(&error);
+            tell(&error);
         }
     }
     match failed {
@@ -151,19 +153,8 @@ fn each<T>(
     }
 }
 
-fn say(error: &VerbError) {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    let line = format!("walnut: {text}\n");
-    // Nobody is left to tell when stderr is gone.
-    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
+fn tell(error: &VerbError) {
+    logger::say(&chain(error));
 }
 
 fn print_lines(lines: impl IntoIterator<Item = String>) -> Result<(), VerbError> {

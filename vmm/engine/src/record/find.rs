@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use walnut_protocol::chain;
+
 use super::{Config, Entry, RecordError, State, config, names};
 use crate::container::ContainerId;
-use crate::failure::chain;
 use crate::paths::Paths;
 
 /// All containers of one `--root`.

@@ -15,12 +15,12 @@ use std::str::FromStr;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use thiserror::Error;
+use walnut_protocol::chain;
 use walnut_vmm_host::KvmError;
 
 use super::control::attach_first;
 use super::wire::{Frame, Reply, Wanted};
 use super::{Supervisor, SupervisorError};
-use crate::failure::chain;
 use crate::image::{Platform, Reference, Store};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Alive, Config, Entry, RecordError, Registry};

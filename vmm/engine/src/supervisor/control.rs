@@ -13,11 +13,11 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
+use walnut_protocol::chain;
 
 use super::hub::Client;
 use super::shared::Shared;
 use super::wire::{Frame, Reply, Request, Wanted, WireError};
-use crate::failure::chain;
 
 /// Time for a client to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -23,9 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use walnut_protocol::CallError;
+use walnut_protocol::{CallError, chain};
 
-use crate::failure::chain;
 use crate::image::{Image, ImageError, ReferenceError};
 use crate::log_file::LogWriter;
 use crate::paths::{Artifacts, PathError, Paths};

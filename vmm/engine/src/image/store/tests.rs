@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Images of every kind into a store, good ones and bad ones.
 
-use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -10,6 +9,7 @@ use std::sync::Mutex;
 use rustix::fs::FlockOperation;
 use serde_json::json;
 use tempfile::TempDir;
+use walnut_protocol::chain;
 
 use super::*;
 use crate::image::progress::Quiet;
@@ -106,16 +106,6 @@ impl Place {
         let archive = self.archive(files);
         self.refuses(&format!("oci-archive:{}", archive.display()), expected);
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text = format!("{text}: {error}");
-        next = error.source();
-    }
-    text
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! Errors as text, for where they go on as text: a log line, a record, another process.
 
 /// An error and what caused it, as one line.
+#[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -20,14 +21,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::paths::PathError;
+    use crate::CallError;
 
     #[test]
     fn what_led_to_what() {
-        let error = PathError::Create {
-            path: "/x".into(),
+        let error = CallError::Send {
+            method: "Kill",
             source: std::io::ErrorKind::NotFound.into(),
         };
-        assert_eq!(chain(&error), "create /x: entity not found");
+        assert_eq!(chain(&error), "send Kill to the agent: entity not found");
     }
 }
