@@ -109,6 +109,9 @@ pub struct Container {
     pub log: log_file::Options,
 }
 
+#[cfg(test)]
+pub mod testing;
+
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Dns {
     pub servers: Vec<String>,

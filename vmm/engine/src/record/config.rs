@@ -2,13 +2,11 @@
 //! `container.json`: what was asked for. Written when the container is made; `rename` and `update`
 //! replace it.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RecordError, replace};
+use super::RecordError;
 use crate::container::Container;
 use crate::image::Digest;
 use crate::times::Timestamp;
@@ -58,10 +56,8 @@ impl Config {
     /// `None` where there is none (yet).
     pub(super) fn read(dir: &Path) -> Result<Option<Self>, RecordError> {
         let path = dir.join(NAME);
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(RecordError::Read { path, source }),
-            Ok(bytes) => bytes,
+        let Some(bytes) = super::read(&path)? else {
+            return Ok(None);
         };
         serde_json::from_slice::<Self>(&bytes)
             .map(Some)
@@ -74,12 +70,7 @@ impl Config {
     }
 
     pub(super) fn write(&self, dir: &Path, durable: bool) -> Result<(), RecordError> {
-        let mut text = serde_json::to_vec(self).map_err(|source| RecordError::Parse {
-            path: dir.join(NAME),
-            source,
-        })?;
-        text.push(b'\n');
-        replace(dir, NAME, &text, durable)
+        super::write(dir, NAME, self, durable)
     }
 
     pub fn name(&self) -> &str {

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A container's birth on disk.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::entry::lock;
-use super::{Alive, Config, Entry, RecordError, Registry, State, config, names};
+use super::{Alive, Config, Entry, RecordError, Registry, State, config, lock, lock_file, names};
 use crate::paths::private_dir;
 
 const LOCK: &str = "lock";
@@ -78,19 +77,7 @@ impl Registry {
     }
 
     fn lock(&self, operation: FlockOperation) -> Result<File, RecordError> {
-        let path = self.dir().join(LOCK);
-        let opened = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path);
-        let file = opened.map_err(|source| RecordError::Create {
-            path: path.clone(),
-            source,
-        })?;
-        lock(&file, operation, &path)?;
-        Ok(file)
+        lock_file(&self.dir().join(LOCK), operation)
     }
 
     /// Removes the directories whose making was cut short, if nobody makes one now.

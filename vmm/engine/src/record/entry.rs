@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One container's directory: its records and its two locks.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::{Config, RecordError, State, config, names};
+use super::{Config, RecordError, State, config, lock, lock_file, names};
 use crate::vm::rundir;
 
 const LOCK: &str = "lock";
@@ -128,19 +127,12 @@ impl Entry {
 
     /// Waits for other commands that change this container.
     pub fn change(&self) -> Result<Change, RecordError> {
-        let path = self.dir.join(LOCK);
-        let opened = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path);
-        let file = match opened {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.not_found()),
-            Err(source) => return Err(RecordError::Create { path, source }),
-            Ok(file) => file,
+        let file = match lock_file(&self.dir.join(LOCK), FlockOperation::LockExclusive) {
+            Err(RecordError::Create { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(self.not_found());
+            }
+            locked => locked?,
         };
-        lock(&file, FlockOperation::LockExclusive, &path)?;
         // It may have been removed while this waited.
         if !self.dir.join(config::NAME).exists() {
             return Err(self.not_found());
@@ -235,20 +227,6 @@ impl Entry {
                 path: self.dir.clone(),
                 source,
             }),
-        }
-    }
-}
-
-pub(super) fn lock(file: &File, operation: FlockOperation, path: &Path) -> Result<(), RecordError> {
-    loop {
-        match flock(file, operation) {
-            Err(Errno::INTR) => {}
-            locked => {
-                return locked.map_err(|source| RecordError::Lock {
-                    path: path.to_owned(),
-                    source,
-                });
-            }
         }
     }
 }

@@ -23,11 +23,14 @@ mod find;
 mod names;
 mod state;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use serde::Serialize;
 use thiserror::Error;
 
 pub use config::Config;
@@ -69,6 +72,63 @@ pub enum RecordError {
     Ambiguous(String),
     #[error("container {0} is being run already")]
     Running(String),
+}
+
+/// The bytes of `dir/name`; `None` where there is no such file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
+    match std::fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(RecordError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+        Ok(bytes) => Ok(Some(bytes)),
+    }
+}
+
+/// One line of JSON, by [`replace`].
+fn write(
+    dir: &Path,
+    name: &str,
+    record: &impl Serialize,
+    durable: bool,
+) -> Result<(), RecordError> {
+    let mut text = serde_json::to_vec(record).map_err(|source| RecordError::Parse {
+        path: dir.join(name),
+        source,
+    })?;
+    text.push(b'\n');
+    replace(dir, name, &text, durable)
+}
+
+/// A file that is there for its lock alone.
+fn lock_file(path: &Path, operation: FlockOperation) -> Result<File, RecordError> {
+    let opened = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path);
+    let file = opened.map_err(|source| RecordError::Create {
+        path: path.to_owned(),
+        source,
+    })?;
+    lock(&file, operation, path)?;
+    Ok(file)
+}
+
+fn lock(file: &File, operation: FlockOperation, path: &Path) -> Result<(), RecordError> {
+    loop {
+        match flock(file, operation) {
+            Err(Errno::INTR) => {}
+            locked => {
+                return locked.map_err(|source| RecordError::Lock {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        }
+    }
 }
 
 /// Whole or not at all; with `durable`, also whenever the power fails.

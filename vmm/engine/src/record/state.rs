@@ -4,13 +4,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{RecordError, replace};
+use super::RecordError;
 use crate::times::Timestamp;
 
 pub(super) const NAME: &str = "state.json";
@@ -114,21 +112,15 @@ impl State {
     /// A container without this file was never started.
     pub(super) fn read(dir: &Path) -> Result<Self, RecordError> {
         let path = dir.join(NAME);
-        match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(RecordError::Read { path, source }),
-            Ok(bytes) => {
+        match super::read(&path)? {
+            None => Ok(Self::default()),
+            Some(bytes) => {
                 serde_json::from_slice(&bytes).map_err(|source| RecordError::Parse { path, source })
             }
         }
     }
 
     pub(super) fn write(&self, dir: &Path, durable: bool) -> Result<(), RecordError> {
-        let mut text = serde_json::to_vec(self).map_err(|source| RecordError::Parse {
-            path: dir.join(NAME),
-            source,
-        })?;
-        text.push(b'\n');
-        replace(dir, NAME, &text, durable)
+        super::write(dir, NAME, self, durable)
     }
 }

@@ -1,29 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::fs;
-use std::path::Path;
 
 use super::*;
-use crate::cli::{Cli, Command};
-use crate::container::{Container, ImageDefaults};
+use crate::container::testing::container;
 use crate::paths::Paths;
-
-fn container(flags: &[&str]) -> Container {
-    let line = ["walnut", "run"]
-        .iter()
-        .chain(flags)
-        .chain(&["image", "sh"]);
-    let argv: Vec<std::ffi::OsString> = line.map(Into::into).collect();
-    let Command::Run(args) = Cli::from_args(&argv).unwrap().command else {
-        panic!("not run")
-    };
-    let args = args.container;
-    let mut container = Container::from_flags(&args, Path::new("/")).unwrap();
-    container
-        .apply_image(None, &args.args[1..], &ImageDefaults::default())
-        .unwrap();
-    container
-}
 
 struct Place {
     _temp: tempfile::TempDir,

@@ -1,32 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use std::ffi::OsString;
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::*;
-use crate::cli::{Cli, Command};
-use crate::container::ImageDefaults;
+use crate::container::testing::container;
 use crate::storage::{Layout, Source};
-
-fn container(flags: &[&str]) -> Container {
-    let argv: Vec<OsString> = ["walnut", "run"]
-        .iter()
-        .chain(flags)
-        .chain(&["image", "prog", "arg"])
-        .map(OsString::from)
-        .collect();
-    let Command::Run(args) = Cli::from_args(&argv).unwrap().command else {
-        panic!("not run")
-    };
-    let args = args.container;
-    let mut container = Container::from_flags(&args, Path::new("/")).unwrap();
-    container
-        .apply_image(None, &args.args[1..], &ImageDefaults::default())
-        .unwrap();
-    container
-}
 
 fn generated(flags: &[&str]) -> Value {
     let container = container(flags);
