@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::keys::Keys;
+use super::keys::{self, Keys, Typed};
 use super::signals::{Caught, SignalError, Signals};
 use super::stdio::Sink;
 use super::terminal::{self, RawTerminal};
@@ -194,33 +194,22 @@ impl Session<'_> {
     fn read_input(&self) -> Result<(), AttachError> {
         let writer = Arc::clone(&self.writer);
         let left = Arc::clone(&self.left);
-        let mut keys = self.seat.detach_keys.clone();
+        let keys = self.seat.detach_keys.clone();
         let run = move || {
             let send = |bytes: Vec<u8>| {
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
                 Frame::Stdin(bytes).write(&mut *writer)
             };
-            let mut buffer = vec![0; BUFFER];
-            loop {
-                let count = match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..]) {
-                    Ok(0) => break,
-                    Ok(count) => count,
-                    Err(Errno::INTR) => continue,
-                    Err(_) => break,
-                };
-                let (bytes, leaves) = keys.filter(&buffer[..count]);
-                if !bytes.is_empty() && send(bytes).is_err() {
-                    return;
-                }
-                if leaves {
+            match keys::read_stdin(keys, BUFFER, send) {
+                // An empty one is the end.
+                Typed::End => drop(send(Vec::new())),
+                Typed::Left => {
                     left.store(true, Ordering::SeqCst);
                     let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
                     let _ = writer.shutdown(Shutdown::Both);
-                    return;
                 }
+                Typed::Refused => {}
             }
-            // An empty one is the end.
-            let _ = send(Vec::new());
         };
         let thread = thread::Builder::new().name("stdin".into()).spawn(run);
         thread.map(drop).map_err(AttachError::Thread)

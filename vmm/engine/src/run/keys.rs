@@ -2,6 +2,7 @@
 //! `--detach-keys`: the keys that leave a container running. What was typed of them is held back
 //! until it is clear that they are not meant.
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -65,6 +66,42 @@ impl Keys {
             }
         }
         (through, false)
+    }
+}
+
+/// How the reading of a terminal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// There is no more input.
+    End,
+    /// The user left.
+    Left,
+    /// Nobody takes it any more.
+    Refused,
+}
+
+/// Reads this process's input, and has what is for the container sent there; nothing of it is
+/// empty.
+pub fn read_stdin<E>(
+    mut keys: Keys,
+    buffer: usize,
+    mut send: impl FnMut(Vec<u8>) -> Result<(), E>,
+) -> Typed {
+    let mut buffer = vec![0; buffer];
+    loop {
+        let count = match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..]) {
+            Ok(0) => return Typed::End,
+            Ok(count) => count,
+            Err(Errno::INTR) => continue,
+            Err(_) => return Typed::End,
+        };
+        let (bytes, leaves) = keys.filter(&buffer[..count]);
+        if !bytes.is_empty() && send(bytes).is_err() {
+            return Typed::Refused;
+        }
+        if leaves {
+            return Typed::Left;
+        }
     }
 }
 

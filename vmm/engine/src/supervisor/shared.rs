@@ -10,18 +10,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use walnut_protocol::Client;
 use walnut_protocol::agent::{ContainerRequest, KillRequest, ResizePtyRequest, UpdateRequest};
+use walnut_protocol::{Client, chain};
 
 use super::hub::Hub;
 use super::wire::Condition;
 use crate::container::Container;
-use crate::failure::chain;
 use crate::record::{Entry, RecordError, State, Status};
 
 /// Time for the agent to answer what it need not work for.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-const SIGKILL: u32 = 9;
+pub const SIGKILL: u32 = 9;
 
 #[derive(Debug)]
 pub struct Shared {

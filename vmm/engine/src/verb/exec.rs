@@ -22,7 +22,7 @@ use crate::cli::exec::ExecArgs;
 use crate::container::{ContainerId, env};
 use crate::paths::Paths;
 use crate::record::Status;
-use crate::run::keys::Keys;
+use crate::run::keys::{self, Keys, Typed};
 use crate::run::signals::{Caught, Signals};
 use crate::run::stdio::{self, Sink};
 use crate::run::terminal::{self, RawTerminal};
@@ -35,6 +35,8 @@ use crate::vm::rundir::vsock_in;
 
 /// Time for the agent to make a process, and to let it run.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A terminal's input comes a key at a time.
+const BUFFER: usize = 4096;
 /// Of a process whose container went away under it.
 const CONTAINER_ENDED: u8 = 137;
 
@@ -249,24 +251,14 @@ fn wait(agent: &Client, container_id: &str, exec_id: &str) -> Result<u8, VerbErr
 }
 
 /// A terminal's input, until the user leaves.
-fn type_in(to: &UnixStream, mut keys: Keys, left: &impl AsFd) {
-    let mut buffer = vec![0; 4096];
-    loop {
-        let count = match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..]) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(Errno::INTR) => continue,
-            Err(_) => break,
-        };
-        let (bytes, leaves) = keys.filter(&buffer[..count]);
-        if io::Write::write_all(&mut &*to, &bytes).is_err() {
-            return;
-        }
-        if leaves {
-            return tell(left);
-        }
+fn type_in(to: &UnixStream, keys: Keys, left: &impl AsFd) {
+    match keys::read_stdin(keys, BUFFER, |bytes| {
+        io::Write::write_all(&mut &*to, &bytes)
+    }) {
+        Typed::End => drop(to.shutdown(std::net::Shutdown::Write)),
+        Typed::Left => tell(left),
+        Typed::Refused => {}
     }
-    let _ = to.shutdown(std::net::Shutdown::Write);
 }
 
 fn tell(event: &impl AsFd) {

@@ -2,7 +2,7 @@
 //! `stop`, `kill`, `restart`, `pause`, `unpause`, `wait`, `rename`, `attach`: asked of the
 //! container's supervisor.
 
-use super::{Known, VerbError, each, refused, say};
+use super::{Known, VerbError, each, each_says, refused};
 use crate::cli::life::{
     AttachArgs, KillArgs, NamesArgs, RenameArgs, StopArgs, WaitArgs, WaitCondition,
 };
@@ -14,14 +14,12 @@ use crate::run::keys::Keys;
 use crate::run::signals::Signals;
 use crate::run::{ByRequest, RunError, detach_keys, exit_code, terminal};
 use crate::supervisor::client::{self, ClientError};
+use crate::supervisor::shared::SIGKILL;
 use crate::supervisor::wire::{Condition, Request, Wanted, WireError};
-
-/// Of a container that nobody supervises any more.
-const SIGKILL: u32 = 9;
 
 pub fn stop(args: &StopArgs, paths: &Paths) -> Result<u8, VerbError> {
     let signal = args.signal.as_deref().map(signal::parse).transpose()?;
-    each(&args.names, paths, |_, entry| {
+    each(&args.names, paths, |entry| {
         stop_one(entry, paths, signal, args.time)
     })
 }
@@ -53,7 +51,7 @@ fn settled(entry: &Entry) -> Result<(), VerbError> {
 
 pub fn restart(args: &StopArgs, paths: &Paths) -> Result<u8, VerbError> {
     let signal = args.signal.as_deref().map(signal::parse).transpose()?;
-    each(&args.names, paths, |_, entry| {
+    each(&args.names, paths, |entry| {
         stop_one(entry, paths, signal, args.time)?;
         super::start::start_one(entry, paths)
     })
@@ -61,7 +59,7 @@ pub fn restart(args: &StopArgs, paths: &Paths) -> Result<u8, VerbError> {
 
 pub fn kill(args: &KillArgs, paths: &Paths) -> Result<u8, VerbError> {
     let signal = signal::parse(&args.signal)?;
-    each(&args.names, paths, |_, entry| {
+    each(&args.names, paths, |entry| {
         entry.state()?;
         match client::request(paths, entry, Request::Kill { signal }) {
             Ok(_) => Ok(()),
@@ -77,7 +75,7 @@ pub fn kill(args: &KillArgs, paths: &Paths) -> Result<u8, VerbError> {
 }
 
 pub fn pause(args: &NamesArgs, paths: &Paths, pause: bool) -> Result<u8, VerbError> {
-    each(&args.names, paths, |_, entry| {
+    each(&args.names, paths, |entry| {
         entry.state()?;
         let request = if pause {
             Request::Pause
@@ -95,22 +93,11 @@ pub fn pause(args: &NamesArgs, paths: &Paths, pause: bool) -> Result<u8, VerbErr
 }
 
 pub fn wait(args: &WaitArgs, paths: &Paths) -> Result<u8, VerbError> {
-    let registry = Registry::new(paths);
-    let mut result = Ok(0);
-    for name in &args.names {
-        let waited = registry
-            .find(name)
-            .map_err(VerbError::from)
-            .and_then(|entry| wait_one(&entry, paths, args.condition));
-        match waited {
-            Ok(code) => say(&code.to_string())?,
-            Err(error) => {
-                super::complain(&error);
-                result = Ok(1);
-            }
-        }
-    }
-    result
+    let code = |_: &str, entry: &Entry| {
+        let code = wait_one(entry, paths, args.condition)?;
+        Ok(code.to_string())
+    };
+    each_says(&args.names, paths, code, |_| true)
 }
 
 fn wait_one(entry: &Entry, paths: &Paths, condition: WaitCondition) -> Result<i32, VerbError> {

@@ -16,12 +16,11 @@ pub mod update;
 use std::io::{self, Write};
 
 use thiserror::Error;
-use walnut_protocol::CallError;
+use walnut_protocol::{CallError, chain};
 
 use crate::container::ContainerError;
 use crate::container::env::EnvError;
 use crate::container::signal::SignalError as SignalNameError;
-use crate::failure::chain;
 use crate::format::FormatError;
 use crate::log_file::FollowError;
 use crate::logger;
@@ -104,7 +103,18 @@ fn refused<T>(words: impl Into<String>) -> Result<T, VerbError> {
 fn each(
     names: &[String],
     paths: &Paths,
-    act: impl Fn(&Registry, &Entry) -> Result<(), VerbError>,
+    act: impl Fn(&Entry) -> Result<(), VerbError>,
+) -> Result<u8, VerbError> {
+    let named = |name: &str, entry: &Entry| act(entry).map(|()| name.to_owned());
+    each_says(names, paths, named, |_| true)
+}
+
+/// As [`each`], with something else to say of each, and errors that are told but are no failure.
+fn each_says(
+    names: &[String],
+    paths: &Paths,
+    act: impl Fn(&str, &Entry) -> Result<String, VerbError>,
+    is_failure: impl Fn(&VerbError) -> bool,
 ) -> Result<u8, VerbError> {
     let registry = Registry::new(paths);
     let mut code = 0;
@@ -112,11 +122,11 @@ fn each(
         let done = registry
             .find(name)
             .map_err(VerbError::from)
-            .and_then(|entry| act(&registry, &entry));
+            .and_then(|entry| act(name, &entry));
         match done {
-            Ok(()) => say(name)?,
+            Ok(line) => say(&line)?,
             Err(error) => {
-                code = 1;
+                code = code.max(u8::from(is_failure(&error)));
                 complain(&error);
             }
         }

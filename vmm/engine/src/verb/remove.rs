@@ -5,43 +5,25 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 
 use super::filter::Filter;
-use super::{VerbError, each, refused, say};
+use super::{VerbError, each_says, refused, say};
 use crate::cli::life::{PruneArgs, RmArgs};
 use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry, State, Status};
 use crate::supervisor::client::{self, ClientError};
+use crate::supervisor::shared::SIGKILL;
 use crate::supervisor::wire::{Condition, Request};
 use crate::units::decimal_size;
 
-const SIGKILL: u32 = 9;
-
+/// With force, what is gone already is no failure.
 pub fn rm(args: &RmArgs, paths: &Paths) -> Result<u8, VerbError> {
-    if args.force {
-        return rm_forced(args, paths);
-    }
-    each(&args.names, paths, |_, entry| remove(entry, paths, false))
-}
-
-/// What is gone already is no failure.
-fn rm_forced(args: &RmArgs, paths: &Paths) -> Result<u8, VerbError> {
-    let registry = Registry::new(paths);
-    let mut code = 0;
-    for name in &args.names {
-        let removed = registry
-            .find(name)
-            .map_err(VerbError::from)
-            .and_then(|entry| remove(&entry, paths, true));
-        match removed {
-            Ok(()) => say(name)?,
-            Err(error) => {
-                if !matches!(error, VerbError::Record(RecordError::NotFound(_))) {
-                    code = 1;
-                }
-                super::complain(&error);
-            }
-        }
-    }
-    Ok(code)
+    let force = args.force;
+    let removed = |name: &str, entry: &Entry| {
+        remove(entry, paths, force)?;
+        Ok(name.to_owned())
+    };
+    let is_failure =
+        |error: &VerbError| !force || !matches!(error, VerbError::Record(RecordError::NotFound(_)));
+    each_says(&args.names, paths, removed, is_failure)
 }
 
 fn remove(entry: &Entry, paths: &Paths, force: bool) -> Result<(), VerbError> {

@@ -17,7 +17,7 @@ pub fn start(args: &StartArgs, paths: &Paths) -> Result<u8, VerbError> {
     walnut_vmm_host::check().map_err(RunError::from)?;
     Artifacts::find().map_err(RunError::from)?;
     if !args.attach && !args.interactive {
-        return each(&args.names, paths, |_, entry| start_one(entry, paths));
+        return each(&args.names, paths, |entry| start_one(entry, paths));
     }
     let [name] = args.names.as_slice() else {
         return refused("you cannot start and attach multiple containers at once");

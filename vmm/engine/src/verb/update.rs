@@ -15,7 +15,7 @@ use crate::units::{MIB, human_size};
 
 pub fn update(args: &UpdateArgs, paths: &Paths) -> Result<u8, VerbError> {
     let restart = args.restart.as_deref().map(str::parse).transpose()?;
-    each(&args.names, paths, |_, entry| {
+    each(&args.names, paths, |entry| {
         update_one(entry, args, restart, paths)
     })
 }
