@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 
 /// Verbs of their own.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum ImageVerb {
     /// Show how an image came to be
     History(HistoryArgs),
@@ -37,6 +38,7 @@ pub enum ImageVerb {
 
 /// `walnut image VERB`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum ImageCommand {
     /// Show how an image came to be
     History(HistoryArgs),
@@ -318,7 +320,7 @@ pub struct LogoutArgs {
     pub server: Option<String>,
 }
 
-/// How far a registry is trusted.
+// How far a registry is trusted.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct TlsArgs {
     /// --tls-verify=false: look at no certificate, and take HTTP without TLS, too

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use super::run::memory_limit;
 use crate::units::MilliCpus;
 
-/// Containers by name or ID.
+// Containers by name or ID.
 #[derive(Debug, Args)]
 pub struct NamesArgs {
     #[arg(required = true, value_name = "CONTAINER")]
@@ -19,7 +19,7 @@ Examples:
   walnut stop -t 1 web db
   walnut restart web";
 
-/// `stop` and `restart`.
+// `stop` and `restart`.
 #[derive(Debug, Args)]
 #[command(after_help = STOP_EXAMPLES, args_override_self = true)]
 pub struct StopArgs {

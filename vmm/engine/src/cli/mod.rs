@@ -61,7 +61,10 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// A verb's flags are not defined before it is asked for: all verbs' together take longer than
+/// the rest of what a start does before there is a machine.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),
@@ -120,6 +123,7 @@ pub enum Command {
 
 /// `walnut container VERB`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum ContainerCommand {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),

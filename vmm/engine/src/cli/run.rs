@@ -58,7 +58,7 @@ pub struct RunArgs {
     pub container: ContainerArgs,
 }
 
-/// `walnut create`'s.
+// `walnut create`'s.
 #[derive(Debug, Args)]
 #[command(
     args_override_self = true,
@@ -71,7 +71,7 @@ pub struct CreateArgs {
     pub container: ContainerArgs,
 }
 
-/// What a container is to be.
+// What a container is to be.
 #[derive(Debug, Args)]
 pub struct ContainerArgs {
     /// Add a host name to /etc/hosts (host:ip)

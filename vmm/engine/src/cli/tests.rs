@@ -32,6 +32,23 @@ fn clap_accepts_the_definition() {
     Cli::command().debug_assert();
 }
 
+/// What a deferred definition says of itself would come after, and so instead of, what the verb's
+/// own line says: no `///` on top of a type with flags.
+#[test]
+fn a_verb_is_about_the_same_before_and_after_it_is_defined() {
+    fn compare(before: &clap::Command, built: &clap::Command) {
+        for verb in before.get_subcommands() {
+            let after = built.find_subcommand(verb.get_name()).unwrap();
+            let about = |verb: &clap::Command| verb.get_about().map(ToString::to_string);
+            assert_eq!(about(verb), about(after), "{}", verb.get_name());
+            compare(verb, after);
+        }
+    }
+    let mut built = Cli::command();
+    built.build();
+    compare(&Cli::command(), &built);
+}
+
 #[test]
 fn flags_after_the_image_belong_to_the_command() {
     let args = run(&[
