@@ -8,8 +8,11 @@ use log::{LevelFilter, Log, Metadata, Record};
 struct Stderr;
 
 impl Log for Stderr {
+    /// What goes wrong in libraries comes back to us as errors: unless more is asked for, only
+    /// our own warnings are told.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
+            && (log::max_level() > LevelFilter::Warn || metadata.target().starts_with("walnut"))
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -13,6 +13,11 @@ pub enum RegistryError {
     Client { host: String, reason: String },
     #[error("connect to {host}: {reason}")]
     Connect { host: String, reason: String },
+    #[error(
+        "connect to {host}: its certificate is signed by an authority unknown here: put that one's \
+         into /etc/docker/certs.d/{host}/ca.crt, or give --tls-verify=false"
+    )]
+    UnknownAuthority { host: String },
     #[error("the connection to {host} broke: {reason}")]
     Broken { host: String, reason: String },
     /// 401 or 403.
@@ -69,10 +74,30 @@ impl RegistryError {
 /// A request that got no answer.
 pub(crate) fn from_reqwest(host: &str, error: reqwest::Error) -> RegistryError {
     let (host, reason) = (host.to_owned(), root_cause(&error));
-    if error.is_connect() {
+    if is_unknown_authority(&error) {
+        RegistryError::UnknownAuthority { host }
+    } else if error.is_connect() {
         RegistryError::Connect { host, reason }
     } else {
         RegistryError::Broken { host, reason }
+    }
+}
+
+fn is_unknown_authority(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::{CertificateError, Error};
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return matches!(
+            error,
+            Error::InvalidCertificate(CertificateError::UnknownIssuer)
+        );
+    }
+    // What an io::Error holds is none of its sources.
+    let held = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    match held {
+        Some(held) => is_unknown_authority(held),
+        None => error.source().is_some_and(is_unknown_authority),
     }
 }
 

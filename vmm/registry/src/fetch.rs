@@ -72,9 +72,6 @@ impl Registry {
             let inner = &self.inner;
             let url = inner.url(repository, "manifests", reference);
             let get = || inner.get(repository, &url).header(ACCEPT, MANIFESTS);
-            inner
-                .authenticate(repository, RegistryOperation::Pull)
-                .await?;
             let what = format!("manifest {reference}");
             let (media_type, bytes) = inner.whole(repository, &what, MAX_MANIFEST, get).await?;
             let got = digest_of(&bytes);

@@ -11,7 +11,7 @@ use oci_client::errors::OciDistributionError;
 use reqwest::header::HeaderValue;
 
 use crate::error::{RegistryError, from_oci};
-use crate::registry::{Registry, oci};
+use crate::registry::Registry;
 use crate::retry::Retry;
 
 const CHUNK: usize = 256 << 10;
@@ -74,25 +74,20 @@ impl Registry {
         let inner = &self.inner;
         let failed = |error| from_oci(&inner.host, error);
         let image = inner.reference(repository, "latest")?;
-        if inner
-            .oci
-            .blob_exists(&image, blob.digest)
-            .await
-            .map_err(failed)?
-        {
+        let oci = inner.oci()?;
+        let exists = oci.blob_exists(&image, blob.digest);
+        if exists.await.map_err(failed)? {
             return Ok(Pushed::Existed);
         }
         for from in blob.from.iter().filter(|from| *from != repository) {
             let source = inner.reference(from, "latest")?;
-            match inner.oci.mount_blob(&image, &source, blob.digest).await {
+            match oci.mount_blob(&image, &source, blob.digest).await {
                 Ok(()) => return Ok(Pushed::Mounted(from.clone())),
                 Err(error) => log::debug!("{} is not mounted from {from}: {error}", blob.digest),
             }
         }
         let bytes = body(blob, CHUNK)?;
-        let whole = inner
-            .oci
-            .push_blob_stream(&image, bytes, blob.digest, Some(blob.size));
+        let whole = oci.push_blob_stream(&image, bytes, blob.digest, Some(blob.size));
         match whole.await {
             Ok(_) => Ok(Pushed::Uploaded),
             Err(
@@ -103,7 +98,7 @@ impl Registry {
                 }),
             ) => {
                 log::info!("{} is not taken at once ({error}): in chunks", blob.digest);
-                let chunked = oci(&inner.host, inner.scheme, inner.insecure, false)?;
+                let chunked = inner.new_oci(false)?;
                 chunked
                     .store_auth_if_needed(image.resolve_registry(), inner.auth())
                     .await;
@@ -134,7 +129,7 @@ impl Registry {
             let nonsense = || RegistryError::Nonsense(format!("media type {media_type:?}"));
             let media_type = HeaderValue::from_str(media_type).map_err(|_| nonsense())?;
             let pushed = inner
-                .oci
+                .oci()?
                 .push_manifest_raw(&image, bytes.to_vec(), media_type);
             pushed.await.map_err(|error| from_oci(&inner.host, error))?;
             Ok(())

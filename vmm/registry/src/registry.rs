@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use docker_credential::DockerCredential;
@@ -42,7 +42,8 @@ pub(crate) struct Inner {
     /// Certificates are not looked at.
     pub insecure: bool,
     pub http: reqwest::Client,
-    pub oci: Client,
+    /// For tokens and uploads, made when it is needed.
+    oci: OnceLock<Client>,
     auth: RegistryAuth,
     /// Of the last repository that was asked for: (repository, token).
     token: Mutex<Option<(String, String)>>,
@@ -82,17 +83,10 @@ impl Registry {
         };
         let insecure = !options.tls_verify || is_loopback(host);
         let http = client(host, insecure)?;
-        if insecure {
-            // oci-client makes one of these on the way, and panics where it can't.
-            reqwest::Client::builder()
-                .build()
-                .map_err(unprepared(host))?;
-        }
         let scheme = match insecure {
             false => "https",
             true => runtime.block_on(probe(&http, host)),
         };
-        let oci = oci(host, scheme, insecure, true)?;
         Ok(Registry {
             runtime,
             inner: Inner {
@@ -100,7 +94,7 @@ impl Registry {
                 scheme,
                 insecure,
                 http,
-                oci,
+                oci: OnceLock::new(),
                 auth,
                 token: Mutex::new(None),
             },
@@ -146,32 +140,6 @@ fn unprepared(host: &str) -> impl Fn(reqwest::Error) -> RegistryError + '_ {
     }
 }
 
-pub(crate) fn oci(
-    host: &str,
-    scheme: &str,
-    insecure: bool,
-    monolithic: bool,
-) -> Result<Client, RegistryError> {
-    let certificate = |data| Certificate {
-        encoding: CertificateEncoding::Pem,
-        data,
-    };
-    let config = ClientConfig {
-        protocol: match scheme {
-            "http" => ClientProtocol::Http,
-            _ => ClientProtocol::Https,
-        },
-        accept_invalid_certificates: insecure,
-        extra_root_certificates: certificates(host).into_iter().map(certificate).collect(),
-        use_monolithic_push: monolithic,
-        read_timeout: Some(READ_TIMEOUT),
-        connect_timeout: Some(CONNECT_TIMEOUT),
-        user_agent: USER_AGENT,
-        ..ClientConfig::default()
-    };
-    config.try_into().map_err(|error| from_oci(host, error))
-}
-
 /// `*.crt` under Docker's directory for this host.
 fn certificates(host: &str) -> Vec<Vec<u8>> {
     let entries = std::fs::read_dir(Path::new(CERTIFICATES).join(host));
@@ -189,6 +157,41 @@ fn certificates(host: &str) -> Vec<Vec<u8>> {
 impl Inner {
     pub(crate) fn auth(&self) -> &RegistryAuth {
         &self.auth
+    }
+
+    pub(crate) fn oci(&self) -> Result<&Client, RegistryError> {
+        if let Some(client) = self.oci.get() {
+            return Ok(client);
+        }
+        let client = self.new_oci(true)?;
+        Ok(self.oci.get_or_init(|| client))
+    }
+
+    pub(crate) fn new_oci(&self, monolithic: bool) -> Result<Client, RegistryError> {
+        // It makes one of these on the way, and panics where it can't.
+        let plain = reqwest::Client::builder().build();
+        plain.map_err(unprepared(&self.host))?;
+        let certificate = |data| Certificate {
+            encoding: CertificateEncoding::Pem,
+            data,
+        };
+        let own = certificates(&self.host).into_iter().map(certificate);
+        let config = ClientConfig {
+            protocol: match self.scheme {
+                "http" => ClientProtocol::Http,
+                _ => ClientProtocol::Https,
+            },
+            accept_invalid_certificates: self.insecure,
+            extra_root_certificates: own.collect(),
+            use_monolithic_push: monolithic,
+            read_timeout: Some(READ_TIMEOUT),
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            user_agent: USER_AGENT,
+            ..ClientConfig::default()
+        };
+        config
+            .try_into()
+            .map_err(|error| from_oci(&self.host, error))
     }
 
     pub(crate) fn url(&self, repository: &str, kind: &str, reference: &str) -> String {
@@ -218,7 +221,7 @@ impl Inner {
     ) -> Result<(), RegistryError> {
         let reference = self.reference(repository, "latest")?;
         let token = self
-            .oci
+            .oci()?
             .auth(&reference, &self.auth, operation)
             .await
             .map_err(|error| from_oci(&self.host, error))?;

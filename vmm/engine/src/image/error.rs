@@ -160,6 +160,21 @@ pub enum ImageError {
     NewerStore { path: PathBuf },
 }
 
+impl ImageError {
+    /// What was begun is in nobody's way but then.
+    pub(super) fn is_disk_full(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(cause) = next {
+            let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+            if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = io {
+                return true;
+            }
+            next = cause.source();
+        }
+        false
+    }
+}
+
 /// A container without a name that is run with `--rm` has no ID that anybody could know.
 fn running(image: &str, container: &str) -> String {
     let words = "(cannot be forced) - image is being used by running container";

@@ -131,7 +131,13 @@ impl Store {
             platform,
             &shown,
         )?;
-        self.fetch(registry, name, &draft, &digests, Arc::new(tell), progress)?;
+        let fetched = self.fetch(registry, name, &draft, &digests, Arc::new(tell), progress);
+        if fetched.as_ref().is_err_and(ImageError::is_disk_full)
+            && let Err(error) = self.collect(true)
+        {
+            log::warn!("{error}");
+        }
+        fetched?;
         Ok(Pulled {
             id: draft.config.digest,
             digest,

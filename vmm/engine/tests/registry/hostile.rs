@@ -21,6 +21,9 @@ struct Inner {
     config: (String, Vec<u8>),
     sent: AtomicUsize,
     resumed: AtomicBool,
+    tokens: AtomicUsize,
+    /// Somebody wanted what takes a token.
+    guarded: AtomicBool,
     /// What was misbehaved already.
     done: Mutex<HashSet<String>>,
     stalled: (Mutex<bool>, Condvar),
@@ -41,6 +44,8 @@ impl Hostile {
             manifest,
             sent: AtomicUsize::new(0),
             resumed: AtomicBool::new(false),
+            tokens: AtomicUsize::new(0),
+            guarded: AtomicBool::new(false),
             done: Mutex::default(),
             stalled: (Mutex::new(false), Condvar::new()),
         });
@@ -69,6 +74,11 @@ impl Hostile {
         self.inner.sent.load(Ordering::SeqCst)
     }
 
+    /// How many were given out.
+    pub fn tokens(&self) -> usize {
+        self.inner.tokens.load(Ordering::SeqCst)
+    }
+
     pub fn was_resumed(&self) -> bool {
         self.inner.resumed.load(Ordering::SeqCst)
     }
@@ -91,24 +101,44 @@ fn answer(out: &mut TcpStream, status: &str, headers: &str, body: &[u8]) -> std:
     out.write_all(body)
 }
 
+fn challenge(out: &mut TcpStream, host: &str) -> std::io::Result<()> {
+    let realm = format!("http://{host}/token");
+    let header = format!("WWW-Authenticate: Bearer realm=\"{realm}\",service=\"test\"\r\n");
+    answer(out, "401 Unauthorized", &header, b"")
+}
+
 impl Inner {
     /// One request; the connection ends with it.
     fn talk(&self, mut out: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(out.try_clone()?).lines();
         let request = lines.next().unwrap_or(Ok(String::new()))?;
-        let mut from = 0;
+        let (mut from, mut has_token, mut host) = (0, false, String::new());
         for line in lines {
             let line = line?;
             if line.is_empty() {
                 break;
             }
-            if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            let line = line.to_ascii_lowercase();
+            if let Some(range) = line.strip_prefix("range: bytes=") {
                 from = range.trim_end_matches('-').parse().unwrap();
+            }
+            has_token |= line == "authorization: bearer let-me-in";
+            if let Some(name) = line.strip_prefix("host: ") {
+                host = name.to_owned();
             }
         }
         let path = request.split(' ').nth(1).unwrap_or_default();
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
+            ["", query] if query.starts_with("token?") && query.contains("service=test") => {
+                self.tokens.fetch_add(1, Ordering::SeqCst);
+                answer(&mut out, "200 OK", "", br#"{"token": "let-me-in"}"#)
+            }
+            ["", "v2", "token", ..] if !has_token => {
+                self.guarded.store(true, Ordering::SeqCst);
+                challenge(&mut out, &host)
+            }
+            ["", "v2", ""] if self.guarded.load(Ordering::SeqCst) => challenge(&mut out, &host),
             ["", "v2", ""] => answer(&mut out, "200 OK", "", b"{}"),
             ["", "v2", how, "manifests", _] => self.manifest(&mut out, how),
             ["", "v2", how, "blobs", digest] if digest.ends_with(&self.layer.0) => {

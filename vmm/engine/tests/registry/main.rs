@@ -4,7 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod access;
+mod breaks;
 mod hostile;
+mod platforms;
 mod real;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +58,10 @@ impl Home {
 
     /// An image of one layer with a file of random bytes.
     fn import(&self, name: &str, size: usize) {
+        self.import_for("linux/amd64", name, size);
+    }
+
+    fn import_for(&self, platform: &str, name: &str, size: usize) {
         let mut data = vec![0; size];
         rustix::rand::getrandom(
             &mut data[..size.min(256)],
@@ -70,7 +77,13 @@ impl Home {
             .append_data(&mut header, "data", data.as_slice())
             .unwrap();
         builder.finish().unwrap();
-        self.ok(&["import", tar.to_str().unwrap(), name]);
+        self.ok(&[
+            "import",
+            "--platform",
+            platform,
+            tar.to_str().unwrap(),
+            name,
+        ]);
     }
 
     fn inspect(&self, image: &str, format: &str) -> String {
@@ -236,17 +249,6 @@ fn what_a_registry_should_not_do_is_told_in_one_line() {
         there.fails(&["pull", &hostile.image(how)], words);
         assert_eq!(there.ok(&["images", "-q"]), "", "{how}");
     }
-}
-
-#[test]
-fn a_machine_without_certificates() {
-    let home = Home::new();
-    let mut pull = home.command(&["pull", "127.0.0.1:1/app"]);
-    pull.env("SSL_CERT_FILE", "/nonexistent")
-        .env("SSL_CERT_DIR", "/nonexistent");
-    let done = pull.output().unwrap();
-    assert_eq!(done.status.code(), Some(1), "{}", text(&done.stderr));
-    assert!(text(&done.stderr).contains("are ca-certificates installed?"));
 }
 
 #[test]
