@@ -19,6 +19,7 @@ use super::digest::{Digest, Hashing};
 use super::error::ImageError;
 use super::layers::{Layers, Stream};
 use super::manifest::LayerSpec;
+use super::progress::{Step, Tell};
 use super::publish;
 
 /// One layer, as the two threads share it.
@@ -52,10 +53,8 @@ impl Shared {
 /// All layers of an image.
 pub(super) struct Incoming {
     layers: Vec<Arc<Shared>>,
+    tell: Tell,
 }
-
-/// Told of a layer's fate, from the thread that fetches.
-pub(super) type Tell = Arc<dyn Fn(Digest, &str) + Send + Sync>;
 
 impl Incoming {
     /// What is there already need not be fetched.
@@ -81,11 +80,11 @@ impl Incoming {
             });
             match kept {
                 Some(file) => {
-                    tell(digest, "Already exists");
+                    tell(digest, Step::Said("Already exists"));
                     shared.set(State::Done(file));
                 }
                 None => {
-                    tell(digest, "Pulling fs layer");
+                    tell(digest, Step::Said("Pulling fs layer"));
                     fetches.push(Fetch {
                         digest: digest.to_string(),
                         size,
@@ -100,7 +99,8 @@ impl Incoming {
             }
             layers.push(shared);
         }
-        Ok((Incoming { layers }, fetches))
+        let tell = Arc::clone(tell);
+        Ok((Incoming { layers, tell }, fetches))
     }
 
     /// Nobody reads any more: what is still being fetched can end.
@@ -126,18 +126,23 @@ impl Layers for Incoming {
         let shared = Arc::clone(shared.ok_or_else(missing)?);
         Ok(Stream {
             size: shared.size,
-            reader: Box::new(Reader { shared, at: 0 }),
+            reader: Box::new(Reader {
+                shared,
+                at: 0,
+                tell: &*self.tell,
+            }),
             checked: true,
         })
     }
 }
 
-struct Reader {
+struct Reader<'a> {
     shared: Arc<Shared>,
     at: u64,
+    tell: &'a (dyn Fn(Digest, Step<'_>) + Send + Sync),
 }
 
-impl Read for Reader {
+impl Read for Reader<'_> {
     /// Waits for bytes. The end comes when the digest was right, and not before.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut state = self.shared.state();
@@ -154,7 +159,10 @@ impl Read for Reader {
                 }
                 State::Done(file) => {
                     let got = file.read_at(buffer, self.at)?;
+                    drop(state);
                     self.at += got as u64;
+                    let step = Step::Extracting(self.at, self.shared.size);
+                    (self.tell)(self.shared.digest, step);
                     return Ok(got);
                 }
                 State::Failed(why) => return Err(io::Error::other(why.clone())),
@@ -221,7 +229,7 @@ impl Sink for Part {
     fn begin(&mut self) -> io::Result<Begin> {
         let Some(file) = self.open()? else {
             self.shared.set(State::Done(File::open(&self.path)?));
-            (self.tell)(self.shared.digest, "Download complete");
+            (self.tell)(self.shared.digest, Step::Said("Download complete"));
             return Ok(Begin::Whole);
         };
         let mut hash = Hashing::new(io::empty());
@@ -252,6 +260,8 @@ impl Sink for Part {
             *len = at.max(*len);
         }
         self.shared.changed.notify_all();
+        let step = Step::Downloading(at, self.shared.size);
+        (self.tell)(self.shared.digest, step);
         Ok(())
     }
 
@@ -277,7 +287,7 @@ impl Sink for Part {
         fs::rename(&partial, &self.path)?;
         publish::sync_dir(&self.path)?;
         self.shared.set(State::Done(writing.file.try_clone()?));
-        (self.tell)(self.shared.digest, "Download complete");
+        (self.tell)(self.shared.digest, Step::Said("Download complete"));
         Ok(None)
     }
 

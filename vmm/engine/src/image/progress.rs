@@ -2,6 +2,9 @@
 //! What users see while an image is loaded.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use super::digest::Digest;
 
 /// Told of work that takes time, one piece after the other.
 pub trait Progress {
@@ -11,6 +14,20 @@ pub trait Progress {
     /// The piece is done. Not called where it failed.
     fn end(&mut self);
 }
+
+/// What becomes of a layer that is pulled or pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// In Docker's words; it stays so.
+    Said(&'a str),
+    /// So many bytes of how many.
+    Downloading(u64, u64),
+    Extracting(u64, u64),
+    Pushing(u64, u64),
+}
+
+/// Told of a layer's steps, from any thread.
+pub type Tell = Arc<dyn Fn(Digest, Step<'_>) + Send + Sync>;
 
 /// Says nothing.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,17 +2,15 @@
 //! `pull`: an image out of a registry. Layers are unpacked while those above them are still being
 //! fetched.
 
-use std::sync::Arc;
-
 use walnut_registry::{Credential, Manifest, Options, Registry, RegistryError};
 
 use super::digest::Digest;
 use super::error::ImageError;
-use super::incoming::{Incoming, Tell};
+use super::incoming::Incoming;
 use super::manifest::{Document, Draft};
 use super::oci;
 use super::platform::Platform;
-use super::progress::Progress;
+use super::progress::{Progress, Step, Tell};
 use super::reference::{DEFAULT_REGISTRY, Name};
 use super::store::Store;
 
@@ -77,13 +75,12 @@ pub(super) fn of_registry(name: &Name, error: RegistryError) -> ImageError {
 }
 
 impl Store {
-    /// `tell` gets a layer's digest and what became of it.
     pub fn pull(
         &self,
         registry: &Registry,
         name: &Name,
         platform: &Platform,
-        tell: impl Fn(Digest, &str) + Send + Sync + 'static,
+        tell: &Tell,
         progress: &mut dyn Progress,
     ) -> Result<Pulled, ImageError> {
         let failed = |error| of_registry(name, error);
@@ -131,7 +128,7 @@ impl Store {
             platform,
             &shown,
         )?;
-        let fetched = self.fetch(registry, name, &draft, &digests, Arc::new(tell), progress);
+        let fetched = self.fetch(registry, name, &draft, &digests, tell, progress);
         if fetched.as_ref().is_err_and(ImageError::is_disk_full)
             && let Err(error) = self.collect(true)
         {
@@ -151,11 +148,11 @@ impl Store {
         name: &Name,
         draft: &Draft,
         digests: &[Name],
-        tell: Tell,
+        tell: &Tell,
         progress: &mut dyn Progress,
     ) -> Result<(), ImageError> {
         let busy = self.busy()?;
-        let (incoming, fetches) = Incoming::new(&self.blobs, &draft.layers, &tell)?;
+        let (incoming, fetches) = Incoming::new(&self.blobs, &draft.layers, tell)?;
         let repository = name.repository();
         let (added, fetched) = std::thread::scope(|scope| {
             let fetching = scope.spawn(|| registry.fetch(repository, fetches, PARALLEL));
@@ -176,7 +173,8 @@ impl Store {
             (Ok(_), Err(panic)) => std::panic::resume_unwind(panic),
             (Ok(_), Ok(Ok(()))) => {
                 for layer in &draft.layers {
-                    tell(layer.digest.unwrap_or(layer.diff_id), "Pull complete");
+                    let digest = layer.digest.unwrap_or(layer.diff_id);
+                    tell(digest, Step::Said("Pull complete"));
                 }
                 Ok(())
             }

@@ -3,22 +3,24 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use walnut_registry::{PushBlob, Pushed, Registry, RegistryError};
 
 use super::digest::Digest;
 use super::error::ImageError;
 use super::names::OCI_MANIFEST;
+use super::progress::{Step, Tell};
 use super::reference::{Name, Stored};
 use super::store::Store;
 
 impl Store {
-    /// Digest and length of the manifest. `tell` gets a layer's digest and what became of it.
+    /// Digest and length of the manifest.
     pub fn push(
         &self,
         registry: &Registry,
         name: &Name,
-        tell: impl Fn(Digest, &str),
+        tell: &Tell,
     ) -> Result<(Digest, usize), ImageError> {
         let failed = |error: RegistryError| ImageError::Push {
             name: name.to_string(),
@@ -41,23 +43,33 @@ impl Store {
         for (blob, is_layer) in layers.chain([(record.config, false)]) {
             let path = self.blobs.path(blob);
             let size = self.blobs.open(blob)?.and_then(|file| file.metadata().ok());
+            let size = size.map_or(0, |metadata| metadata.len());
+            let sent = Arc::new(AtomicU64::new(0));
+            let tell_sent = Arc::clone(tell);
             let pushed = registry
                 .push_blob(
                     name.repository(),
                     &PushBlob {
                         digest: &blob.to_string(),
-                        size: size.map_or(0, |metadata| metadata.len()),
+                        size,
                         open: &|| File::open(&path),
                         from: &from,
-                        sent: Arc::new(|_| {}),
+                        sent: Arc::new(move |bytes| {
+                            let sent = bytes + sent.fetch_add(bytes, Ordering::Relaxed);
+                            if is_layer {
+                                tell_sent(blob, Step::Pushing(sent.min(size), size));
+                            }
+                        }),
                     },
                 )
                 .map_err(failed)?;
             if is_layer {
                 match pushed {
-                    Pushed::Existed => tell(blob, "Layer already exists"),
-                    Pushed::Mounted(from) => tell(blob, &format!("Mounted from {from}")),
-                    Pushed::Uploaded => tell(blob, "Pushed"),
+                    Pushed::Existed => tell(blob, Step::Said("Layer already exists")),
+                    Pushed::Mounted(from) => {
+                        tell(blob, Step::Said(&format!("Mounted from {from}")));
+                    }
+                    Pushed::Uploaded => tell(blob, Step::Said("Pushed")),
                 }
             }
         }

@@ -10,6 +10,7 @@ mod inspect;
 mod list;
 mod prune;
 mod registry;
+mod report;
 mod transfer;
 mod users;
 

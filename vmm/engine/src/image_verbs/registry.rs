@@ -2,16 +2,15 @@
 //! `walnut pull`, `push`, `login` and `logout`, and what `run` does where an image is missing.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use walnut_registry::{Credential, credentials};
 
+use super::report::Report;
 use super::{VerbError, print_lines};
 use crate::cli::image::{LoginArgs, LogoutArgs, PullArgs, PushArgs};
 use crate::image::{
-    DEFAULT_REGISTRY, Digest, HUB, Name, Platform, Pulled, Quiet, Store, Stored, connect,
-    connect_to,
+    DEFAULT_REGISTRY, HUB, Name, Platform, Pulled, Quiet, Store, Stored, connect, connect_to,
 };
 
 pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
@@ -26,32 +25,23 @@ pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
     if !quiet && !typed_version {
         print_lines(["Using default tag: latest".to_owned()])?;
     }
-    let say = move |text: String| {
-        if !quiet {
-            line(&mut io::stdout(), &text);
-        }
+    let report = match quiet {
+        true => Report::quiet(),
+        false => Report::to_stdout(),
     };
-    pull_image(store, &name, args.platform.as_deref(), args.tls.verify, say)?;
+    let platform = args.platform.as_deref();
+    pull_image(store, &name, platform, args.tls.verify, report.into())?;
     print_lines([name.canonical()])
 }
 
 /// For `run` and `create`: told on stderr, where no output of a container's can be meant, and not
 /// before the registry has answered.
 pub fn pull_missing(store: &Store, name: &Name, platform: Option<&str>) -> Result<(), VerbError> {
-    let missing = store.look_up(&Stored::Name(name.clone())).is_err();
-    let first = missing.then(|| format!("Unable to find image '{name}' locally"));
-    let held = Arc::new(Mutex::new(first.into_iter().collect::<Vec<_>>()));
-    let begun = AtomicBool::new(false);
-    let begun = Arc::new(begun);
-    let say = move |text: String| {
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.push(text);
-        if begun.swap(true, Ordering::Relaxed) {
-            held.drain(..)
-                .for_each(|text| line(&mut io::stderr(), &text));
-        }
-    };
-    pull_image(store, name, platform, true, say).map(drop)
+    let report = Report::to_stderr();
+    if store.look_up(&Stored::Name(name.clone())).is_err() {
+        report.hold(format!("Unable to find image '{name}' locally"));
+    }
+    pull_image(store, name, platform, true, report.into()).map(drop)
 }
 
 fn pull_image(
@@ -59,7 +49,7 @@ fn pull_image(
     name: &Name,
     platform: Option<&str>,
     tls_verify: bool,
-    say: impl Fn(String) + Clone + Send + Sync + 'static,
+    report: Arc<Report>,
 ) -> Result<Pulled, VerbError> {
     let platform = Platform::wanted(platform)?;
     let registry = connect(name, tls_verify, find(name.registry())?)?;
@@ -67,42 +57,31 @@ fn pull_image(
         (Some(tag), _) => tag.to_owned(),
         (None, digest) => digest.map(|d| d.to_string()).unwrap_or_default(),
     };
-    say(format!("{version}: Pulling from {}", name.repository()));
-    let tell = {
-        let say = say.clone();
-        move |layer: Digest, what: &str| say(format!("{}: {what}", layer.short()))
-    };
-    let pulled = store.pull(&registry, name, &platform, tell, &mut Quiet)?;
-    say(format!("Digest: {}", pulled.digest));
-    say(match pulled.new {
+    report.hold(format!("{version}: Pulling from {}", name.repository()));
+    let tell = Arc::clone(&report).of_layers();
+    let pulled = store.pull(&registry, name, &platform, &tell, &mut Quiet)?;
+    report.line(&format!("Digest: {}", pulled.digest));
+    report.line(&match pulled.new {
         true => format!("Status: Downloaded newer image for {name}"),
         false => format!("Status: Image is up to date for {name}"),
     });
     Ok(pulled)
 }
 
-/// Nobody may be left to tell.
-fn line(out: &mut dyn Write, text: &str) {
-    let _ = out.write_all(format!("{text}\n").as_bytes());
-}
-
 pub(super) fn push(args: &PushArgs, store: &Store) -> Result<(), VerbError> {
     let name: Name = args.image.parse()?;
     let registry = connect(&name, args.tls.verify, find(name.registry())?)?;
-    let quiet = args.quiet;
-    let say = |text: String| {
-        if !quiet {
-            line(&mut io::stdout(), &text);
-        }
-    };
-    say(format!(
+    let report = Arc::new(match args.quiet {
+        true => Report::quiet(),
+        false => Report::to_stdout(),
+    });
+    report.line(&format!(
         "The push refers to repository [{}/{}]",
         name.registry(),
         name.repository()
     ));
-    let tell = |layer: Digest, what: &str| say(format!("{}: {what}", layer.short()));
-    let (digest, size) = store.push(&registry, &name, tell)?;
-    match quiet {
+    let (digest, size) = store.push(&registry, &name, &report.of_layers())?;
+    match args.quiet {
         true => print_lines([name.canonical()]),
         false => print_lines([format!(
             "{}: digest: {digest} size: {size}",

@@ -145,6 +145,33 @@ fn what_is_pushed_is_pulled_back_as_it_was() {
 }
 
 #[test]
+fn a_terminal_has_a_bar_for_each_layer() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let home = Home::new();
+    let name = format!("{}/app:1", registry.host());
+    home.import(&name, 20_000_000);
+    let on_a_terminal = |home: &Home, verb: &str| {
+        let walnut = home.command(&[verb, &name]);
+        let words = std::iter::once(walnut.get_program()).chain(walnut.get_args());
+        let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+        let mut script = Command::new("script");
+        script.args(["-qec", &words.join(" "), "/dev/null"]);
+        script.env("DOCKER_CONFIG", home.0.path());
+        text(&script.output().unwrap().stdout)
+    };
+    let said = on_a_terminal(&home, "push");
+    assert!(said.contains(": Pushing     ["), "{said}");
+    assert!(said.contains(": Pushed\r"), "{said}");
+    let said = on_a_terminal(&Home::new(), "pull");
+    assert!(said.starts_with("1: Pulling from app\r\n"), "{said}");
+    assert!(said.contains(": Downloading ["), "{said}");
+    assert!(said.contains("20MB/20MB"), "{said}");
+    assert!(said.contains(": Pull complete\r"), "{said}");
+}
+
+#[test]
 fn skopeo_reads_what_we_push() {
     let Some(registry) = Registry::start() else {
         return;
