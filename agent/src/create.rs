@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::Process as SpecProcess;
 use rustix::fs::{Mode, OFlags};
-use walnut_protocol::agent::{CreateRequest, ExecRequest, GuestFile};
+use walnut_protocol::agent::{CreateRequest, ExecRequest, FileJob, GuestFile};
 
 use crate::agent::Agent;
 use crate::cgroup::{Cgroup, CgroupError};
@@ -22,7 +22,8 @@ use crate::channel::{self, Channel, ChannelError};
 use crate::clock;
 use crate::container::{Base, Container, signal_number};
 use crate::failure::{Failure, Stage, chain};
-use crate::helper::{self, CreateJob, EnterJob, Job, Report, Word};
+use crate::files;
+use crate::helper::{self, CreateJob, EnterJob, FilesJob, Job, Report, Word, Work};
 use crate::mounts::Mounts;
 use crate::paths::{GuestPath, PathError, Rootfs};
 use crate::process::Process;
@@ -60,6 +61,7 @@ pub fn container(
         &request.user,
         &request.group_add,
     )?;
+    fill_volumes(request, &rootfs)?;
     make_cwd(&rootfs, &spec.process);
     spec.sysctls = sysctl::apply(&request.sysctls, spec.namespaces)
         .map_err(|error| Failure::of(Stage::Spec, error.errno(), &error))?;
@@ -97,7 +99,7 @@ pub fn container(
             helper::Stdio::Terminal
         },
     });
-    let init = make_process(agent, &job, stdio, None, streams, &cgroup)?;
+    let init = make_process(agent, &job, stdio, Vec::new(), streams, &cgroup)?;
     if let Some(console) = console {
         let (socket, _) = console
             .accept()
@@ -130,6 +132,9 @@ pub fn exec(
     container: &Container,
     request: &ExecRequest,
 ) -> Result<Arc<Process>, Failure> {
+    if let Some(job) = request.files.as_ref() {
+        return file_job(agent, container, request, job);
+    }
     let mut process = spec::parse_process(&request.process).map_err(|e| spec_failure(&e))?;
     // As the container sees its passwd now: it may have changed since it was made.
     set_user(&container.rootfs, &mut process, &request.user, &[])?;
@@ -159,21 +164,58 @@ pub fn exec(
             helper::Stdio::Terminal
         },
     });
-    let made = make_process(agent, &job, stdio, far, streams, &container.cgroup)?;
-    match made.lifeline.receive_within::<Word>(PATIENCE) {
-        Ok(Some((Word::Failed(failure), _))) => return Err(failure),
-        Ok(Some((Word::Ready | Word::Start, _))) => {}
-        // It was killed before it got there.
-        Ok(None) => return Err(Failure::new(Stage::Exec, 0, "the container has ended")),
-        Err(error) => {
-            let _ = made.kill(libc::SIGKILL.cast_unsigned());
-            return Err(Failure::of(Stage::Exec, 0, &error));
-        }
-    }
+    let extra = far.into_iter().map(Channel::into_fd).collect();
+    let made = make_process(agent, &job, stdio, extra, streams, &container.cgroup)?;
+    wait_ready(&made)?;
     if let Some(near) = near {
         take_terminal(&made, near.into_fd().as_fd(), &process)?;
     }
     Ok(made)
+}
+
+/// Makes a process of the agent's own that works on the container's files.
+fn file_job(
+    agent: &Agent,
+    container: &Container,
+    request: &ExecRequest,
+    job: &FileJob,
+) -> Result<Arc<Process>, Failure> {
+    let work = Work::from_protocol(job)
+        .ok_or_else(|| Failure::new(Stage::Spec, 0, "a job without work"))?;
+    let failed = |e: &dyn std::error::Error| Failure::of(Stage::Streams, 0, e);
+    let (streams, stdio) = Streams::pipes(request.stdin, 0, 0).map_err(|e| failed(&e))?;
+    let root = container
+        .rootfs
+        .open_in(Path::new("/"), OFlags::PATH)
+        .map_err(|e| failed(&e))?;
+    let job = Job::Files(FilesJob {
+        init_pid: container.init.pid,
+        work,
+    });
+    let streams = Arc::new(streams);
+    let made = make_process(
+        agent,
+        &job,
+        Some(stdio),
+        vec![root],
+        streams,
+        &container.cgroup,
+    )?;
+    wait_ready(&made)?;
+    Ok(made)
+}
+
+fn wait_ready(made: &Process) -> Result<(), Failure> {
+    match made.lifeline.receive_within::<Word>(PATIENCE) {
+        Ok(Some((Word::Failed(failure), _))) => Err(failure),
+        Ok(Some((Word::Ready | Word::Start, _))) => Ok(()),
+        // It was killed before it got there.
+        Ok(None) => Err(Failure::new(Stage::Exec, 0, "the container has ended")),
+        Err(error) => {
+            let _ = made.kill(libc::SIGKILL.cast_unsigned());
+            Err(Failure::of(Stage::Exec, 0, &error))
+        }
+    }
 }
 
 /// Hands the job to the helper and takes charge of the process that comes of it.
@@ -181,7 +223,7 @@ fn make_process(
     agent: &Agent,
     job: &Job,
     stdio: Option<ChildEnds>,
-    console: Option<Channel>,
+    extra: Vec<OwnedFd>,
     streams: Arc<Streams>,
     cgroup: &Arc<Cgroup>,
 ) -> Result<Arc<Process>, Failure> {
@@ -189,8 +231,8 @@ fn make_process(
     let (control, far_control) = Channel::pair().map_err(|e| broken(&e))?;
     let (lifeline, far_lifeline) = Channel::pair().map_err(|e| broken(&e))?;
     let mut ends: Vec<OwnedFd> = vec![far_control.into_fd(), far_lifeline.into_fd()];
-    ends.extend(console.map(Channel::into_fd));
     ends.extend(stdio.into_iter().flatten());
+    ends.extend(extra);
     let fds: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
     agent
         .helper
@@ -261,6 +303,22 @@ fn take_terminal(
         process
             .resize(side(size.width()), side(size.height()))
             .map_err(|e| failed(chain(&e)))?;
+    }
+    Ok(())
+}
+
+/// Before anything of the container is mounted over it, the root file system is the image's.
+fn fill_volumes(request: &CreateRequest, rootfs: &Rootfs) -> Result<(), Failure> {
+    for volume in &request.volumes {
+        let path = GuestPath::writable(&volume.path)
+            .map_err(|error| Failure::of(Stage::Mounts, error.errno(), &error))?;
+        files::fill_volume(
+            path.as_path(),
+            rootfs,
+            Path::new(&volume.target),
+            volume.copy,
+        )
+        .map_err(|error| Failure::of(Stage::Mounts, 0, &error))?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod boot;
 pub mod cgroup;
 pub mod clock;
 pub mod failure;
+pub mod files;
 pub mod helper;
 pub mod kmsg;
 pub mod listen;

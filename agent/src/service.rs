@@ -149,10 +149,12 @@ impl agent_ttrpc::Agent for Service {
     fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> Answer<CreateResponse> {
         let (_, container) = self.container(&request.container_id)?;
         let exec_id = Id::try_from(request.exec_id.as_str()).map_err(|e| invalid(&e))?;
-        if container.init.exit().is_some() || !container.init.is_started() {
+        // What is no process of the container's needs none of it to run.
+        let of_its_own = request.files.is_none();
+        if container.init.exit().is_some() || (of_its_own && !container.init.is_started()) {
             return Err(precondition("the container is not running"));
         }
-        if container.cgroup.is_frozen().unwrap_or(false) {
+        if of_its_own && container.cgroup.is_frozen().unwrap_or(false) {
             return Err(precondition("the container is paused"));
         }
         if !container.reserve(exec_id.as_str()) {

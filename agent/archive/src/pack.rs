@@ -86,6 +86,10 @@ impl<W: Write> Packer<W> {
         if kind.is_file() {
             return self.file(path, name, &meta, header).map(|()| Some(meta));
         }
+        if name.as_os_str().is_empty() {
+            // The archive's own directory has no entry.
+            return Ok(Some(meta));
+        }
         self.attributes(path)?;
         header.set_size(0);
         self.builder

@@ -13,6 +13,7 @@
 mod capture;
 mod create;
 mod enter;
+mod files;
 mod zygote;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::failure::Failure;
 use crate::security::Sets;
 
 pub use create::NOTIFY_SOCKET;
+pub use files::Work;
 pub use zygote::{Helper, HelperError};
 
 /// What a helper is to do. Descriptors go with it: control, lifeline, then [`Stdio`]'s.
@@ -30,6 +32,7 @@ pub use zygote::{Helper, HelperError};
 pub enum Job {
     Create(CreateJob),
     Enter(EnterJob),
+    Files(FilesJob),
 }
 
 /// Make a container up to its first process's exec.
@@ -57,6 +60,14 @@ pub struct EnterJob {
     /// OCI runtime spec, the "process" object.
     pub process: String,
     pub stdio: Stdio,
+}
+
+/// Work on a container's files. A last descriptor is the container's root directory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FilesJob {
+    /// The container's first process.
+    pub init_pid: i32,
+    pub work: Work,
 }
 
 /// Where a process's standard streams come from.

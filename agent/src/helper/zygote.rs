@@ -15,7 +15,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, fork};
 use rustix::io::Errno;
 
-use super::{Job, create, enter};
+use super::{Job, create, enter, files};
 use crate::channel::{Channel, ChannelError};
 use crate::failure::chain;
 
@@ -94,6 +94,7 @@ fn run(job: &Job, fds: Vec<OwnedFd>) {
     match job {
         Job::Create(job) => create::run(job, fds),
         Job::Enter(job) => enter::run(job, fds),
+        Job::Files(job) => files::run(job, fds),
     }
 }
 
