@@ -97,6 +97,11 @@ pub fn stat(path: &Path, follow: bool, mut out: impl Write) -> Result<(), FilesE
         }
         Ok(meta) => {
             let target = fs::read_link(path).ok().filter(|_| !follow);
+            let real = if follow {
+                fs::canonicalize(path).ok()
+            } else {
+                None
+            };
             json!({
                 "exists": true,
                 "directory": meta.is_dir(),
@@ -104,6 +109,7 @@ pub fn stat(path: &Path, follow: bool, mut out: impl Write) -> Result<(), FilesE
                 "mode": meta.mode(),
                 "mtime": meta.mtime(),
                 "target": target.map(|target| target.to_string_lossy().into_owned()),
+                "real": real.map(|real| real.to_string_lossy().into_owned()),
             })
         }
     };

@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod container;
 pub mod doctor;
+pub mod files;
 pub mod format;
 pub mod image;
 pub mod image_verbs;
@@ -26,3 +27,4 @@ pub mod times;
 pub mod units;
 pub mod verb;
 pub mod vm;
+pub mod volumes;

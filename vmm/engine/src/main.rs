@@ -37,6 +37,10 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
         Command::Container(command) => container(*command, &paths, begin_us),
         Command::Attach(args) => container(ContainerCommand::Attach(args), &paths, begin_us),
         Command::Console(args) => Ok(verb::console::console(&args, &paths)?),
+        Command::Commit(args) => container(ContainerCommand::Commit(args), &paths, begin_us),
+        Command::Cp(args) => container(ContainerCommand::Cp(args), &paths, begin_us),
+        Command::Diff(args) => container(ContainerCommand::Diff(args), &paths, begin_us),
+        Command::Export(args) => container(ContainerCommand::Export(args), &paths, begin_us),
         Command::Create(args) => container(ContainerCommand::Create(args), &paths, begin_us),
         Command::Exec(args) => container(ContainerCommand::Exec(args), &paths, begin_us),
         Command::Inspect(args) => container(ContainerCommand::Inspect(args), &paths, begin_us),
@@ -54,14 +58,19 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
         Command::Stop(args) => container(ContainerCommand::Stop(args), &paths, begin_us),
         Command::Unpause(args) => container(ContainerCommand::Unpause(args), &paths, begin_us),
         Command::Update(args) => container(ContainerCommand::Update(args), &paths, begin_us),
+        Command::Volume(command) => Ok(verb::volume::run(command, &paths)?),
         Command::Wait(args) => container(ContainerCommand::Wait(args), &paths, begin_us),
     }
 }
 
 fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow::Result<u8> {
-    use verb::{console, exec, inspect, life, logs, ps, remove, start, stats, update};
+    use verb::{console, cp, exec, files, inspect, life, logs, ps, remove, start, stats, update};
     Ok(match command {
         ContainerCommand::Attach(args) => life::attach(&args, paths)?,
+        ContainerCommand::Commit(args) => files::commit(&args, paths)?,
+        ContainerCommand::Cp(args) => cp::cp(&args, paths)?,
+        ContainerCommand::Diff(args) => files::diff(&args, paths)?,
+        ContainerCommand::Export(args) => files::export(&args, paths)?,
         ContainerCommand::Create(args) => run::create_only(&args, paths)?,
         ContainerCommand::Exec(args) => exec::exec(&args, paths)?,
         ContainerCommand::Inspect(args) => inspect::inspect(&args, paths)?,

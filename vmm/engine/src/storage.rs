@@ -13,20 +13,28 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use walnut_passwd::MAX_FILE;
-use walnut_protocol::agent::MountPoint;
+use walnut_protocol::agent::{self, MountPoint};
 use walnut_vmm_config as config;
 
 use crate::container::Container;
+use crate::volumes::Claim;
 
 pub mod disk;
 
 /// What the guest mounts the volumes' device by.
 const VOLUMES_TAG: &str = "walnut";
 const VOLUMES: &str = "/run/walnut/volumes";
+/// Where the named ones' file systems are mounted, and what of each is the volume: the rest is
+/// the file system's own (`lost+found`).
+const NAMED: &str = "/run/walnut/named";
+const DATA: &str = "data";
 /// Behind the guest's own root.
 const IMAGE_DEVICE: &str = "/dev/pmem1";
-const IMAGE: &str = "/run/walnut/image";
+/// Where the image is mounted in the guest.
+pub const IMAGE: &str = "/run/walnut/image";
 const WRITABLE: &str = "/run/walnut/rw";
+/// What the container has written over its image.
+pub const UPPER: &str = "/run/walnut/rw/upper";
 const OVERLAY: &str = "/run/walnut/rootfs";
 /// The device, and the one volume in it, that is the root file system.
 const ROOTFS_TAG: &str = "rootfs";
@@ -81,6 +89,8 @@ pub struct Layout {
     pub rootfs: &'static str,
     /// The guest's path of each of the container's volumes.
     pub volume_sources: Vec<PathBuf>,
+    /// Volumes whose first use this may be.
+    pub fills: Vec<agent::Volume>,
 }
 
 impl Layout {
@@ -93,6 +103,7 @@ impl Layout {
             mounts: Vec::new(),
             rootfs: OVERLAY,
             volume_sources: Vec::new(),
+            fills: Vec::new(),
         };
         layout.volumes(container, source);
         let lower = match source {
@@ -126,10 +137,49 @@ impl Layout {
         layout
     }
 
+    /// Adds the disks of the container's named volumes.
+    pub fn add_named(&mut self, container: &Container, claims: &[Claim]) {
+        for claim in claims {
+            let (Some(volume), Some(source)) = (
+                container.volumes.get(claim.index),
+                self.volume_sources.get(claim.index),
+            ) else {
+                continue;
+            };
+            // The monitor takes no more disks than there are letters.
+            let letter = u8::try_from(self.disks.len()).unwrap_or(u8::MAX);
+            let device = format!("/dev/vd{}", char::from(b'a'.saturating_add(letter)));
+            let target = format!("{NAMED}/{}", claim.index);
+            let options: &[&str] = match claim.readonly {
+                true => &["ro"],
+                false => &["noatime", "discard", "noinit_itable"],
+            };
+            self.mounts.push(mount("ext4", &device, &target, options));
+            self.disks.push(config::DiskConfig {
+                path: claim.path.clone(),
+                readonly: claim.readonly,
+                serial: Some(format!("volume{}", claim.index)),
+            });
+            if !claim.readonly {
+                self.fills.push(agent::Volume {
+                    path: source.display().to_string(),
+                    target: volume.target.display().to_string(),
+                    copy: !volume.nocopy,
+                    ..agent::Volume::default()
+                });
+            }
+        }
+    }
+
     fn volumes(&mut self, container: &Container, source: &Source) {
         let mut volumes = Vec::new();
         for (index, volume) in container.volumes.iter().enumerate() {
             let name = index.to_string();
+            if volume.is_named() {
+                let at = Path::new(NAMED).join(name).join(DATA);
+                self.volume_sources.push(at);
+                continue;
+            }
             self.volume_sources.push(Path::new(VOLUMES).join(&name));
             volumes.push(config::Volume {
                 name,
@@ -183,7 +233,7 @@ impl Layout {
             }
         }
         let lower = format!("lowerdir={lower}");
-        let upper = format!("upperdir={WRITABLE}/upper");
+        let upper = format!("upperdir={UPPER}");
         let work = format!("workdir={WRITABLE}/work");
         self.mounts.push(mount(
             "overlay",
@@ -214,6 +264,33 @@ fn owner(user: &str, source: &Source) -> config::Owner {
         },
         Err(_) => config::Owner::default(),
     }
+}
+
+/// Where something is mounted in every container, or in this one: places that are made in its root
+/// without its doing. Relative to the root.
+pub fn mount_points(container: &Container) -> Vec<PathBuf> {
+    const ALWAYS: [&str; 9] = [
+        "dev",
+        "etc",
+        "etc/hostname",
+        "etc/hosts",
+        "etc/resolv.conf",
+        "proc",
+        "sys",
+        "dev/pts",
+        "dev/shm",
+    ];
+    let own = container.volumes.iter().map(|volume| &volume.target);
+    let own = own.chain(container.tmpfs.iter().map(|tmpfs| &tmpfs.target));
+    // With the directories above them, which may have been made for them.
+    let own = own.flat_map(|target| target.ancestors());
+    let own = own.filter_map(|path| path.strip_prefix("/").ok());
+    let cwd = Path::new(&container.cwd).ancestors();
+    let cwd = cwd.filter_map(|path| path.strip_prefix("/").ok());
+    let all = ALWAYS.iter().map(Path::new).chain(own).chain(cwd);
+    all.filter(|path| !path.as_os_str().is_empty())
+        .map(Path::to_owned)
+        .collect()
 }
 
 fn mount(kind: &str, source: &str, target: &str, options: &[&str]) -> MountPoint {

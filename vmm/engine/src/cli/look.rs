@@ -87,7 +87,7 @@ pub struct InspectArgs {
     /// Show what containers take on disk
     #[arg(short, long)]
     pub size: bool,
-    /// What is meant, if names are not enough: container
+    /// What is meant, if names are not enough: container, image or volume
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
     #[arg(required = true, value_name = "NAME")]

@@ -3,12 +3,14 @@
 
 pub mod completion;
 pub mod exec;
+pub mod files;
 pub mod image;
 pub mod life;
 pub mod look;
 pub mod run;
 mod supervise;
 mod usage;
+pub mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -68,16 +70,24 @@ pub struct Cli {
 pub enum Command {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),
+    /// Make an image of a container's files
+    Commit(files::CommitArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
     /// Show what the kernel of a container's machine has said
     Console(look::ConsoleArgs),
+    /// Copy files from a container, or into it
+    Cp(files::CpArgs),
     /// Create a container, without running it
     Create(Box<run::CreateArgs>),
+    /// Show what a container has changed in its image's files
+    Diff(files::DiffArgs),
     /// Say what this machine can do, and what to do about what it can't
     Doctor,
     /// Run a command in a running container
     Exec(exec::ExecArgs),
+    /// Write a container's files to a tar archive
+    Export(files::ExportArgs),
     /// Tell all about containers
     Inspect(look::InspectArgs),
     /// Send a signal to containers
@@ -110,6 +120,9 @@ pub enum Command {
     Unpause(life::NamesArgs),
     /// Change limits and restart policies
     Update(life::UpdateArgs),
+    /// Manage volumes
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Volume(volume::VolumeCommand),
     /// Wait until containers stop, and print their exit codes
     Wait(life::WaitArgs),
     /// Manage containers
@@ -127,10 +140,18 @@ pub enum Command {
 pub enum ContainerCommand {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),
+    /// Make an image of a container's files
+    Commit(files::CommitArgs),
+    /// Copy files from a container, or into it
+    Cp(files::CpArgs),
     /// Create a container, without running it
     Create(Box<run::CreateArgs>),
+    /// Show what a container has changed in its image's files
+    Diff(files::DiffArgs),
     /// Run a command in a running container
     Exec(exec::ExecArgs),
+    /// Write a container's files to a tar archive
+    Export(files::ExportArgs),
     /// Tell all about containers
     Inspect(look::InspectArgs),
     /// Send a signal to containers

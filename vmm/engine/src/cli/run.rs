@@ -139,6 +139,10 @@ pub struct ContainerArgs {
     /// Memory limit, such as 64m or 1.5g; the machine has a little more
     #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
     pub memory: Option<u64>,
+    /// Mount a volume, a directory or file of the host, or a tmpfs:
+    /// type=volume|bind|tmpfs,source=…,target=…[,readonly]
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub mount: Vec<String>,
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -225,8 +229,8 @@ pub struct ContainerArgs {
     /// User name or number, and group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
-    /// Bind mount a directory or file of the host
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    /// Mount a directory or file of the host, or a named volume; DIR alone is a new volume
+    #[arg(short, long, value_name = "[SOURCE:]DIR[:ro]")]
     pub volume: Vec<String>,
     /// Working directory inside the container
     #[arg(short, long, value_name = "DIR")]

@@ -17,7 +17,7 @@ pub enum LabelError {
 }
 
 /// Files first, then flags, later ones winning; `NAME` alone has an empty value.
-pub(super) fn parse_all(
+pub fn parse_all(
     files: &[PathBuf],
     flags: &[String],
 ) -> Result<BTreeMap<String, String>, LabelError> {

@@ -61,7 +61,7 @@ impl Container {
         if let Some(name) = &args.name {
             check_name(name)?;
         }
-        let (volumes, tmpfs) = volume::parse_all(&args.volume, &args.tmpfs, here)?;
+        let (volumes, tmpfs) = volume::parse_all(&args.volume, &args.tmpfs, &args.mount, here)?;
         let stop_signal = args.stop_signal.as_deref().map(signal::parse).transpose()?;
         Ok(Self {
             name: args.name.clone(),

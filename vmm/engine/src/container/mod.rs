@@ -4,10 +4,11 @@
 
 pub mod env;
 pub mod id;
-mod label;
+pub mod label;
 pub mod limits;
 mod log_option;
 mod merge;
+mod mount;
 pub mod security;
 pub mod signal;
 mod sysctl;

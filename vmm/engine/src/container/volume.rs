@@ -9,6 +9,11 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::mount::{self, Mounted};
+
+/// Of a file (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+
 #[derive(Debug, Error)]
 pub enum VolumeError {
     #[error("invalid volume specification: '{spec}': {reason}")]
@@ -17,18 +22,37 @@ pub enum VolumeError {
     Missing(PathBuf),
     #[error("look at volume source {path}")]
     Inspect { path: PathBuf, source: io::Error },
+    #[error(
+        "\"{0}\" includes invalid characters for a local volume name, only \
+         \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
+         absolute path"
+    )]
+    Name(String),
+    #[error("invalid argument \"{spec}\" for \"--mount\" flag: {reason}")]
+    Mount { spec: String, reason: String },
     #[error("Duplicate mount point: {0}")]
     Duplicate(PathBuf),
     #[error("invalid tmpfs specification: '{spec}': {reason}")]
     Tmpfs { spec: String, reason: String },
 }
 
-/// A directory or a file of the host, and where the container sees it.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+/// What of elsewhere the container sees, and where: a directory or a file of the host, or a named
+/// volume.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Volume {
+    /// A volume's; empty for one that gets a random name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Made for this container alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
+    /// On the host; of a volume, its disk image.
     pub source: PathBuf,
     pub target: PathBuf,
     pub readonly: bool,
+    /// A new volume is not given what the image has at its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nocopy: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -41,7 +65,10 @@ pub struct Tmpfs {
 impl Volume {
     /// As lists show it.
     pub fn shown(&self, whole: bool) -> String {
-        let text = self.source.display().to_string();
+        let text = match &self.name {
+            Some(name) => name.clone(),
+            None => self.source.display().to_string(),
+        };
         if whole || text.chars().count() <= 15 {
             return text;
         }
@@ -49,10 +76,10 @@ impl Volume {
     }
 
     pub fn is_named(&self) -> bool {
-        false
+        self.name.is_some()
     }
 
-    /// `SOURCE:TARGET[:OPTIONS]`; `cwd` is what a source that begins with a dot is relative to.
+    /// `[SOURCE:]TARGET[:OPTIONS]`; `cwd` is what a source that begins with a dot is relative to.
     pub fn parse(spec: &str, cwd: &Path) -> Result<Self, VolumeError> {
         let refuse = |reason: String| VolumeError::Spec {
             spec: spec.to_owned(),
@@ -62,33 +89,55 @@ impl Volume {
         let (source, target, options) = match parts[..] {
             [source, target] => (source, target, ""),
             [source, target, options] => (source, target, options),
-            [_] => {
-                return Err(refuse(
-                    "anonymous volumes are not there yet; name a directory of the host".to_owned(),
-                ));
+            [target] => {
+                return Ok(Self {
+                    name: Some(String::new()),
+                    anonymous: true,
+                    target: mount_point(target).map_err(refuse)?,
+                    ..Self::default()
+                });
             }
             _ => return Err(refuse("too many colons".to_owned())),
         };
         if source.is_empty() || target.is_empty() {
             return Err(refuse("empty section between colons".to_owned()));
         }
-        if !source.starts_with(['/', '.']) {
-            return Err(refuse(format!(
-                "named volumes are not there yet; for a directory of the host write ./{source}"
-            )));
-        }
         let target = mount_point(target).map_err(refuse)?;
-        let readonly = parse_options(options).map_err(refuse)?;
-        Ok(Self {
-            source: existing(&cwd.join(source))?,
+        let (readonly, nocopy) = parse_options(options).map_err(refuse)?;
+        let is_path = source.starts_with(['/', '.']);
+        let volume = Self {
             target,
             readonly,
+            nocopy,
+            ..Self::default()
+        };
+        if is_path {
+            let source = existing(&cwd.join(source))?;
+            return Ok(Self { source, ..volume });
+        }
+        check_name(source)?;
+        Ok(Self {
+            name: Some(source.to_owned()),
+            ..volume
         })
     }
 }
 
+/// Docker's rule for a volume's name.
+pub fn check_name(name: &str) -> Result<(), VolumeError> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = bytes.len() > 0
+        && name.len() <= MAX_NAME
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    match first && rest && name != "lock" {
+        true => Ok(()),
+        false => Err(VolumeError::Name(name.to_owned())),
+    }
+}
+
 /// Absolute, without `.` and `..`, not the root itself.
-fn mount_point(text: &str) -> Result<PathBuf, String> {
+pub(super) fn mount_point(text: &str) -> Result<PathBuf, String> {
     if !text.starts_with('/') {
         return Err(format!(
             "invalid mount path: '{text}' mount path must be absolute"
@@ -110,22 +159,24 @@ fn mount_point(text: &str) -> Result<PathBuf, String> {
     Ok(clean)
 }
 
-fn parse_options(options: &str) -> Result<bool, String> {
-    let mut readonly = false;
+/// Whether it is read-only, and whether a new volume is left empty.
+fn parse_options(options: &str) -> Result<(bool, bool), String> {
+    let (mut readonly, mut nocopy) = (false, false);
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option {
             "ro" => readonly = true,
             "rw" => readonly = false,
+            "nocopy" => nocopy = true,
             // SELinux labels and consistency hints mean nothing here; private is what it always is.
-            "z" | "Z" | "cached" | "delegated" | "consistent" | "default" | "nocopy"
-            | "private" | "rprivate" => {}
+            "z" | "Z" | "cached" | "delegated" | "consistent" | "default" | "private"
+            | "rprivate" => {}
             _ => return Err(format!("invalid mode: {option}")),
         }
     }
-    Ok(readonly)
+    Ok((readonly, nocopy))
 }
 
-fn existing(source: &Path) -> Result<PathBuf, VolumeError> {
+pub(super) fn existing(source: &Path) -> Result<PathBuf, VolumeError> {
     match fs::canonicalize(source) {
         Ok(path) => Ok(path),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -172,16 +223,23 @@ impl Tmpfs {
 pub fn parse_all(
     volumes: &[String],
     tmpfs: &[String],
+    mounts: &[String],
     cwd: &Path,
 ) -> Result<(Vec<Volume>, Vec<Tmpfs>), VolumeError> {
-    let volumes: Vec<Volume> = volumes
+    let mut volumes: Vec<Volume> = volumes
         .iter()
         .map(|spec| Volume::parse(spec, cwd))
         .collect::<Result<_, _>>()?;
-    let tmpfs: Vec<Tmpfs> = tmpfs
+    let mut tmpfs: Vec<Tmpfs> = tmpfs
         .iter()
         .map(|spec| Tmpfs::parse(spec))
         .collect::<Result<_, _>>()?;
+    for spec in mounts {
+        match mount::parse(spec, cwd)? {
+            Mounted::Volume(volume) => volumes.push(volume),
+            Mounted::Tmpfs(one) => tmpfs.push(one),
+        }
+    }
     let mut seen = HashSet::new();
     let targets = volumes
         .iter()
@@ -246,13 +304,22 @@ mod tests {
         ] {
             assert_eq!(parse(spec), Err(said.to_owned()));
         }
-        assert!(parse("data:/b").unwrap_err().contains("named volumes"));
-        assert!(parse("/data").unwrap_err().contains("anonymous volumes"));
+        let said = parse("a b:/b").unwrap_err();
+        assert!(said.contains("for a local volume name"), "{said}");
+    }
+
+    #[test]
+    fn named_and_anonymous() {
+        let named = parse("data:/b:ro,nocopy").unwrap();
+        assert_eq!(named.name.as_deref(), Some("data"));
+        assert!(named.readonly && named.nocopy && !named.anonymous);
+        let anonymous = parse("/data").unwrap();
+        assert!(anonymous.anonymous && anonymous.is_named());
     }
 
     #[test]
     fn one_mount_a_place() {
-        let both = parse_all(&["/usr:/a".into()], &["/a/".into()], Path::new("/"));
+        let both = parse_all(&["/usr:/a".into()], &["/a/".into()], &[], Path::new("/"));
         assert_eq!(both.unwrap_err().to_string(), "Duplicate mount point: /a");
     }
 

@@ -51,5 +51,6 @@ pub use progress::{Progress, Quiet, Step, Tell, Terminal};
 pub use publish::write_file;
 pub use pull::{HUB, Pulled, connect, connect_to};
 pub use reference::{DEFAULT_REGISTRY, Name, Reference, ReferenceError, Stored};
+pub use source::unnamed_file;
 pub use store::{Image, Store};
 pub use table::Listed;

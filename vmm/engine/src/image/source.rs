@@ -137,7 +137,7 @@ pub(super) fn blob_path(digest: Digest) -> String {
 }
 
 /// A file without a name, which goes away with whoever has it open.
-pub(super) fn unnamed_file(dir: &Path) -> Result<File, ImageError> {
+pub fn unnamed_file(dir: &Path) -> Result<File, ImageError> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)

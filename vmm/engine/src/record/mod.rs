@@ -74,8 +74,8 @@ pub enum RecordError {
     Running(String),
 }
 
-/// The bytes of `dir/name`; `None` where there is no such file.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
+/// The bytes of a file; `None` where there is none.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
     match std::fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(RecordError::Read {
@@ -87,7 +87,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
 }
 
 /// One line of JSON, by [`replace`].
-fn write(
+pub(crate) fn write(
     dir: &Path,
     name: &str,
     record: &impl Serialize,
@@ -102,7 +102,7 @@ fn write(
 }
 
 /// A file that is there for its lock alone.
-fn lock_file(path: &Path, operation: FlockOperation) -> Result<File, RecordError> {
+pub(crate) fn lock_file(path: &Path, operation: FlockOperation) -> Result<File, RecordError> {
     let opened = OpenOptions::new()
         .create(true)
         .truncate(false)

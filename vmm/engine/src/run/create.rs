@@ -14,6 +14,7 @@ use crate::image::{
 use crate::image_verbs;
 use crate::paths::Paths;
 use crate::record::{Alive, Config, Entry, Registry, State};
+use crate::volumes;
 
 /// A container that was just made, and is still ours alone.
 pub struct Made {
@@ -33,6 +34,7 @@ pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Mad
     }
     let root = Root::find(args, paths)?;
     container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;
+    volumes::make_all(paths, &mut container.volumes)?;
     let id = container.id.to_string();
     let image_id = root.image.as_ref().map(|image| image.id);
     let mut config = Config::new(container, root.name, image_id, root.directory);

@@ -30,6 +30,7 @@ use crate::supervisor::client::{self, ClientError};
 use crate::supervisor::restart::Policy;
 use crate::supervisor::wire::{Reply, Request, Wanted};
 use crate::supervisor::{Supervisor, SupervisorError};
+use crate::volumes::VolumesError;
 use attach::{AttachError, End, Seat, SendSignal};
 use create::{Made, create};
 use keys::{Keys, KeysError};
@@ -62,6 +63,8 @@ pub enum RunError {
     Kvm(#[from] KvmError),
     #[error(transparent)]
     Path(#[from] PathError),
+    #[error(transparent)]
+    Volumes(#[from] VolumesError),
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]

@@ -21,7 +21,6 @@ use walnut_vmm_host::KvmError;
 use super::control::attach_first;
 use super::wire::{Frame, Reply, Wanted};
 use super::{Supervisor, SupervisorError};
-use crate::image::{Platform, Reference, Store};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Alive, Config, Entry, RecordError, Registry};
 use crate::run::timings::Timings;
@@ -167,19 +166,7 @@ fn run(
 ) -> Result<u8, BackgroundError> {
     walnut_vmm_host::check()?;
     let artifacts = Artifacts::find()?;
-    let image = match &config.image_id {
-        Some(id) => {
-            let reference: Reference = id
-                .to_string()
-                .parse()
-                .map_err(|e| SupervisorError::Reference(config.image.clone(), e))?;
-            let store = Store::open(&paths.root).map_err(SupervisorError::from)?;
-            let mut quiet = crate::image::Quiet;
-            let image = store.resolve(&reference, &Platform::guest(), &mut quiet);
-            Some(image.map_err(SupervisorError::from)?)
-        }
-        None => None,
-    };
+    let image = super::image_of(&config, paths)?;
     let supervisor = Supervisor {
         paths,
         artifacts: &artifacts,

@@ -32,9 +32,9 @@ use crate::vm::rundir::RunDir;
 use crate::vm::{Ready, Vm, VmError};
 
 /// Time for the agent to make a container: image and disk are mounted meanwhile.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for file systems to be written back.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 /// As many ^C as end a container that ignores them (Docker's number).
 const MAX_INTERRUPTS: u32 = 3;
 
@@ -59,6 +59,35 @@ pub(super) struct Life<'a> {
     signals: &'a Signals,
 }
 
+/// What the agent is told of a container.
+pub(super) fn create_request(
+    container: &Container,
+    layout: &Layout,
+    tty_size: Option<(u32, u32)>,
+) -> Result<CreateRequest, SupervisorError> {
+    let files = spec::files::all(container).map(|(path, content)| GuestFile {
+        path: path.to_owned(),
+        mode: 0o644,
+        content: content.into_bytes(),
+        ..GuestFile::default()
+    });
+    let (seccomp_filter, seccomp_flags) = spec::seccomp_filter(container)?;
+    Ok(CreateRequest {
+        container_id: container.id.to_string(),
+        mounts: layout.mounts.clone(),
+        files: files.to_vec(),
+        spec: spec::generate(container, layout, tty_size)?,
+        user: container.user.clone(),
+        group_add: container.group_add.clone(),
+        stdin: container.interactive,
+        seccomp_filter,
+        seccomp_flags,
+        sysctls: container.sysctls.clone(),
+        volumes: layout.fills.clone(),
+        ..CreateRequest::default()
+    })
+}
+
 impl<'a> Life<'a> {
     /// Prepares the container while its machine boots.
     pub fn new(
@@ -69,26 +98,7 @@ impl<'a> Life<'a> {
         signals: &'a Signals,
         tty_size: Option<(u32, u32)>,
     ) -> Result<Self, SupervisorError> {
-        let files = spec::files::all(container).map(|(path, content)| GuestFile {
-            path: path.to_owned(),
-            mode: 0o644,
-            content: content.into_bytes(),
-            ..GuestFile::default()
-        });
-        let (seccomp_filter, seccomp_flags) = spec::seccomp_filter(container)?;
-        let create = CreateRequest {
-            container_id: container.id.to_string(),
-            mounts: layout.mounts.clone(),
-            files: files.to_vec(),
-            spec: spec::generate(container, layout, tty_size)?,
-            user: container.user.clone(),
-            group_add: container.group_add.clone(),
-            stdin: container.interactive,
-            seccomp_filter,
-            seccomp_flags,
-            sysctls: container.sysctls.clone(),
-            ..CreateRequest::default()
-        };
+        let create = create_request(container, layout, tty_size)?;
         let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");
         Ok(Self {
             container,

@@ -15,6 +15,7 @@ pub mod output;
 pub mod process;
 pub mod restart;
 pub mod shared;
+pub mod visit;
 pub mod wire;
 
 use std::io;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use walnut_protocol::{CallError, chain};
 
-use crate::image::{Image, ImageError, ReferenceError};
+use crate::image::{Image, ImageError, Platform, Quiet, Reference, ReferenceError, Store};
 use crate::log_file::LogWriter;
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Alive, Config, Entry, RecordError, Registry, State, Status};
@@ -37,6 +38,7 @@ use crate::storage::{Layout, Source};
 use crate::times::Timestamp;
 use crate::vm::rundir::{RunDir, RunDirError};
 use crate::vm::{Machine, Vm, VmError};
+use crate::volumes::{self, Claim, VolumesError};
 use life::{Ended, Life};
 use output::Outputs;
 use process::ProcessError;
@@ -51,6 +53,8 @@ pub enum SupervisorError {
     RunDir(#[from] RunDirError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Volumes(#[from] VolumesError),
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
@@ -151,6 +155,7 @@ impl Supervisor<'_> {
         let result = self.lives(&dir, &outputs, &signals, timings, told);
         if container.remove {
             self.entry.remove()?;
+            volumes::remove_anonymous(self.paths, &container.volumes);
         }
         shared.ended(true);
         let code = result
@@ -238,9 +243,25 @@ impl Supervisor<'_> {
         begun: impl FnOnce(),
     ) -> Result<Ended, SupervisorError> {
         let container = &self.config.container;
+        let (vm, layout, _claims) = self.start_machine(dir)?;
+        timings.mark("cli");
+        let machine = (vm, Arc::clone(dir));
+        let mut life = Life::new(container, &layout, machine, outputs, signals, self.tty_size)?;
+        life.wait_ready(ready_timeout(), timings)?;
+        life.run(timings, begun)
+    }
+
+    /// The claims hold as long as the machine is to live.
+    fn start_machine(
+        &self,
+        dir: &Arc<RunDir>,
+    ) -> Result<(Vm, Layout, Vec<Claim>), SupervisorError> {
+        let container = &self.config.container;
         let source = self.source();
         let disk = self.writable_disk(&source)?;
-        let layout = Layout::new(container, &source, disk.as_deref());
+        let mut layout = Layout::new(container, &source, disk.as_deref());
+        let claims = volumes::claim(self.paths, self.entry.id(), &container.volumes)?;
+        layout.add_named(container, &claims);
         let machine = Machine {
             cpus: container.limits.machine_cpus(),
             memory_mib: container.limits.machine_memory_mib(),
@@ -249,11 +270,7 @@ impl Supervisor<'_> {
             fs: layout.fs.clone(),
         };
         let vm = Vm::start(self.artifacts, &machine, Arc::clone(dir))?;
-        timings.mark("cli");
-        let machine = (vm, Arc::clone(dir));
-        let mut life = Life::new(container, &layout, machine, outputs, signals, self.tty_size)?;
-        life.wait_ready(ready_timeout(), timings)?;
-        life.run(timings, begun)
+        Ok((vm, layout, claims))
     }
 
     fn source(&self) -> Source {
@@ -291,6 +308,20 @@ impl Supervisor<'_> {
             Err(source) => Err(SupervisorError::Log { path, source }),
         }
     }
+}
+
+/// The image that a container was made of.
+pub fn image_of(config: &Config, paths: &Paths) -> Result<Option<Image>, SupervisorError> {
+    let Some(id) = &config.image_id else {
+        return Ok(None);
+    };
+    let reference: Reference = id
+        .to_string()
+        .parse()
+        .map_err(|e| SupervisorError::Reference(config.image.clone(), e))?;
+    let store = Store::open(&paths.root)?;
+    let image = store.resolve(&reference, &Platform::guest(), &mut Quiet)?;
+    Ok(Some(image))
 }
 
 fn running(state: &mut State) {

@@ -15,10 +15,11 @@ use crate::paths::Paths;
 use crate::record::{Config, Health, RecordError, State};
 use crate::times::or_never;
 use crate::vm::rundir::vsock_in;
+use crate::volumes::Volumes;
 
 pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
     let kind = args.kind.as_deref();
-    if !matches!(kind, None | Some("container" | "image")) {
+    if !matches!(kind, None | Some("container" | "image" | "volume")) {
         let kind = kind.unwrap_or_default();
         return refused(format!("\"{kind}\" is not a valid value for --type"));
     }
@@ -27,7 +28,7 @@ pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
     let mut code = 0;
     for name in &args.names {
         let found = match kind {
-            Some("image") => None,
+            Some("image" | "volume") => None,
             _ => Some(Known::find(name, paths)),
         };
         let found = match found {
@@ -36,7 +37,7 @@ pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
             Some(Err(VerbError::Record(RecordError::NotFound(_)))) | None
                 if kind != Some("container") =>
             {
-                image(name, paths)
+                object(name, kind, paths)
             }
             Some(Err(error)) => Err(error),
             None => refused(format!("No such object: {name}")),
@@ -51,6 +52,22 @@ pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
     }
     format.write(&mut io::stdout().lock(), &documents)?;
     Ok(code)
+}
+
+/// What is no container: an image, else a volume.
+fn object(name: &str, kind: Option<&str>, paths: &Paths) -> Result<Value, VerbError> {
+    let image = match kind {
+        Some("volume") => refused(format!("No such volume: {name}")),
+        _ => image(name, paths),
+    };
+    if image.is_ok() || kind == Some("image") {
+        return image;
+    }
+    let volumes = Volumes::new(paths);
+    match volumes.find(name) {
+        Ok(found) => Ok(super::volume::document(&found, &volumes)),
+        Err(_) => image,
+    }
 }
 
 fn image(name: &str, paths: &Paths) -> Result<Value, VerbError> {
@@ -237,6 +254,8 @@ fn mounts(container: &Container) -> Vec<Value> {
         .map(|volume| {
             json!({
                 "Type": if volume.is_named() { "volume" } else { "bind" },
+                "Name": volume.name.as_deref().unwrap_or_default(),
+                "Driver": if volume.is_named() { "local" } else { "" },
                 "Source": volume.source.display().to_string(),
                 "Destination": volume.target.display().to_string(),
                 "Mode": if volume.readonly { "ro" } else { "" },

@@ -2,7 +2,9 @@
 //! What commands do with containers that exist: a file for each verb.
 
 pub mod console;
+pub mod cp;
 pub mod exec;
+pub mod files;
 mod filter;
 pub mod inspect;
 pub mod life;
@@ -12,15 +14,19 @@ pub mod remove;
 pub mod start;
 pub mod stats;
 pub mod update;
+pub mod volume;
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 
 use thiserror::Error;
+use walnut_archive::ArchiveError;
 use walnut_protocol::{CallError, chain};
 
 use crate::container::ContainerError;
 use crate::container::env::EnvError;
 use crate::container::signal::SignalError as SignalNameError;
+use crate::files::FilesError;
 use crate::format::FormatError;
 use crate::log_file::FollowError;
 use crate::logger;
@@ -30,11 +36,13 @@ use crate::run::RunError;
 use crate::run::attach::AttachError;
 use crate::run::keys::KeysError;
 use crate::run::signals::SignalError;
+use crate::supervisor::SupervisorError;
 use crate::supervisor::background::BackgroundError;
 use crate::supervisor::client::ClientError;
 use crate::supervisor::process::ProcessError;
 use crate::times::TimeError;
 use crate::vm::VmError;
+use crate::volumes::VolumesError;
 
 #[derive(Debug, Error)]
 pub enum VerbError {
@@ -48,6 +56,8 @@ pub enum VerbError {
     Attach(#[from] AttachError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error(transparent)]
+    Volumes(#[from] VolumesError),
     #[error(transparent)]
     Container(#[from] ContainerError),
     #[error(transparent)]
@@ -74,6 +84,14 @@ pub enum VerbError {
     Restart(#[from] crate::supervisor::restart::RestartError),
     #[error("write the runtime spec")]
     Spec(#[from] crate::spec::SpecError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+    #[error("write {path}")]
+    Output { path: PathBuf, source: io::Error },
     #[error("write to stdout")]
     Stdout(#[source] io::Error),
     #[error("read from stdin")]
@@ -139,6 +157,24 @@ fn say(line: &str) -> Result<(), VerbError> {
     io::stdout()
         .write_all(format!("{line}\n").as_bytes())
         .map_err(VerbError::Stdout)
+}
+
+/// Docker's question; anything but a yes is a no.
+fn confirmed(warning: &str) -> Result<bool, VerbError> {
+    let mut out = io::stdout();
+    let question = format!("{warning}\nAre you sure you want to continue? [y/N] ");
+    out.write_all(question.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(VerbError::Stdout)?;
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(VerbError::Stdin)?;
+    if !io::stdin().is_terminal() {
+        say("")?;
+    }
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// What went wrong with one of several.

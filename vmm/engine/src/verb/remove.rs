@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `walnut rm` and `walnut container prune`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 
 use super::filter::Filter;
-use super::{VerbError, each_says, refused, say};
+use super::{VerbError, confirmed, each_says, refused, say};
 use crate::cli::life::{PruneArgs, RmArgs};
 use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry, State, Status};
@@ -13,12 +12,17 @@ use crate::supervisor::client::{self, ClientError};
 use crate::supervisor::shared::SIGKILL;
 use crate::supervisor::wire::{Condition, Request};
 use crate::units::decimal_size;
+use crate::volumes;
 
 /// With force, what is gone already is no failure.
 pub fn rm(args: &RmArgs, paths: &Paths) -> Result<u8, VerbError> {
     let force = args.force;
     let removed = |name: &str, entry: &Entry| {
+        let volumes = args.volumes.then(|| entry.config()).transpose();
         remove(entry, paths, force)?;
+        if let Ok(Some(config)) = volumes {
+            volumes::remove_anonymous(paths, &config.container.volumes);
+        }
         Ok(name.to_owned())
     };
     let is_failure =
@@ -83,7 +87,8 @@ fn end(entry: &Entry, paths: &Paths) -> Result<(), VerbError> {
 }
 
 pub fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
-    if !args.force && !confirmed()? {
+    let warning = "WARNING! This will remove all stopped containers.";
+    if !args.force && !confirmed(warning)? {
         return Ok(0);
     }
     let registry = Registry::new(paths);
@@ -125,22 +130,4 @@ pub fn size_of(entry: &Entry) -> u64 {
         .filter_map(|file| file.metadata().ok())
         .map(|meta| meta.blocks() * 512)
         .sum()
-}
-
-fn confirmed() -> Result<bool, VerbError> {
-    let mut out = io::stdout();
-    let question = "WARNING! This will remove all stopped containers.\n\
-                    Are you sure you want to continue? [y/N] ";
-    out.write_all(question.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(VerbError::Stdout)?;
-    let mut answer = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(VerbError::Stdin)?;
-    if !io::stdin().is_terminal() {
-        say("")?;
-    }
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
