@@ -221,69 +221,37 @@ fn of_one_that_does_not_run() {
     home.assert_clean();
 }
 
+/// A container that has changed files of all kinds, and still runs.
+fn changed(home: &Home) {
+    let script = "echo new > /root.txt; rm /etc/passwd; echo x >> /etc/group; mkdir -p /a/b; touch \
+                  /a/b/c; rm -r /tmp; mkdir /tmp; ln /root.txt /hard; echo up; exec sleep 1000";
+    let flags = ["-v", "data:/vol/ume", "-w", "/work", "-e", "A=1"];
+    home.background_with("web", &flags, script);
+    let mut logs = home.walnut(["logs", "-f", "web"]).into_command();
+    let mut logs = logs.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(logs.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+    logs.kill().unwrap();
+    logs.wait().unwrap();
+}
+
+const CHANGES: &str = "A /a\nA /a/b\nA /a/b/c\nC /etc\nC /etc/group\nD /etc/passwd\nA /hard\n\
+                       A /root.txt\nC /tmp";
+
 #[test]
 fn what_it_changed() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    let script = "echo new > /root.txt; rm /etc/passwd; echo x >> /etc/group; mkdir -p /a/b; touch \
-                  /a/b/c; rm -r /tmp; mkdir /tmp; ln /root.txt /hard; echo up; exec sleep 1000";
-    let name = "web";
-    home.background_with(
-        name,
-        &["-v", "data:/vol/ume", "-w", "/work", "-e", "A=1"],
-        script,
-    );
-    let up = home
-        .walnut(["logs", "-f", "web"])
-        .into_command()
-        .stdout(std::process::Stdio::piped())
-        .spawn();
-    let mut up = up.unwrap();
-    std::io::Read::read_exact(up.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
-    up.kill().unwrap();
-    up.wait().unwrap();
-    let changes = home.says(&["diff", name]);
-    let wanted =
-        "A /a\nA /a/b\nA /a/b/c\nC /etc\nC /etc/group\nD /etc/passwd\nA /hard\nA /root.txt\nC /tmp";
-    assert_eq!(changes, wanted);
-    let config = [
-        "-c",
-        "CMD [\"cat\", \"/root.txt\"]",
-        "-m",
-        "said",
-        "-a",
-        "me",
-    ];
-    let names = [name, "mine:1"];
-    let line = ["commit"].iter().chain(&config).chain(&names);
-    let id = home.walnut(line).run();
-    assert!(
-        id.succeeded().stdout.starts_with(b"sha256:"),
-        "{}",
-        id.story()
-    );
+    changed(&home);
+    assert_eq!(home.says(&["diff", "web"]), CHANGES);
+    home.walnut(["stop", "-t", "0", "web"]).run().succeeded();
     assert_eq!(
-        home.says(&["inspect", "-f", "{{.State.Status}}", name]),
-        "running"
+        home.says(&["diff", "web"]),
+        CHANGES,
+        "its disk says the same"
     );
-    home.walnut(["stop", "-t", "0", name]).run().succeeded();
-    assert_eq!(home.says(&["diff", name]), wanted, "its disk says the same");
-    home.walnut(["run", "--rm", "mine:1"])
-        .run()
-        .succeeded()
-        .says("new\n");
-    let look =
-        "pwd; echo $A; ls /a/b; ls /etc/passwd; tail -n 1 /etc/group; stat -c %h /hard; ls -A /tmp";
-    let done = home
-        .walnut(["run", "--rm", "mine:1", "sh", "-c", look])
-        .run();
-    done.says("/work\n1\nc\nx\n2\n")
-        .complains(&["/etc/passwd: No such file"]);
-    let history = home.says(&["history", "--format", "{{.Comment}}", "mine:1"]);
-    assert!(history.starts_with("said"), "{history}");
     let tar = home.path().join("all.tar");
-    home.walnut(["export", "-o", tar.to_str().unwrap(), name])
+    home.walnut(["export", "-o", tar.to_str().unwrap(), "web"])
         .run()
         .succeeded();
     let list = std::process::Command::new("tar")
@@ -298,18 +266,55 @@ fn what_it_changed() {
         ("etc/passwd", false),
         ("proc/1", false),
     ] {
-        assert_eq!(
-            list.lines().any(|line| line.starts_with(path)),
-            is_there,
-            "{path}\n{list}"
-        );
+        let found = list.lines().any(|line| line.starts_with(path));
+        assert_eq!(found, is_there, "{path}\n{list}");
     }
-    let rootfs = home.path().join("rootfs");
-    fs::create_dir(&rootfs).unwrap();
     home.walnut(["diff", "nosuch"])
         .run()
         .exited(1)
         .complains(&["No such container"]);
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn an_image_of_it() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    changed(&home);
+    let line = [
+        "commit",
+        "-c",
+        "CMD [\"cat\", \"/root.txt\"]",
+        "-m",
+        "said",
+        "-a",
+        "me",
+        "web",
+        "mine:1",
+    ];
+    let id = home.walnut(line).run();
+    assert!(
+        id.succeeded().stdout.starts_with(b"sha256:"),
+        "{}",
+        id.story()
+    );
+    let status = home.says(&["inspect", "-f", "{{.State.Status}}", "web"]);
+    assert_eq!(status, "running", "it was paused only meanwhile");
+    home.walnut(["run", "--rm", "mine:1"])
+        .run()
+        .succeeded()
+        .says("new\n");
+    let look = "pwd; echo $A; ls /a/b; ls /etc/passwd; tail -n 1 /etc/group; stat -c %h /hard; ls \
+                -A /tmp";
+    let done = home
+        .walnut(["run", "--rm", "mine:1", "sh", "-c", look])
+        .run();
+    done.says("/work\n1\nc\nx\n2\n")
+        .complains(&["/etc/passwd: No such file"]);
+    let history = home.says(&["history", "--format", "{{.Comment}}", "mine:1"]);
+    assert!(history.starts_with("said"), "{history}");
     home.remove_all();
     home.assert_clean();
 }

@@ -176,7 +176,10 @@ impl Layout {
         for (index, volume) in container.volumes.iter().enumerate() {
             let name = index.to_string();
             if volume.is_named() {
-                let at = Path::new(NAMED).join(name).join(DATA);
+                // One that is mounted twice has one disk.
+                let first = container.volumes.iter().position(|v| v.name == volume.name);
+                let first = first.unwrap_or(index).to_string();
+                let at = Path::new(NAMED).join(first).join(DATA);
                 self.volume_sources.push(at);
                 continue;
             }

@@ -26,31 +26,64 @@ pub struct Claim {
     _dir: File,
 }
 
-/// Claims all named ones of a container's volumes.
+/// Claims all named ones of a container's volumes, each once.
 ///
 /// # Errors
 /// One is gone, or in use.
 pub fn claim(paths: &Paths, id: &str, all: &[Volume]) -> Result<Vec<Claim>, VolumesError> {
+    claim_by(paths, all, |name, claim_again| match by(paths, id, name) {
+        // A monitor whose supervisor was killed has it, and is about to go.
+        None => claim_again(),
+        Some(user) => Err(taken(name, &user)),
+    })
+}
+
+type Again<'a> = &'a dyn Fn() -> Result<Claim, VolumesError>;
+
+/// Where one is in use, `in_use` decides; it can wait for it.
+pub(super) fn claim_by(
+    paths: &Paths,
+    all: &[Volume],
+    in_use: impl Fn(&str, Again<'_>) -> Result<Claim, VolumesError>,
+) -> Result<Vec<Claim>, VolumesError> {
     let volumes = Volumes::new(paths);
     let mut claims: Vec<Claim> = Vec::new();
     for (index, volume) in all.iter().enumerate() {
         let Some(name) = &volume.name else { continue };
+        let same = |other: &&Volume| other.name.as_ref() == Some(name);
+        if all[..index].iter().any(|other| same(&other)) {
+            continue;
+        }
+        let readonly = all.iter().filter(same).all(|volume| volume.readonly);
         volumes.find(name)?;
-        let taken = || VolumesError::Taken {
-            name: name.clone(),
-            by: by(paths, id, name),
-        };
-        claims.push(one(&volumes, index, volume.readonly, name)?.ok_or_else(taken)?);
+        let one = |wait| one(&volumes, index, readonly, name, wait);
+        let again = || one(true)?.ok_or_else(|| taken(name, ""));
+        claims.push(match one(false)? {
+            Some(claim) => claim,
+            None => in_use(name, &again)?,
+        });
     }
     Ok(claims)
 }
 
-/// `None` where another one has it.
+pub(super) fn taken(name: &str, user: &str) -> VolumesError {
+    let by = match user {
+        "" => String::new(),
+        user => format!(" by container {user}"),
+    };
+    VolumesError::Taken {
+        name: name.to_owned(),
+        by,
+    }
+}
+
+/// `None` where another one has it; with `wait`, not before that one lets go.
 fn one(
     volumes: &Volumes<'_>,
     index: usize,
     readonly: bool,
     name: &str,
+    wait: bool,
 ) -> Result<Option<Claim>, VolumesError> {
     let dir = volumes.dir(name);
     let path = volumes.data(name);
@@ -60,15 +93,15 @@ fn one(
             source,
         })
     };
-    let lock = open(&dir)?;
+    let file = open(&dir)?;
     // The monitor inherits it: should this process be killed, the lock is held until the last
     // write to the disk is done.
-    fcntl_setfd(&lock, FdFlags::empty()).map_err(|source| RecordError::Lock {
+    fcntl_setfd(&file, FdFlags::empty()).map_err(|source| RecordError::Lock {
         path: dir.clone(),
         source,
     })?;
     if readonly {
-        if !try_lock(&lock, FlockOperation::NonBlockingLockShared, &dir)? {
+        if !lock(&file, false, wait, &dir)? {
             return Ok(None);
         }
         let clean = is_clean(&open(&path)?).map_err(|source| VolumesError::Open {
@@ -80,31 +113,39 @@ fn one(
                 index,
                 path,
                 readonly: true,
-                _dir: lock,
+                _dir: file,
             }));
         }
     }
     // Its kernel writes to it, if the container does not: the journal, the first directory.
-    if !try_lock(&lock, FlockOperation::NonBlockingLockExclusive, &dir)? {
+    if !lock(&file, true, wait, &dir)? {
         return Ok(None);
     }
     Ok(Some(Claim {
         index,
         path,
         readonly: false,
-        _dir: lock,
+        _dir: file,
     }))
 }
 
-fn try_lock(file: &File, operation: FlockOperation, path: &Path) -> Result<bool, VolumesError> {
-    match flock(file, operation) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(source) => Err(RecordError::Lock {
-            path: path.to_owned(),
-            source,
+fn lock(file: &File, alone: bool, wait: bool, path: &Path) -> Result<bool, VolumesError> {
+    let operation = match (alone, wait) {
+        (false, false) => FlockOperation::NonBlockingLockShared,
+        (true, false) => FlockOperation::NonBlockingLockExclusive,
+        (false, true) => FlockOperation::LockShared,
+        (true, true) => FlockOperation::LockExclusive,
+    };
+    loop {
+        match flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(RecordError::Lock { path, source }.into());
+            }
         }
-        .into()),
     }
 }
 
@@ -122,8 +163,8 @@ fn is_clean(file: &File) -> io::Result<bool> {
     Ok(u16::from_le_bytes(count) > 0 && u32::from_le_bytes(features) & RECOVER == 0)
 }
 
-/// Who has it, in words, if that can be told.
-fn by(paths: &Paths, id: &str, name: &str) -> String {
+/// The container that has it, by name.
+fn by(paths: &Paths, id: &str, name: &str) -> Option<String> {
     let all = Registry::new(paths).list();
     let user = all.iter().find(|(entry, config, state)| {
         entry.id() != id
@@ -134,7 +175,5 @@ fn by(paths: &Paths, id: &str, name: &str) -> String {
                 .iter()
                 .any(|volume| volume.name.as_deref() == Some(name))
     });
-    user.map_or_else(String::new, |(_, config, _)| {
-        format!(" by container {}", config.name())
-    })
+    user.map(|(_, config, _)| config.name().to_owned())
 }

@@ -62,7 +62,9 @@ fn one_writer_or_many_readers() {
     let Some(place) = place() else { return };
     let volumes = Volumes::new(&place.paths);
     volumes.create(&wanted("data")).unwrap();
-    let claim = |readonly| claim(&place.paths, "id", &[mounted("data", readonly)]);
+    let claim_all =
+        |all: &[Mounted]| claim::claim_by(&place.paths, all, |name, _| Err(claim::taken(name, "")));
+    let claim = |readonly| claim_all(&[mounted("data", readonly)]);
     let said = |readonly: bool| claim(readonly).unwrap_err().to_string();
     let writer = claim(false).unwrap();
     assert!(said(false).starts_with("volume data is in use: "));
@@ -80,4 +82,9 @@ fn one_writer_or_many_readers() {
     let readers = [claim(true).unwrap(), claim(true).unwrap()];
     assert!(readers.iter().all(|reader| reader[0].readonly));
     assert!(claim(false).is_err());
+    drop(readers);
+    // In two places of one container: once, and as one of them needs it.
+    let twice = claim_all(&[mounted("data", true), mounted("data", false)]).unwrap();
+    assert_eq!(twice.len(), 1);
+    assert!(!twice[0].readonly);
 }
