@@ -50,6 +50,16 @@ impl Shared {
     }
 }
 
+/// By [`Incoming::give_up`].
+#[derive(Debug, thiserror::Error)]
+#[error("nobody wants it any more")]
+struct GivenUp;
+
+/// Whether that is why a layer did not come.
+pub(super) fn is_given_up(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Sink(e) if e.get_ref().is_some_and(|e| e.is::<GivenUp>()))
+}
+
 /// All layers of an image.
 pub(super) struct Incoming {
     layers: Vec<Arc<Shared>>,
@@ -249,7 +259,7 @@ impl Sink for Part {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.given_up() {
-            return Err(io::Error::other("nobody wants it any more"));
+            return Err(io::Error::other(GivenUp));
         }
         let writing = self.writing.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
         writing.file.write_all_at(bytes, writing.at)?;
@@ -286,7 +296,8 @@ impl Sink for Part {
         writing.file.sync_all()?;
         fs::rename(&partial, &self.path)?;
         publish::sync_dir(&self.path)?;
-        self.shared.set(State::Done(writing.file.try_clone()?));
+        // Opened anew, and so not locked: who waits for the layer may hold what we wait for next.
+        self.shared.set(State::Done(File::open(&self.path)?));
         (self.tell)(self.shared.digest, Step::Said("Download complete"));
         Ok(None)
     }
@@ -312,5 +323,35 @@ impl Drop for Part {
         }
         drop(state);
         self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_has_come_is_locked_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::new(dir.path());
+        fs::create_dir_all(blobs.dir()).unwrap();
+        let digest = Digest::of(b"layer");
+        let spec = LayerSpec {
+            member: String::new(),
+            digest: Some(digest),
+            size: Some(5),
+            diff_id: digest,
+        };
+        let tell: Tell = Arc::new(|_, _| ());
+        let (incoming, mut fetches) = Incoming::new(&blobs, &[spec], &tell).unwrap();
+        let mut fetch = fetches.remove(0);
+        fetch.sink.begin().unwrap();
+        fetch.sink.write(b"layer").unwrap();
+        assert_eq!(fetch.sink.finish().unwrap(), None);
+        drop(fetch);
+        // Somebody else may be waiting for it, and hold what we wait for next.
+        let alone = publish::try_alone(&blobs.path(digest)).unwrap();
+        assert!(alone.is_some());
+        drop(incoming);
     }
 }

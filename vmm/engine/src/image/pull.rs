@@ -6,7 +6,7 @@ use walnut_registry::{Credential, Manifest, Options, Registry, RegistryError};
 
 use super::digest::Digest;
 use super::error::ImageError;
-use super::incoming::Incoming;
+use super::incoming::{Incoming, is_given_up};
 use super::manifest::{Document, Draft};
 use super::oci;
 use super::platform::Platform;
@@ -162,9 +162,9 @@ impl Store {
             }
             (added, fetching.join())
         });
-        // What the reader met is what the registry did, unless the layer itself is wrong.
+        // What the reader met is what the registry did, unless it was the reader that gave up.
         match (added, fetched) {
-            (Err(error @ ImageError::ReadLayer { .. }), Ok(Err(cause))) => {
+            (Err(error), Ok(Err(cause))) if !is_given_up(&cause) => {
                 log::debug!("{error}");
                 Err(of_registry(name, cause))
             }
