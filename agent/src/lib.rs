@@ -40,10 +40,11 @@ mod spec;
 mod streams;
 mod sysctl;
 mod user;
+mod wake;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use pid1::main;
+pub use pid1::{main, print_version};
 pub use reaper::block_sigchld;
 
 /// Where the agent keeps what it needs of each container.

@@ -17,6 +17,9 @@ use crate::service::Service;
 use crate::shutdown::Guest;
 use crate::{STATE_DIR, clock, reaper};
 
+/// On the command line of a machine that is to be snapshotted as soon as it is ready.
+const TEMPLATE: &str = "walnut.template";
+
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("boot")]
@@ -31,6 +34,16 @@ enum StartError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Hello(#[from] HelloError),
+}
+
+/// What a container made of this program's own root prints: for trying a machine out.
+#[must_use]
+pub fn print_version() -> i32 {
+    let line = concat!("walnut-agent ", env!("CARGO_PKG_VERSION"), "\n");
+    match rustix::io::write(rustix::stdio::stdout(), line.as_bytes()) {
+        Ok(_) => 0,
+        Err(_) => 1,
+    }
 }
 
 /// Runs the machine. Returns only where there is none to run: to anybody but PID 1, and when the
@@ -57,7 +70,7 @@ pub fn main() -> i32 {
 }
 
 fn start(started_us: u64) -> Result<Arc<Agent>, StartError> {
-    boot()?;
+    let cmdline = boot()?;
     log::debug!("booted at {} us", clock::boottime_us());
     fs::create_dir_all(STATE_DIR).map_err(StartError::StateDir)?;
     let agent = Arc::new(Agent::new(Helper::spawn()?));
@@ -82,8 +95,10 @@ fn start(started_us: u64) -> Result<Arc<Agent>, StartError> {
     match listen::vsock_connect(READY_PORT) {
         Ok(mut host) => {
             write_hello(&mut host, &hello)?;
-            // Its end tells the host of ours.
-            std::mem::forget(host);
+            // Its end tells the host of ours. A template's ends at once: no clone has it.
+            if !cmdline.split_whitespace().any(|word| word == TEMPLATE) {
+                std::mem::forget(host);
+            }
         }
         // Somebody who boots the machine by hand may not want to know.
         Err(error) => log::warn!("{}", chain(&error)),

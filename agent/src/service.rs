@@ -15,7 +15,7 @@ use walnut_protocol::agent::{
     CloseIORequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
     EntropyRequest, ExecRequest, KillRequest, MountRequest, PidsResponse, ResizePtyRequest,
     ShutdownRequest, StartRequest, StartResponse, StatsResponse, TimeRequest, UpdateRequest,
-    WaitRequest, WaitResponse,
+    WaitRequest, WaitResponse, WakeRequest,
 };
 use walnut_protocol::{agent_ttrpc, ttrpc};
 
@@ -27,7 +27,7 @@ use crate::id::Id;
 use crate::mounts::Mounts;
 use crate::process::{How, Process, ProcessError};
 use crate::shutdown::{self, Machine};
-use crate::{clock, create, entropy, lock};
+use crate::{clock, create, entropy, lock, wake};
 
 /// How long a started process may wait for its streams to be connected.
 const STREAMS_PATIENCE: Duration = Duration::from_secs(30);
@@ -285,6 +285,11 @@ impl agent_ttrpc::Agent for Service {
             .cgroup
             .update(&resources)
             .map_err(|e| refused(Code::INTERNAL, &e))?;
+        Ok(Empty::new())
+    }
+
+    fn wake(&self, _: &TtrpcContext, request: WakeRequest) -> Answer<Empty> {
+        wake::wake(&request).map_err(|e| refused(Code::INTERNAL, &e))?;
         Ok(Empty::new())
     }
 

@@ -14,6 +14,6 @@ mod home;
 mod program;
 mod skips;
 
-pub use home::Home;
+pub use home::{Home, TEMPLATES};
 pub use program::{Done, Program};
 pub use skips::{SKIPS_FILE, skip};

@@ -35,6 +35,7 @@ fn a_volume_is_the_containers_users() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
+    home.forget_templates();
     let dir = home.path().join("volume");
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("mine"), "1\n").unwrap();
@@ -70,6 +71,7 @@ fn a_root_file_system_stays_roots() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
+    home.forget_templates();
     let root = home.path().join("rootfs");
     fs::create_dir_all(root.join("bin")).unwrap();
     fs::create_dir(root.join("work")).unwrap();
@@ -108,6 +110,7 @@ fn doctor_needs_no_root() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
+    home.forget_templates();
     let done = walnut(&home, &["doctor"]).run();
     done.succeeded();
     let text = String::from_utf8_lossy(&done.stdout);

@@ -374,7 +374,8 @@ fn timings_name_every_phase() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    let done = run(&home, &["--timings=json"], &["echo", "hello"]);
+    let flags = ["--start", "cold", "--timings=json"];
+    let done = run(&home, &flags, &["echo", "hello"]);
     done.succeeded().says("hello\n");
     let text = String::from_utf8(done.stderr.clone()).unwrap();
     for phase in ["cli", "monitor", "kernel", "agent", "create", "first byte"] {

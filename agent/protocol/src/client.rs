@@ -112,6 +112,7 @@ methods! {
     pids = "Pids": ContainerRequest -> PidsResponse;
     stats = "Stats": ContainerRequest -> StatsResponse;
     update = "Update": UpdateRequest -> Empty;
+    wake = "Wake": WakeRequest -> Empty;
     time = "Time": TimeRequest -> Empty;
     entropy = "Entropy": EntropyRequest -> Empty;
     sync = "Sync": Empty -> Empty;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use walnut_tests::emulated::{self, Run};
-use walnut_tests::harness::SKIPS_FILE;
-use walnut_tests::kvm;
+use walnut_tests::harness::{SKIPS_FILE, TEMPLATES};
+use walnut_tests::{kvm, place};
 
 /// These boot the emulated host themselves, so they run outside of it: `make test` does that.
 const OUTSIDE: [&str; 1] = ["emulated_host"];
@@ -113,10 +113,12 @@ fn inside(mut args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let filter = args.remove(0);
     let skips = tempfile::NamedTempFile::new()?;
     let started = Instant::now();
+    let shared = tempfile::tempdir()?;
+    let templates = make_template(shared.path())?;
     let mut all = Tally::default();
     let mut broken = Vec::new();
     for program in args.iter().map(Path::new) {
-        let (ok, tally) = run_tests(program, &filter, skips.path())?;
+        let (ok, tally) = run_tests(program, &filter, skips.path(), &templates)?;
         all.passed += tally.passed;
         all.failed += tally.failed;
         all.ignored += tally.ignored;
@@ -149,11 +151,35 @@ fn inside(mut args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!broken.is_empty())))
 }
 
+/// The template of the usual size: tests start from it, so that they see what users see.
+fn make_template(directory: &Path) -> anyhow::Result<PathBuf> {
+    let made = Command::new(place::staged().join("walnut"))
+        .arg("--root")
+        .arg(directory)
+        .arg("--state")
+        .arg(directory.join("state"))
+        .args(["template", "create"])
+        .status()
+        .context("can't run walnut")?;
+    ensure!(made.success(), "no template");
+    Ok(directory.join("templates"))
+}
+
 /// Runs one test program, passing its words on and reading the last of them.
-fn run_tests(program: &Path, filter: &OsString, skips: &Path) -> anyhow::Result<(bool, Tally)> {
+fn run_tests(
+    program: &Path,
+    filter: &OsString,
+    skips: &Path,
+    templates: &Path,
+) -> anyhow::Result<(bool, Tally)> {
     let mut command = Command::new(program);
     // One VM at a time: figures and consoles of several would mix.
-    command.arg("--test-threads=1").env(SKIPS_FILE, skips);
+    command
+        .arg("--test-threads=1")
+        .env(SKIPS_FILE, skips)
+        .env(TEMPLATES, templates)
+        // Nor does one make templates while the next one runs.
+        .env("WALNUT_MAKE_TEMPLATES", "no");
     if !filter.is_empty() {
         command.arg(filter);
     }

@@ -3,12 +3,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::program::Program;
 use crate::{kvm, place};
+
+/// Names the directory of the templates that all tests share.
+pub const TEMPLATES: &str = "WALNUT_TEST_TEMPLATES";
 
 /// One test's `walnut`: staged binaries, a store of its own that vanishes with it.
 pub struct Home {
@@ -22,7 +26,7 @@ impl Home {
     /// When there is no room for a temporary directory.
     #[must_use]
     pub fn new() -> Option<Self> {
-        kvm::detect().is_usable().then(Self::without_kvm)
+        kvm::detect().is_usable().then(Self::with_templates)
     }
 
     /// For tests that run no VM.
@@ -34,6 +38,28 @@ impl Home {
         let directory = tempfile::Builder::new().prefix("walnut-test.").tempdir();
         Self {
             directory: directory.expect("the temporary directory is writable"),
+        }
+    }
+
+    /// As [`Self::new`], with the templates that all tests share: machines of the usual size start
+    /// from one, others boot.
+    fn with_templates() -> Self {
+        let home = Self::without_kvm();
+        if let Some(shared) = std::env::var_os(TEMPLATES) {
+            fs::create_dir(home.root()).expect("the temporary directory is writable");
+            symlink(shared, home.root().join("templates"))
+                .expect("the temporary directory is writable");
+        }
+        home
+    }
+
+    /// Before anything else: this test's store is all its own, without templates as yet.
+    ///
+    /// # Panics
+    /// When the temporary directory is not writable.
+    pub fn forget_templates(&self) {
+        if self.root().exists() {
+            fs::remove_dir_all(self.root()).expect("the temporary directory is writable");
         }
     }
 

@@ -2,16 +2,19 @@
 //! What the engine tells the monitor, and what the monitor tells back.
 //!
 //! `walnut-vmm --config-fd N` reads one [`VmConfig`] as JSON from an inherited file descriptor and,
-//! when the document asks for it, writes [`Report`]s as JSON lines to another. Neither side needs
-//! the other's code for this: the two types are the whole contract.
+//! when the document asks for it, writes [`Report`]s as JSON lines to another and takes [`Command`]s
+//! on a third. Neither side needs
+//! the other's code for this: these types are the whole contract.
 
 #![deny(unsafe_code)]
 
+mod control;
 mod report;
 mod vm;
 
+pub use control::{Answer, Command};
 pub use report::{Ending, Report};
 pub use vm::{
-    Console, DiskConfig, FsConfig, FsSource, MAX_CPUS, MIN_MEMORY_MIB, Owner, PmemConfig, VmConfig,
-    Volume, VsockConfig,
+    Console, DiskConfig, FsConfig, FsSource, MAX_CPUS, MIN_MEMORY_MIB, Owner, PmemConfig,
+    SnapshotFiles, VmConfig, Volume, VsockConfig,
 };

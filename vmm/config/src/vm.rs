@@ -42,6 +42,17 @@ pub struct VmConfig {
     /// virtio-fs devices, one worker thread each.
     #[serde(default)]
     pub fs: Vec<FsConfig>,
+    /// The guest's kernel is told of all places that a device can have, the empty ones too: a
+    /// machine that is restored from this one's snapshot may have devices there.
+    #[serde(default)]
+    pub spare_slots: bool,
+    /// Starts where another machine's snapshot was taken, instead of booting `kernel`. That machine
+    /// had the same CPUs, memory and first devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<SnapshotFiles>,
+    /// A unix socket (`SOCK_SEQPACKET`) on which [`crate::Command`]s are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_fd: Option<RawFd>,
     /// When this descriptor (the read end of a pipe that the parent holds) reaches EOF, the
     /// monitor ends: no machine outlives the process that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +60,19 @@ pub struct VmConfig {
     /// Where [`crate::Report`]s go, one JSON object a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_fd: Option<RawFd>,
+}
+
+/// What [`crate::Command::Snapshot`] wrote.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotFiles {
+    /// Guest memory, without what is zero: mapped, never written to.
+    pub memory: PathBuf,
+    /// Everything else.
+    pub state: PathBuf,
+    /// What [`crate::Command::WorkingSet`] wrote: made ready for the guest before it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_set: Option<PathBuf>,
 }
 
 /// Where the bytes of the 16550 at `0x3f8` go, and where its input comes from.

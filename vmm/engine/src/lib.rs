@@ -3,8 +3,8 @@
 //! exit code.
 //!
 //! [`cli`] holds the literal flags, [`container`] what they mean, [`spec`] the OCI runtime spec
-//! made of that, [`storage`] its root file system; [`vm`] starts and ends the machine, [`run`]
-//! drives it all. The binary is a thin front of this library.
+//! made of that, [`storage`] its root file system; [`vm`] starts and ends the machine,
+//! [`template`] keeps machines to start from, [`run`] drives it all. The binary is a thin front of this library.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +23,7 @@ pub mod run;
 pub mod spec;
 pub mod storage;
 pub mod supervisor;
+pub mod template;
 pub mod times;
 pub mod units;
 pub mod verb;

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::I8042Device;
 
-use crate::arch::x86_64::layout::{I8042_PORT, MMIO_START, SERIAL_PORT};
+use crate::arch::x86_64::layout::{I8042_PORT, MMIO_START, SERIAL_PORT, SLOTS};
 use crate::console::SharedSerial;
 use crate::ending::Ender;
-use crate::virtio::mmio::{MMIO_LEN, MmioTransport};
+use crate::virtio::mmio::{MMIO_LEN, MmioTransport, read_empty};
 use walnut_vmm_config::Ending;
 
 const SERIAL_PORTS: u16 = 8;
 const I8042_PORTS: u16 = 5;
+
+/// Behind the last place that a device may have.
+const SLOTS_END: u64 = MMIO_START + SLOTS as u64 * MMIO_LEN;
 
 pub struct Bus {
     /// In the order of their addresses, from [`MMIO_START`], [`MMIO_LEN`] apart.
@@ -35,6 +38,9 @@ impl Bus {
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
         match self.device(address) {
             Some((mut device, offset)) => device.read(offset, data),
+            None if (MMIO_START..SLOTS_END).contains(&address) => {
+                read_empty((address - MMIO_START) % MMIO_LEN, data);
+            }
             None => data.fill(0xff),
         }
     }
@@ -43,6 +49,15 @@ impl Bus {
         if let Some((mut device, offset)) = self.device(address) {
             device.write(offset, data);
         }
+    }
+
+    /// All devices, for who saves them while no vCPU runs.
+    pub fn devices(&self) -> Vec<MutexGuard<'_, MmioTransport>> {
+        self.devices.iter().map(lock).collect()
+    }
+
+    pub fn serial(&self) -> &SharedSerial {
+        &self.serial
     }
 
     /// A port that nobody answers on reads as ones, as on a real bus.

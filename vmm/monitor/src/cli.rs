@@ -117,6 +117,9 @@ impl Args {
                 })
                 .collect(),
             fs,
+            spare_slots: false,
+            restore: None,
+            control_fd: None,
             lifeline_fd: None,
             report_fd: None,
         })

@@ -7,24 +7,26 @@ use std::sync::Arc;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
-use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion as _, MemoryRegionAddress};
+use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion as _};
 use walnut_vmm_config::VmConfig;
 use walnut_vmm_host::KvmError;
 
 use crate::arch::x86_64::boot::{BootError, BootFiles, Entry};
 use crate::arch::x86_64::layout::{
-    self, GSI_FIRST, GSI_LAST, GSI_SERIAL, KVM_IDENTITY_MAP, KVM_TSS, MMIO_START,
+    self, GSI_FIRST, GSI_SERIAL, KVM_IDENTITY_MAP, KVM_TSS, MMIO_START, SLOTS,
 };
+use crate::arch::x86_64::state::{self, StateError, VcpuState};
 use crate::arch::x86_64::{cpuid, regs};
 use crate::bus::Bus;
 use crate::console::Console;
-use crate::devices::{DeviceError, Devices, Served};
+use crate::devices::{DeviceError, Devices, Opened, Served};
 use crate::ending::Ender;
 use crate::memory::{self, Memory, MemoryError};
 use crate::prefault::prefault;
-use crate::vcpu::Vcpu;
+use crate::snapshot::memory::SnapshotMemoryError;
+use crate::snapshot::{self, Snapshot, working_set};
 use crate::virtio::events::DeviceEvents;
-use crate::virtio::mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY};
+use crate::virtio::mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY, RestoreError, TransportState};
 
 #[derive(Debug, Error)]
 pub enum MachineError {
@@ -45,6 +47,14 @@ pub enum MachineError {
     },
     #[error("the machine has {count} devices; there are interrupt lines for {max}")]
     TooManyDevices { count: usize, max: usize },
+    #[error("the snapshot is of a machine with {saved} devices, this one has {here}")]
+    DevicesMissing { saved: usize, here: usize },
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotMemoryError),
     #[error("cannot make the events of a device")]
     Events(#[source] std::io::Error),
 }
@@ -55,75 +65,142 @@ fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
 
 /// Ready to run: the vCPUs and the devices' events still want their threads.
 pub struct Machine {
-    pub vcpus: Vec<Vcpu>,
+    pub vcpus: Vec<VcpuFd>,
     /// What the monitor's event loop serves.
     pub events: Vec<DeviceEvents>,
     /// What a worker thread each serves.
     pub workers: Vec<(Served, DeviceEvents)>,
+    pub bus: Arc<Bus>,
+    pub memory: Memory,
+    /// Parts of memory that are files of the host.
+    pub mapped: Vec<(GuestAddress, u64)>,
+    /// What a snapshot has to save of a vCPU.
+    pub msrs: Vec<u32>,
     /// Lives as long as the machine.
-    _vm: VmFd,
+    pub vm: VmFd,
 }
 
 impl Machine {
+    /// Boots the configured kernel, or goes on where a snapshot was taken.
     pub fn build(
         config: &VmConfig,
+        snapshot: Option<Snapshot>,
         console: &Console,
         ender: &Ender,
     ) -> Result<Self, MachineError> {
         let kvm_fd = walnut_vmm_host::open()?;
         let vm = create_vm(&kvm_fd)?;
-        let files = BootFiles::open(&config.kernel, config.initrd.as_deref())?;
         let ram_bytes = u64::from(config.memory_mib) << 20;
         let memory = add_memory(&vm, ram_bytes)?;
         let devices = Devices::open(config, layout::pmem_start(ram_bytes))?;
         add_pmem(&vm, &devices, memory.num_regions())?;
         vm.register_irqfd(&console.irqfd, GSI_SERIAL)
             .map_err(kvm("wire up the console"))?;
-
-        let (mut transports, mut events, mut workers) = (Vec::new(), Vec::new(), Vec::new());
-        let mut cmdline = config.cmdline.clone();
-        let max = (GSI_LAST - GSI_FIRST + 1) as usize;
-        if devices.list.len() > max {
-            return Err(MachineError::TooManyDevices {
-                count: devices.list.len(),
-                max,
-            });
-        }
-        for (slot, device) in (0u32..).zip(devices.list) {
-            let transport = MmioTransport::new(&device.name, device.device, Arc::clone(&memory))
-                .map_err(MachineError::Events)?;
-            let gsi = GSI_FIRST + slot;
-            let base = MMIO_START + u64::from(slot) * MMIO_LEN;
-            wire_up(&vm, &transport, base, gsi)?;
-            cmdline.push_str(&format!(" virtio_mmio.device=4K@{base:#x}:{gsi}"));
-            let device_events = transport.events().map_err(MachineError::Events)?;
-            match device.served {
-                Served::EventLoop => events.push(device_events),
-                worker => workers.push((worker, device_events)),
+        let mut slots = Slots::fill(&vm, &memory, devices.list)?;
+        let cpus = Cpus::new(&kvm_fd, config.cpus)?;
+        let mut ahead = Vec::new();
+        let (vcpus, mapped) = match snapshot {
+            None => {
+                let mut cmdline = config.cmdline.clone();
+                cmdline.push_str(&slots.parameters(config.spare_slots));
+                let files = BootFiles::open(&config.kernel, config.initrd.as_deref())?;
+                let loaded = files.load(&memory, ram_bytes, config.cpus, &cmdline)?;
+                (cpus.boot(&vm, loaded.entry)?, loaded.mapped)
             }
-            transports.push(transport);
-        }
-        let bus = Bus::new(transports, Arc::clone(&console.serial), ender.clone());
-        let mut loaded = files.load(&memory, ram_bytes, config.cpus, &cmdline)?;
-        let vcpus = create_vcpus(&kvm_fd, &vm, config.cpus, loaded.entry)?;
+            Some(snapshot) => {
+                let state = snapshot.state;
+                snapshot::memory::restore(&memory, &snapshot.memory, &state.extents)?;
+                let vcpus = cpus.restore(&vm, &state.vcpus)?;
+                state.vm.restore(&vm)?;
+                slots.restore(state.devices)?;
+                ahead = working_set::populate(&memory, &snapshot.working_set);
+                (vcpus, Vec::new())
+            }
+        };
         let prefaulted = config.pmem.iter().zip(&devices.pmem);
         let prefaulted = prefaulted.filter(|(config, _)| config.prefault);
-        loaded
-            .mapped
-            .extend(prefaulted.map(|(_, mapping)| (mapping.guest, mapping.len)));
-        prefault(&kvm_fd, &vcpus[0], &loaded.mapped);
-        let vcpus = vcpus
-            .into_iter()
-            .zip(0..)
-            .map(|(fd, id)| Vcpu::new(id, fd, Arc::clone(&bus), ender.clone()))
-            .collect();
+        let images = prefaulted.map(|(_, mapping)| (mapping.guest, mapping.len));
+        ahead.extend(mapped.iter().copied().chain(images));
+        prefault(&kvm_fd, &vcpus[0], &ahead);
         Ok(Self {
             vcpus,
-            events,
-            workers,
-            _vm: vm,
+            events: slots.events,
+            workers: slots.workers,
+            bus: Bus::new(slots.transports, Arc::clone(&console.serial), ender.clone()),
+            memory,
+            mapped,
+            msrs: match config.control_fd {
+                Some(_) => state::msr_indices(&kvm_fd)?,
+                None => Vec::new(),
+            },
+            vm,
         })
     }
+}
+
+/// The devices in their places.
+struct Slots {
+    transports: Vec<MmioTransport>,
+    events: Vec<DeviceEvents>,
+    workers: Vec<(Served, DeviceEvents)>,
+}
+
+impl Slots {
+    fn fill(vm: &VmFd, memory: &Memory, devices: Vec<Opened>) -> Result<Self, MachineError> {
+        let (count, max) = (devices.len(), SLOTS as usize);
+        if count > max {
+            return Err(MachineError::TooManyDevices { count, max });
+        }
+        let mut slots = Self {
+            transports: Vec::with_capacity(count),
+            events: Vec::new(),
+            workers: Vec::new(),
+        };
+        for (slot, device) in (0u32..).zip(devices) {
+            let transport = MmioTransport::new(&device.name, device.device, Arc::clone(memory))
+                .map_err(MachineError::Events)?;
+            wire_up(vm, &transport, slot)?;
+            let events = transport.events().map_err(MachineError::Events)?;
+            match device.served {
+                Served::EventLoop => slots.events.push(events),
+                worker => slots.workers.push((worker, events)),
+            }
+            slots.transports.push(transport);
+        }
+        Ok(slots)
+    }
+
+    /// What the kernel's command line says about the places, the empty ones included or not.
+    fn parameters(&self, spare: bool) -> String {
+        let used = u32::try_from(self.transports.len()).unwrap_or(SLOTS);
+        (0..if spare { SLOTS } else { used })
+            .map(|slot| {
+                format!(
+                    " virtio_mmio.device=4K@{:#x}:{}",
+                    base(slot),
+                    GSI_FIRST + slot
+                )
+            })
+            .collect()
+    }
+
+    /// The first devices go on as they were; the others are new to the guest.
+    fn restore(&mut self, states: Vec<TransportState>) -> Result<(), MachineError> {
+        if states.len() > self.transports.len() {
+            return Err(MachineError::DevicesMissing {
+                saved: states.len(),
+                here: self.transports.len(),
+            });
+        }
+        for (transport, state) in self.transports.iter_mut().zip(states) {
+            transport.restore(state)?;
+        }
+        Ok(())
+    }
+}
+
+fn base(slot: u32) -> u64 {
+    MMIO_START + u64::from(slot) * MMIO_LEN
 }
 
 fn create_vm(kvm_fd: &Kvm) -> Result<VmFd, MachineError> {
@@ -152,10 +229,7 @@ fn add_memory(vm: &VmFd, ram_bytes: u64) -> Result<Memory, MachineError> {
         .collect();
     let memory = memory::allocate(&ranges)?;
     for (slot, region) in (0..).zip(memory.iter()) {
-        let host = region
-            .get_host_address(MemoryRegionAddress(0))
-            .expect("a region has a first byte")
-            .expose_provenance() as u64;
+        let host = memory::host_address(region);
         add_slot(vm, slot, region.start_addr(), region.len(), host)?;
     }
     Ok(memory)
@@ -190,10 +264,10 @@ fn add_slot(
 }
 
 /// Binds the device's events to KVM: an interrupt line, and one notification address per queue.
-fn wire_up(vm: &VmFd, transport: &MmioTransport, base: u64, gsi: u32) -> Result<(), MachineError> {
-    vm.register_irqfd(transport.irqfd(), gsi)
+fn wire_up(vm: &VmFd, transport: &MmioTransport, slot: u32) -> Result<(), MachineError> {
+    vm.register_irqfd(transport.irqfd(), GSI_FIRST + slot)
         .map_err(kvm("wire up an interrupt"))?;
-    let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
+    let notify = IoEventAddress::Mmio(base(slot) + QUEUE_NOTIFY);
     for (index, kick) in (0u32..).zip(transport.kicks()) {
         vm.register_ioevent(kick, &notify, index)
             .map_err(kvm("wire up a queue"))?;
@@ -201,29 +275,54 @@ fn wire_up(vm: &VmFd, transport: &MmioTransport, base: u64, gsi: u32) -> Result<
     Ok(())
 }
 
-fn create_vcpus(
-    kvm_fd: &Kvm,
-    vm: &VmFd,
-    cpus: u8,
-    entry: Entry,
-) -> Result<Vec<VcpuFd>, MachineError> {
-    let supported = kvm_fd
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(kvm("tell what its CPUs can do"))?;
-    let tsc_deadline = kvm_fd.check_extension(Cap::TscDeadlineTimer);
-    let mut vcpus = Vec::with_capacity(usize::from(cpus));
-    for id in 0..cpus {
-        let vcpu = vm
-            .create_vcpu(u64::from(id))
-            .map_err(kvm("create a vCPU"))?;
-        let mut cpuid: CpuId = supported.clone();
-        cpuid::adapt(&mut cpuid, id, cpus, tsc_deadline);
-        vcpu.set_cpuid2(&cpuid).map_err(kvm("set a vCPU's CPUID"))?;
-        regs::set_common(&vcpu, cpuid::xcr0(&supported))?;
-        if id == 0 {
-            regs::set_boot(&vcpu, entry)?;
-        }
-        vcpus.push(vcpu);
+/// The vCPUs to be, with what CPUID shall tell them.
+struct Cpus {
+    supported: CpuId,
+    cpuid: Vec<CpuId>,
+}
+
+impl Cpus {
+    fn new(kvm_fd: &Kvm, cpus: u8) -> Result<Self, MachineError> {
+        let supported = kvm_fd
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(kvm("tell what its CPUs can do"))?;
+        let tsc_deadline = kvm_fd.check_extension(Cap::TscDeadlineTimer);
+        let cpuid = (0..cpus)
+            .map(|id| {
+                let mut cpuid = supported.clone();
+                cpuid::adapt(&mut cpuid, id, cpus, tsc_deadline);
+                cpuid
+            })
+            .collect();
+        Ok(Self { supported, cpuid })
     }
-    Ok(vcpus)
+
+    fn create(&self, vm: &VmFd, id: usize) -> Result<VcpuFd, MachineError> {
+        vm.create_vcpu(id as u64).map_err(kvm("create a vCPU"))
+    }
+
+    fn boot(&self, vm: &VmFd, entry: Entry) -> Result<Vec<VcpuFd>, MachineError> {
+        let mut vcpus = Vec::with_capacity(self.cpuid.len());
+        for (id, cpuid) in self.cpuid.iter().enumerate() {
+            let vcpu = self.create(vm, id)?;
+            vcpu.set_cpuid2(cpuid).map_err(kvm("set a vCPU's CPUID"))?;
+            regs::set_common(&vcpu, cpuid::xcr0(&self.supported))?;
+            if id == 0 {
+                regs::set_boot(&vcpu, entry)?;
+            }
+            vcpus.push(vcpu);
+        }
+        Ok(vcpus)
+    }
+
+    /// There is a state for each of them.
+    fn restore(&self, vm: &VmFd, states: &[VcpuState]) -> Result<Vec<VcpuFd>, MachineError> {
+        let mut vcpus = Vec::with_capacity(self.cpuid.len());
+        for (id, (cpuid, state)) in self.cpuid.iter().zip(states).enumerate() {
+            let vcpu = self.create(vm, id)?;
+            state.restore(&vcpu, cpuid)?;
+            vcpus.push(vcpu);
+        }
+        Ok(vcpus)
+    }
 }

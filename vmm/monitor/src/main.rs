@@ -3,12 +3,11 @@
 
 #![deny(unsafe_code)]
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
 use walnut_vmm::cli::Args;
-use walnut_vmm::report::{Reporter, now_us};
+use walnut_vmm::report::{Reporter, chain, now_us};
 use walnut_vmm::{ending, logging, run, terminal};
 use walnut_vmm_config::Ending;
 
@@ -34,16 +33,4 @@ fn main() -> ExitCode {
 fn fail(message: &str) -> ExitCode {
     eprintln!("walnut-vmm: {message}");
     ExitCode::FAILURE
-}
-
-/// What failed, and why, and why that: one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
-    }
-    line
 }

@@ -62,6 +62,14 @@ pub fn allocate(ranges: &[(GuestAddress, usize)]) -> Result<Memory, MemoryError>
     Ok(Arc::new(memory))
 }
 
+/// Where this process has a region.
+pub fn host_address(region: &GuestRegionMmap<BitmapMmapRegion>) -> u64 {
+    region
+        .get_host_address(MemoryRegionAddress(0))
+        .expect("a region has a first byte")
+        .expose_provenance() as u64
+}
+
 /// Where the guest sees what this process has at `host`.
 pub fn guest_address(memory: &GuestMemory, host: usize) -> Option<GuestAddress> {
     memory.iter().find_map(|region| {

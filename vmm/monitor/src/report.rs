@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reports to whoever started the monitor, one JSON object a line.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::Write;
 
@@ -44,4 +45,16 @@ impl Reporter {
 pub fn now_us() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
+}
+
+/// What failed, and why, and why that: one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
 }

@@ -3,21 +3,30 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::thread;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use kvm_ioctls::VcpuFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
+use vm_superio::SerialState;
 use walnut_vmm_config::{Console as ConsoleConfig, Ending, MAX_CPUS, MIN_MEMORY_MIB, VmConfig};
 
+use crate::bus::Bus;
 use crate::console::{Console, ConsoleError, ConsoleInput, ConsoleOutput, Tail};
+use crate::control::{Anatomy, Control};
 use crate::devices::Served;
 use crate::ending::Ender;
 use crate::jail::{self, JailError, Thread};
 use crate::janitor::Janitor;
 use crate::machine::{Machine, MachineError};
+use crate::pause::{self, PauseError, Vcpus};
 use crate::report::Reporter;
+use crate::snapshot::memory::{Pagemap, SnapshotMemoryError};
+use crate::snapshot::{Snapshot, SnapshotError};
+use crate::vcpu::Vcpu;
 use crate::virtio::events::DeviceEvents;
 use crate::virtio::fs::volumes;
 
@@ -29,6 +38,12 @@ pub enum RunError {
     Memory(u32),
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Pagemap(#[from] SnapshotMemoryError),
+    #[error(transparent)]
+    Pause(#[from] PauseError),
     #[error(transparent)]
     Machine(#[from] MachineError),
     #[error(transparent)]
@@ -67,8 +82,15 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
         ConsoleConfig::File(path) => (ConsoleOutput::file(path)?, false),
     };
     let tail = output.tail();
-    let console = Console::new(output).map_err(event("make the console's events"))?;
-    let machine = Machine::build(&config, &console, &ender)?;
+    let snapshot = match &config.restore {
+        Some(files) => Some(Snapshot::open(files, config.memory_mib, config.cpus)?),
+        None => None,
+    };
+    let power_on = SerialState::default();
+    let serial = snapshot.as_ref().map_or(&power_on, |s| &s.state.serial);
+    let console = Console::new(output, serial).map_err(event("make the console's events"))?;
+    let machine = Machine::build(&config, snapshot, &console, &ender)?;
+    let pagemap = config.control_fd.map(|_| prepare_control()).transpose()?;
     if let Some(janitor) = &mut janitor {
         janitor.arm().map_err(event("arm the janitor"))?;
     }
@@ -97,11 +119,18 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
         spawn_worker(served, events, &ender)?;
     }
     reporter.running();
-    for (index, vcpu) in machine.vcpus.into_iter().enumerate() {
-        let ender = ender.clone();
-        spawn(format!("vcpu{index}"), Thread::Vcpu, ender, move || {
-            vcpu.run()
-        })?;
+    let vcpus = start_vcpus(machine.vcpus, &machine.bus, &ender)?;
+    if let (Some(fd), Some(pagemap)) = (config.control_fd, pagemap) {
+        let anatomy = Anatomy {
+            vm: machine.vm,
+            memory: machine.memory,
+            memory_mib: config.memory_mib,
+            mapped: machine.mapped,
+            bus: machine.bus,
+            msrs: machine.msrs.into(),
+            pagemap,
+        };
+        event_loop.add_subscriber(Box::new(Control::new(inherited(fd), anatomy, vcpus)));
     }
     jail::confine(Thread::EventLoop)?;
     loop {
@@ -110,6 +139,24 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
             return Ok(name_panic(ending, &tail));
         }
     }
+}
+
+/// What a machine that takes commands needs besides the socket.
+fn prepare_control() -> Result<Pagemap, RunError> {
+    pause::prepare()?;
+    Ok(Pagemap::open()?)
+}
+
+fn start_vcpus(fds: Vec<VcpuFd>, bus: &Arc<Bus>, ender: &Ender) -> Result<Vcpus, RunError> {
+    let mut vcpus = Vcpus::default();
+    for (id, fd) in (0..).zip(fds) {
+        let (orders, theirs) = pause::orders();
+        let vcpu = Vcpu::new(id, fd, Arc::clone(bus), ender.clone(), theirs);
+        let name = format!("vcpu{id}");
+        let thread = spawn(name, Thread::Vcpu, ender.clone(), move || vcpu.run())?;
+        vcpus.add(orders, thread);
+    }
+    Ok(vcpus)
 }
 
 /// A panicking guest resets itself; its console says which of the two it was.
@@ -126,11 +173,12 @@ fn spawn_worker(served: Served, events: DeviceEvents, ender: &Ender) -> Result<(
         Served::FsWorker | Served::EventLoop => Thread::Fs,
     };
     let name = events.name().to_owned();
-    spawn(name, kind, ender.clone(), move || {
+    let body = move || {
         if let Err(error) = work(events) {
             log::error!("a worker's event loop failed: {error:?}");
         }
-    })
+    };
+    spawn(name, kind, ender.clone(), body).map(drop)
 }
 
 fn work(events: DeviceEvents) -> Result<(), event_manager::Error> {
@@ -147,7 +195,7 @@ fn spawn(
     kind: Thread,
     ender: Ender,
     body: impl FnOnce() + Send + 'static,
-) -> Result<(), RunError> {
+) -> Result<JoinHandle<()>, RunError> {
     let confined = move || {
         match jail::confine(kind) {
             Ok(()) => body(),
@@ -163,7 +211,7 @@ fn spawn(
         .name(name)
         .stack_size(STACK)
         .spawn(confined);
-    spawned.map(drop).map_err(event("start a thread"))
+    spawned.map_err(event("start a thread"))
 }
 
 /// Threads of the monitor are shallow.

@@ -1,29 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A vCPU: one thread that runs the guest until it ends the machine.
+//! A vCPU: one thread that runs the guest until it ends the machine, or until it is asked to stop.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use walnut_vmm_config::Ending;
 use walnut_vmm_host::{NO_VIRTUALIZATION, has_virtualization};
 
+use crate::arch::x86_64::state::VcpuState;
 use crate::bus::Bus;
 use crate::ending::Ender;
+use crate::pause::{Order, catch_kicks};
 
 pub struct Vcpu {
     id: u8,
     fd: VcpuFd,
     bus: Arc<Bus>,
     ender: Ender,
+    orders: Receiver<Order>,
 }
 
 impl Vcpu {
-    pub fn new(id: u8, fd: VcpuFd, bus: Arc<Bus>, ender: Ender) -> Self {
-        Self { id, fd, bus, ender }
+    pub fn new(id: u8, fd: VcpuFd, bus: Arc<Bus>, ender: Ender, orders: Receiver<Order>) -> Self {
+        Self {
+            id,
+            fd,
+            bus,
+            ender,
+            orders,
+        }
     }
 
     /// Returns when the machine has ended, or when this vCPU ends it.
     pub fn run(mut self) {
+        catch_kicks(&mut self.fd);
+        // What came before a kick could be caught.
+        self.obey();
         let ending = loop {
             if let Some(ending) = self.step() {
                 break ending;
@@ -36,7 +49,10 @@ impl Vcpu {
     fn step(&mut self) -> Option<Ending> {
         let exit = match self.fd.run() {
             Ok(exit) => exit,
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                self.obey();
+                return None;
+            }
             Err(error) => return Some(kvm_error(format!("vCPU {}: KVM_RUN: {error}", self.id))),
         };
         match exit {
@@ -62,6 +78,26 @@ impl Vcpu {
             }
         }
         None
+    }
+
+    /// Carries out what it is told. KVM has completed whatever access it came back for before.
+    fn obey(&mut self) {
+        self.fd.set_kvm_immediate_exit(0);
+        let mut order = self.orders.try_recv().ok();
+        while let Some(this) = order {
+            match this {
+                Order::Pause(paused) => {
+                    // Nobody waits for one that was too slow.
+                    let _ = paused.send(());
+                }
+                Order::Save { msrs, state } => {
+                    let _ = state.send(VcpuState::save(&self.fd, &msrs));
+                }
+                Order::Resume => return,
+            }
+            // An end of orders is the end of the machine.
+            order = self.orders.recv().ok();
+        }
     }
 
     fn internal_error(&mut self) -> Ending {

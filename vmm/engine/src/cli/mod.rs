@@ -9,6 +9,7 @@ pub mod life;
 pub mod look;
 pub mod run;
 mod supervise;
+pub mod template;
 mod usage;
 pub mod volume;
 
@@ -33,6 +34,7 @@ Files:
 Environment:
   WALNUT_LOG              error, warn, info, debug or trace: what is told on stderr
   WALNUT_LIBEXEC          where walnut-vmm, vmlinux and guest.erofs are, if not beside walnut
+  WALNUT_MAKE_TEMPLATES   no: a run leaves no template behind
   WALNUT_READY_TIMEOUT_S  how long a machine may take to come up, in seconds";
 
 /// Runs each container in a virtual machine of its own.
@@ -116,6 +118,9 @@ pub enum Command {
     Stop(life::StopArgs),
     #[command(hide = true)]
     Supervise(supervise::SuperviseArgs),
+    /// Manage machines to start from
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Template(template::TemplateCommand),
     /// Continue all processes of paused containers
     Unpause(life::NamesArgs),
     /// Change limits and restart policies

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
+use crate::container::StartMode;
 use crate::units::{MilliCpus, UnitError, parse_size};
 
 const EXAMPLES: &str = "\
@@ -202,6 +203,14 @@ pub struct ContainerArgs {
     /// Size of /dev/shm; half of the memory unless given
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub shm_size: Option<u64>,
+    /// How its machine comes up
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub start: StartMode,
     /// Signal that asks the container to stop
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<String>,

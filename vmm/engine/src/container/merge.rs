@@ -93,6 +93,7 @@ impl Container {
             remove: args.rm,
             labels: label::parse_all(&args.label_file, &args.label)?,
             restart: restart(args)?,
+            start: args.start,
             log: log_option::parse(args.log_driver.as_deref(), &args.log_opt)?,
             id,
             hostname,

@@ -17,6 +17,7 @@ pub mod volume;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -108,6 +109,21 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
     pub restart: Policy,
     pub log: log_file::Options,
+    #[serde(default)]
+    pub start: StartMode,
+}
+
+/// How a container's machine comes up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ValueEnum, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartMode {
+    /// From a template where there is one; else it boots, and a template is made afterwards
+    #[default]
+    Auto,
+    /// It boots
+    Cold,
+    /// From a template, which is made first where there is none
+    Template,
 }
 
 #[cfg(test)]

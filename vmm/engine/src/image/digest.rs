@@ -21,7 +21,7 @@ pub enum DigestError {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         Digest(Sha256::digest(bytes).into())
     }
 
@@ -116,14 +116,14 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// Hashes and counts what is read through it.
-pub(super) struct Hashing<R> {
+pub struct Hashing<R> {
     inner: R,
     hasher: Sha256,
     len: u64,
 }
 
 impl<R: Read> Hashing<R> {
-    pub(super) fn new(inner: R) -> Self {
+    pub fn new(inner: R) -> Self {
         Hashing {
             inner,
             hasher: Sha256::new(),
@@ -136,7 +136,7 @@ impl<R: Read> Hashing<R> {
     }
 
     /// Reads on to the end. The digest and the length of everything.
-    pub(super) fn finish(&mut self) -> io::Result<(Digest, u64)> {
+    pub fn finish(&mut self) -> io::Result<(Digest, u64)> {
         let mut buffer = vec![0; 64 << 10];
         while self.read(&mut buffer)? > 0 {}
         Ok((Digest(self.hasher.clone().finalize().into()), self.len))

@@ -42,7 +42,7 @@ mod testing;
 
 pub use change::apply_change;
 pub use create::NewLayer;
-pub use digest::{Digest, DigestError};
+pub use digest::{Digest, DigestError, Hashing};
 pub use error::ImageError;
 pub use load::Loaded;
 pub use names::{Details, Removed, User};

@@ -20,6 +20,7 @@ use oci_spec::runtime::{
     PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 use thiserror::Error;
+use walnut_protocol::agent::{CreateRequest, GuestFile};
 
 use crate::container::{Container, Limits, Seccomp, security};
 use crate::storage::Layout;
@@ -64,6 +65,35 @@ const READONLY_PATHS: &[&str] = &[
     "/proc/sys",
     "/proc/sysrq-trigger",
 ];
+
+/// All that the agent needs to make the container.
+pub fn request(
+    container: &Container,
+    layout: &Layout,
+    tty_size: Option<(u32, u32)>,
+) -> Result<CreateRequest, SpecError> {
+    let files = files::all(container).map(|(path, content)| GuestFile {
+        path: path.to_owned(),
+        mode: 0o644,
+        content: content.into_bytes(),
+        ..GuestFile::default()
+    });
+    let (seccomp_filter, seccomp_flags) = seccomp_filter(container)?;
+    Ok(CreateRequest {
+        container_id: container.id.to_string(),
+        mounts: layout.mounts.clone(),
+        files: files.to_vec(),
+        spec: generate(container, layout, tty_size)?,
+        user: container.user.clone(),
+        group_add: container.group_add.clone(),
+        stdin: container.interactive,
+        seccomp_filter,
+        seccomp_flags,
+        sysctls: container.sysctls.clone(),
+        volumes: layout.fills.clone(),
+        ..CreateRequest::default()
+    })
+}
 
 /// The seccomp filter as the kernel takes it, and its flags; nothing for an unconfined container.
 /// Compiled here, while the machine boots: the guest has one thing less to do.

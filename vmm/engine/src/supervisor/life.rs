@@ -11,9 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use walnut_protocol::agent::{
-    CreateRequest, Empty, GuestFile, ShutdownRequest, StartRequest, WaitResponse,
-};
+use walnut_protocol::agent::{CreateRequest, Empty, ShutdownRequest, StartRequest, WaitResponse};
 use walnut_protocol::{CallError, Client};
 
 use super::SupervisorError;
@@ -29,7 +27,7 @@ use crate::run::timings::{Timings, now_us};
 use crate::spec;
 use crate::storage::Layout;
 use crate::vm::rundir::RunDir;
-use crate::vm::{Ready, Vm, VmError};
+use crate::vm::{Ready, Vm, VmError, wake};
 
 /// Time for the agent to make a container: image and disk are mounted meanwhile.
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,37 +53,10 @@ pub(super) struct Life<'a> {
     must_sync: bool,
     has_disk: bool,
     vm: Vm,
+    /// Of a machine that was restored: it has been woken.
+    agent: Option<Client>,
     dir: Arc<RunDir>,
     signals: &'a Signals,
-}
-
-/// What the agent is told of a container.
-pub(super) fn create_request(
-    container: &Container,
-    layout: &Layout,
-    tty_size: Option<(u32, u32)>,
-) -> Result<CreateRequest, SupervisorError> {
-    let files = spec::files::all(container).map(|(path, content)| GuestFile {
-        path: path.to_owned(),
-        mode: 0o644,
-        content: content.into_bytes(),
-        ..GuestFile::default()
-    });
-    let (seccomp_filter, seccomp_flags) = spec::seccomp_filter(container)?;
-    Ok(CreateRequest {
-        container_id: container.id.to_string(),
-        mounts: layout.mounts.clone(),
-        files: files.to_vec(),
-        spec: spec::generate(container, layout, tty_size)?,
-        user: container.user.clone(),
-        group_add: container.group_add.clone(),
-        stdin: container.interactive,
-        seccomp_filter,
-        seccomp_flags,
-        sysctls: container.sysctls.clone(),
-        volumes: layout.fills.clone(),
-        ..CreateRequest::default()
-    })
 }
 
 impl<'a> Life<'a> {
@@ -98,7 +69,7 @@ impl<'a> Life<'a> {
         signals: &'a Signals,
         tty_size: Option<(u32, u32)>,
     ) -> Result<Self, SupervisorError> {
-        let create = create_request(container, layout, tty_size)?;
+        let create = spec::request(container, layout, tty_size)?;
         let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");
         Ok(Self {
             container,
@@ -107,6 +78,7 @@ impl<'a> Life<'a> {
             must_sync: may_mount && !layout.fs.is_empty(),
             has_disk: !layout.disks.is_empty(),
             vm,
+            agent: None,
             dir,
             signals,
         })
@@ -128,25 +100,38 @@ impl<'a> Life<'a> {
                         return Err(SupervisorError::Interrupted(Signal::SIGKILL as i32));
                     }
                 }
+                Ready::Restored => {
+                    self.mark_monitor(timings);
+                    let agent = self.vm.agent()?;
+                    timings.mark("agent");
+                    wake(&agent.within(CREATE_TIMEOUT))?;
+                    timings.mark("wake");
+                    self.agent = Some(agent);
+                    return Ok(());
+                }
                 Ready::Hello(hello) => {
                     let ready = now_us();
                     if hello.version != env!("CARGO_PKG_VERSION") {
                         log::warn!("the agent is of version {}, this is not", hello.version);
                     }
-                    let reports = self.vm.reports();
-                    let known = [
-                        ("monitor exec", reports.started_us),
-                        ("monitor", reports.running_us),
-                    ];
-                    for (phase, at) in known {
-                        at.into_iter().for_each(|at| timings.mark_at(phase, at));
-                    }
+                    self.mark_monitor(timings);
                     let agent = hello.ready_us.saturating_sub(hello.started_us);
                     timings.mark_at("kernel", ready.saturating_sub(agent));
                     timings.mark_at("agent", ready);
                     return Ok(());
                 }
             }
+        }
+    }
+
+    fn mark_monitor(&self, timings: &mut Timings) {
+        let reports = self.vm.reports();
+        let known = [
+            ("monitor exec", reports.started_us),
+            ("monitor", reports.running_us),
+        ];
+        for (phase, at) in known {
+            at.into_iter().for_each(|at| timings.mark_at(phase, at));
         }
     }
 
@@ -198,7 +183,10 @@ impl<'a> Life<'a> {
         timings: &mut Timings,
         begun: impl FnOnce(),
     ) -> Result<Ended, SupervisorError> {
-        let agent = self.vm.agent()?;
+        let agent = match self.agent.take() {
+            Some(agent) => agent,
+            None => self.vm.agent()?,
+        };
         let token = created(agent.within(CREATE_TIMEOUT).create(&self.create)?)?;
         timings.mark("create");
         let streams = Streams::connect(

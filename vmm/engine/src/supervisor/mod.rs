@@ -11,6 +11,7 @@ pub mod client;
 pub mod control;
 mod hub;
 mod life;
+mod origin;
 pub mod output;
 pub mod process;
 pub mod restart;
@@ -35,11 +36,13 @@ use crate::run::timings::Timings;
 use crate::spec::SpecError;
 use crate::storage::disk::{self, DiskError};
 use crate::storage::{Layout, Source};
+use crate::template::TemplateError;
 use crate::times::Timestamp;
 use crate::vm::rundir::{RunDir, RunDirError};
-use crate::vm::{Machine, Vm, VmError};
+use crate::vm::{Machine, Origin, Vm, VmError};
 use crate::volumes::{self, Claim, VolumesError};
 use life::{Ended, Life};
+use origin::Start;
 use output::Outputs;
 use process::ProcessError;
 use restart::BackOff;
@@ -65,6 +68,8 @@ pub enum SupervisorError {
     Spec(#[from] SpecError),
     #[error(transparent)]
     Vm(#[from] VmError),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]
@@ -243,19 +248,29 @@ impl Supervisor<'_> {
         begun: impl FnOnce(),
     ) -> Result<Ended, SupervisorError> {
         let container = &self.config.container;
-        let (vm, layout, _claims) = self.start_machine(dir)?;
-        timings.mark("cli");
-        let machine = (vm, Arc::clone(dir));
-        let mut life = Life::new(container, &layout, machine, outputs, signals, self.tty_size)?;
-        life.wait_ready(ready_timeout(), timings)?;
-        life.run(timings, begun)
+        let (machine, layout, _claims) = self.machine()?;
+        let start = Start::choose(self, &machine)?;
+        let mut origin = start.origin();
+        loop {
+            let vm = Vm::start(self.artifacts, &machine, &origin, Arc::clone(dir))?;
+            timings.mark("cli");
+            let vm = (vm, Arc::clone(dir));
+            let mut life = Life::new(container, &layout, vm, outputs, signals, self.tty_size)?;
+            match life.wait_ready(ready_timeout(), timings) {
+                Err(error) if start.gives_up(&origin, &error) => origin = Origin::Boot,
+                ready => {
+                    ready?;
+                    return life.run(timings, || {
+                        begun();
+                        start.afterwards(&origin);
+                    });
+                }
+            }
+        }
     }
 
     /// The claims hold as long as the machine is to live.
-    fn start_machine(
-        &self,
-        dir: &Arc<RunDir>,
-    ) -> Result<(Vm, Layout, Vec<Claim>), SupervisorError> {
+    fn machine(&self) -> Result<(Machine, Layout, Vec<Claim>), SupervisorError> {
         let container = &self.config.container;
         let source = self.source();
         let disk = self.writable_disk(&source)?;
@@ -269,8 +284,7 @@ impl Supervisor<'_> {
             pmem: layout.pmem.clone(),
             fs: layout.fs.clone(),
         };
-        let vm = Vm::start(self.artifacts, &machine, Arc::clone(dir))?;
-        Ok((vm, layout, claims))
+        Ok((machine, layout, claims))
     }
 
     fn source(&self) -> Source {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use walnut_protocol::agent::ShutdownRequest;
 
-use super::life::{CREATE_TIMEOUT, SYNC_TIMEOUT, create_request};
+use super::life::{CREATE_TIMEOUT, SYNC_TIMEOUT};
 use super::process::created;
 use super::{Supervisor, SupervisorError, ready_timeout};
 use crate::files::Files;
-use crate::vm::Ready;
+use crate::spec;
 use crate::vm::rundir::RunDir;
+use crate::vm::{Origin, Ready, Vm};
 
 /// A program that is there in every container, to be named and never run.
 const NO_PROGRAM: &str = "/proc/self/exe";
@@ -35,13 +36,16 @@ impl Supervisor<'_> {
         let (dir, _) =
             RunDir::create(self.paths, self.entry.short()).map_err(SupervisorError::from)?;
         let dir = Arc::new(dir);
-        let (mut vm, layout, _claims) = self.start_machine(&dir)?;
-        let create = create_request(&self.config.container, &layout, None)?;
+        let (machine, layout, _claims) = self.machine()?;
+        let mut vm = Vm::start(self.artifacts, &machine, &Origin::Boot, Arc::clone(&dir))
+            .map_err(SupervisorError::from)?;
+        let create =
+            spec::request(&self.config.container, &layout, None).map_err(SupervisorError::from)?;
         match vm
             .wait_ready(ready_timeout(), &[])
             .map_err(SupervisorError::from)?
         {
-            Ready::Hello(_) | Ready::Interrupted => {}
+            Ready::Hello(_) | Ready::Restored | Ready::Interrupted => {}
         }
         let agent = vm.agent().map_err(SupervisorError::from)?;
         let answer = agent.within(CREATE_TIMEOUT).create(&create);

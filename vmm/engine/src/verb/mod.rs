@@ -13,6 +13,7 @@ pub mod ps;
 pub mod remove;
 pub mod start;
 pub mod stats;
+pub mod template;
 pub mod update;
 pub mod volume;
 
@@ -30,7 +31,7 @@ use crate::files::FilesError;
 use crate::format::FormatError;
 use crate::log_file::FollowError;
 use crate::logger;
-use crate::paths::Paths;
+use crate::paths::{PathError, Paths};
 use crate::record::{Config, Entry, RecordError, Registry, State};
 use crate::run::RunError;
 use crate::run::attach::AttachError;
@@ -40,6 +41,7 @@ use crate::supervisor::SupervisorError;
 use crate::supervisor::background::BackgroundError;
 use crate::supervisor::client::ClientError;
 use crate::supervisor::process::ProcessError;
+use crate::template::TemplateError;
 use crate::times::TimeError;
 use crate::vm::VmError;
 use crate::volumes::VolumesError;
@@ -76,6 +78,12 @@ pub enum VerbError {
     Log(#[from] FollowError),
     #[error(transparent)]
     Vm(#[from] VmError),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Kvm(#[from] walnut_vmm_host::KvmError),
+    #[error(transparent)]
+    Path(#[from] PathError),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]

@@ -4,7 +4,9 @@
 use std::iter;
 use std::path::PathBuf;
 
-use walnut_vmm_config::{Console, DiskConfig, FsConfig, PmemConfig, VmConfig, VsockConfig};
+use walnut_vmm_config::{
+    Console, DiskConfig, FsConfig, PmemConfig, SnapshotFiles, VmConfig, VsockConfig,
+};
 
 use super::rundir::RunDir;
 use crate::paths::Artifacts;
@@ -28,6 +30,46 @@ const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon 
      tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0 noreplace-smp \
      root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro init=/init";
 
+/// How a machine comes to its agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The kernel boots.
+    Boot,
+    /// The kernel boots, and the machine is to become a template.
+    BootTemplate,
+    /// A template's memory and state.
+    Template(SnapshotFiles),
+    /// As [`Self::Template`], of a template that is being made.
+    TryTemplate(SnapshotFiles),
+}
+
+impl Origin {
+    /// The monitor takes commands.
+    pub(super) fn is_controlled(&self) -> bool {
+        matches!(self, Self::BootTemplate | Self::TryTemplate(_))
+    }
+
+    /// What it starts from, if it does not boot.
+    pub(super) fn template(&self) -> Option<SnapshotFiles> {
+        match self {
+            Self::Boot | Self::BootTemplate => None,
+            Self::Template(files) => Some(files.clone()),
+            Self::TryTemplate(files) => Some(SnapshotFiles {
+                working_set: None,
+                ..files.clone()
+            }),
+        }
+    }
+}
+
+/// Descriptors that the monitor inherits, by number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inherited {
+    pub lifeline: i32,
+    pub report: i32,
+    pub control: Option<i32>,
+}
+
 /// What differs from machine to machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -44,8 +86,8 @@ impl Machine {
         &self,
         artifacts: &Artifacts,
         dir: &RunDir,
-        lifeline_fd: i32,
-        report_fd: i32,
+        origin: &Origin,
+        inherited: Inherited,
     ) -> VmConfig {
         let guest = PmemConfig {
             path: artifacts.guest.clone(),
@@ -54,7 +96,11 @@ impl Machine {
         VmConfig {
             kernel: artifacts.kernel.clone(),
             initrd: None,
-            cmdline: cmdline(),
+            cmdline: match origin {
+                Origin::Boot => cmdline(),
+                Origin::BootTemplate => template_cmdline(),
+                Origin::Template(_) | Origin::TryTemplate(_) => String::new(),
+            },
             cpus: self.cpus,
             memory_mib: self.memory_mib,
             console: Console::File(console(dir)),
@@ -65,8 +111,11 @@ impl Machine {
             disks: self.disks.clone(),
             pmem: iter::once(guest).chain(self.pmem.iter().cloned()).collect(),
             fs: self.fs.clone(),
-            lifeline_fd: Some(lifeline_fd),
-            report_fd: Some(report_fd),
+            spare_slots: *origin == Origin::BootTemplate,
+            restore: origin.template(),
+            control_fd: inherited.control,
+            lifeline_fd: Some(inherited.lifeline),
+            report_fd: Some(inherited.report),
         }
     }
 }
@@ -84,6 +133,11 @@ fn cmdline() -> String {
         );
     }
     CMDLINE.to_owned()
+}
+
+/// Templates are for machines without a debug log: what is told of their start was told once.
+pub fn template_cmdline() -> String {
+    format!("{CMDLINE} walnut.template")
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 //! read end of a pipe and ends when this process does, however that happens.
 
 mod connect;
+mod control;
 mod machine;
 mod report;
 pub mod rundir;
+mod wake;
 mod words;
 
 use std::fs::File;
@@ -33,9 +35,12 @@ use walnut_protocol::{Client, READY_PORT};
 use walnut_vmm_config::Ending;
 
 pub use connect::{agent, connect};
-pub use machine::Machine;
+pub use control::{Control, ControlError};
+use machine::Inherited;
+pub use machine::{Machine, Origin, template_cmdline};
 pub use report::Reports;
 use rundir::RunDir;
+pub use wake::wake;
 
 use crate::paths::Artifacts;
 
@@ -73,6 +78,8 @@ pub enum VmError {
 #[derive(Debug)]
 pub enum Ready {
     Hello(Hello),
+    /// The agent of a template listens: there is no hello.
+    Restored,
     /// One of the interrupts became readable.
     Interrupted,
 }
@@ -89,7 +96,9 @@ pub struct Vm {
     pidfd: OwnedFd,
     started: Instant,
     reports: Reports,
-    listener: UnixListener,
+    /// For the agent's first connection; not of one that came with a template.
+    listener: Option<UnixListener>,
+    control: Option<Control>,
     /// The agent's first connection; it stays open as long as the agent lives.
     hello: Option<UnixStream>,
     /// Closing it ends the monitor.
@@ -102,25 +111,33 @@ impl Vm {
     pub fn start(
         artifacts: &Artifacts,
         machine: &Machine,
+        origin: &Origin,
         dir: Arc<RunDir>,
     ) -> Result<Self, VmError> {
         dir.clear_sockets().map_err(VmError::Listen)?;
         // Before the guest can call.
-        let listener = UnixListener::bind(dir.vsock_port(READY_PORT)).map_err(VmError::Listen)?;
+        let listener = match origin.template() {
+            Some(_) => None,
+            None => Some(UnixListener::bind(dir.vsock_port(READY_PORT)).map_err(VmError::Listen)?),
+        };
+        let controlled = origin.is_controlled().then(Control::pair);
+        let (control, theirs) = controlled.transpose().map_err(VmError::Config)?.unzip();
         let config_error = |e: Errno| VmError::Config(e.into());
         let (lifeline_read, lifeline) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
         let (report_read, report) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
-        let document = machine.config(
-            artifacts,
-            &dir,
-            lifeline_read.as_raw_fd(),
-            report.as_raw_fd(),
-        );
+        let inherited = Inherited {
+            lifeline: lifeline_read.as_raw_fd(),
+            report: report.as_raw_fd(),
+            control: theirs.as_ref().map(AsRawFd::as_raw_fd),
+        };
+        let document = machine.config(artifacts, &dir, origin, inherited);
         log::debug!("machine: {document:?}");
         let config = config_file(&document).map_err(VmError::Config)?;
         let log = File::create(dir.monitor_log()).map_err(VmError::Config)?;
-        // The monitor inherits these three. No other thread starts a program meanwhile.
-        for fd in [config.as_fd(), lifeline_read.as_fd(), report.as_fd()] {
+        // The monitor inherits these. No other thread starts a program meanwhile.
+        let theirs = theirs.as_ref().map(AsFd::as_fd);
+        let fds = [config.as_fd(), lifeline_read.as_fd(), report.as_fd()];
+        for fd in fds.into_iter().chain(theirs) {
             fcntl_setfd(fd, FdFlags::empty()).map_err(config_error)?;
         }
         let child = Command::new(&artifacts.monitor)
@@ -146,6 +163,7 @@ impl Vm {
             started: Instant::now(),
             reports,
             listener,
+            control,
             hello: None,
             _lifeline: lifeline,
             dir,
@@ -161,16 +179,26 @@ impl Vm {
     ) -> Result<Ready, VmError> {
         let deadline = self.started + timeout;
         loop {
-            let mut fds = vec![(self.listener.as_fd(), POLLIN)];
-            fds.extend(interrupts.iter().map(|fd| (*fd, POLLIN)));
+            let mut fds: Vec<_> = interrupts.iter().map(|fd| (*fd, POLLIN)).collect();
+            fds.extend(self.listener.as_ref().map(|fd| (fd.as_fd(), POLLIN)));
             let left = deadline.saturating_duration_since(Instant::now());
             let events = self.poll_with(&fds, left)?;
             self.reports.drain();
-            if events.ready[1..].contains(&true) {
+            let (interrupts, hello) = events.ready.split_at(interrupts.len());
+            if interrupts.contains(&true) {
                 return Ok(Ready::Interrupted);
             }
-            if events.ready[0] {
-                return self.greet().map(Ready::Hello);
+            match (&self.listener, hello) {
+                (Some(listener), [true]) => {
+                    let (stream, hello) = greet(listener)?;
+                    self.hello = Some(stream);
+                    return Ok(Ready::Hello(hello));
+                }
+                // A dead one has run, too.
+                (None, _) if self.reports.running_us.is_some() && !events.dead => {
+                    return Ok(Ready::Restored);
+                }
+                _ => {}
             }
             if events.dead {
                 return Err(self.ended("it was starting"));
@@ -182,16 +210,6 @@ impl Vm {
                 });
             }
         }
-    }
-
-    fn greet(&mut self) -> Result<Hello, VmError> {
-        let (mut stream, _) = self.listener.accept().map_err(VmError::Accept)?;
-        stream
-            .set_read_timeout(Some(PEER_TIMEOUT))
-            .map_err(VmError::Accept)?;
-        let hello = read_hello(&mut stream)?;
-        self.hello = Some(stream);
-        Ok(hello)
     }
 
     /// Polls `fds` and, beside them, the monitor's reports and death.
@@ -241,6 +259,18 @@ impl Vm {
         agent(&self.dir.vsock())
     }
 
+    /// For a machine that is to become a template: waits until its agent has hung up.
+    pub fn wait_silent(&mut self) -> io::Result<()> {
+        match &mut self.hello {
+            Some(stream) => io::copy(stream, &mut io::sink()).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    pub fn control(&self) -> Option<&Control> {
+        self.control.as_ref()
+    }
+
     pub fn reports(&self) -> &Reports {
         &self.reports
     }
@@ -278,6 +308,15 @@ impl Vm {
     pub fn console_tail(&self) -> String {
         tail(&self.dir.console())
     }
+}
+
+fn greet(listener: &UnixListener) -> Result<(UnixStream, Hello), VmError> {
+    let (mut stream, _) = listener.accept().map_err(VmError::Accept)?;
+    stream
+        .set_read_timeout(Some(PEER_TIMEOUT))
+        .map_err(VmError::Accept)?;
+    let hello = read_hello(&mut stream)?;
+    Ok((stream, hello))
 }
 
 impl Drop for Vm {

@@ -51,7 +51,7 @@ impl Bench {
             pmem: Vec::new(),
             fs: Vec::new(),
         };
-        Vm::start(&artifacts, &machine, dir).unwrap()
+        Vm::start(&artifacts, &machine, &Origin::Boot, dir).unwrap()
     }
 
     fn ready(&self, vm: &mut Vm, timeout_ms: u64) -> Result<Ready, VmError> {
@@ -76,7 +76,7 @@ fn the_agents_hello_is_ready() {
     write_hello(&mut agent, &hello).unwrap();
     match bench.ready(&mut vm, LONG).unwrap() {
         Ready::Hello(said) => assert_eq!(said, hello),
-        Ready::Interrupted => panic!("nobody interrupted"),
+        other => panic!("no hello: {other:?}"),
     }
     drop(vm);
     assert_eq!(fs::read_dir(bench.machines()).unwrap().count(), 0);

@@ -9,7 +9,7 @@ mod output;
 use std::sync::{Arc, Mutex};
 
 use vm_superio::serial::SerialEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 pub use input::ConsoleInput;
@@ -52,10 +52,13 @@ pub struct Console {
 }
 
 impl Console {
-    pub fn new(output: ConsoleOutput) -> std::io::Result<Self> {
+    /// In the state of another machine's, or as after power-on.
+    pub fn new(output: ConsoleOutput, state: &SerialState) -> std::io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let (irqfd, room) = (event()?, event()?);
-        let serial = Serial::with_events(Line(irqfd.try_clone()?), Room(room.try_clone()?), output);
+        let (line, room_event) = (Line(irqfd.try_clone()?), Room(room.try_clone()?));
+        let serial = Serial::from_state(state, line, room_event, output)
+            .map_err(|error| std::io::Error::other(format!("{error:?}")))?;
         Ok(Self {
             serial: Arc::new(Mutex::new(serial)),
             irqfd,

@@ -12,12 +12,28 @@ use seccompiler::{
 use super::Thread;
 use crate::virtio::{blk, fs};
 
-/// `_IO(KVMIO, 0x80)`, the one ioctl of a vCPU thread in normal life; and `KVM_GET_REGS`,
-/// `KVM_GET_SREGS` for the message about an internal error.
-const VCPU_IOCTLS: &[u64] = &[0xae80, 0x8090_ae81, 0x8138_ae83];
+/// `_IO(KVMIO, 0x80)`, the one ioctl of a vCPU thread in normal life; `KVM_GET_REGS`,
+/// `KVM_GET_SREGS` for the message about an internal error; and those that save a vCPU:
+/// `KVM_GET_MSRS`, `KVM_GET_CPUID2`, `KVM_GET_LAPIC`, `KVM_GET_MP_STATE`, `KVM_GET_VCPU_EVENTS`,
+/// `KVM_GET_DEBUGREGS`, `KVM_GET_XSAVE`, `KVM_GET_XCRS`, `KVM_GET_TSC_KHZ`.
+const VCPU_IOCTLS: &[u64] = &[
+    0xae80,
+    0x8090_ae81,
+    0x8138_ae83,
+    0xc008_ae88,
+    0xc008_ae91,
+    0x8400_ae8e,
+    0x8004_ae98,
+    0x8040_ae9f,
+    0x8080_aea1,
+    0x9000_aea4,
+    0x8188_aea6,
+    0xaea3,
+];
 
-/// `TCSETS`, `TCSETS2`: the user's terminal, restored at the end.
-const EVENT_LOOP_IOCTLS: &[u64] = &[0x5402, 0x402c_542b];
+/// `TCSETS`, `TCSETS2`: the user's terminal, restored at the end; `KVM_GET_IRQCHIP`,
+/// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot.
+const EVENT_LOOP_IOCTLS: &[u64] = &[0x5402, 0x402c_542b, 0xc208_ae62, 0x8070_ae9f, 0x8030_ae7c];
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -58,12 +74,15 @@ const EVENTS: &[i64] = &[
     libc::SYS_epoll_wait,
 ];
 
-/// vsock's unix sockets, and the end of the console's file.
+/// vsock's unix sockets, the end of the console's file, and the files of a snapshot.
 const EVENT_LOOP: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_connect,
     libc::SYS_fcntl,
+    libc::SYS_ftruncate,
     libc::SYS_getsockopt,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
     libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,

@@ -65,23 +65,30 @@ impl MappedFile {
         if aligned && len >= LEAST { len } else { 0 }
     }
 
-    #[expect(unsafe_code, reason = "mmap is unsafe by nature")]
     fn map(&mut self, addr: usize, len: usize, position: u64) -> io::Result<()> {
-        // SAFETY: the caller passes a part of guest memory, a private mapping that this process
-        // owns, that no Rust reference points into, and that stays readable and writable.
-        unsafe {
-            rustix::mm::mmap(
-                addr as *mut c_void,
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
-                &self.file,
-                position,
-            )
-        }?;
+        map_private(&self.file, position, addr, len)?;
         self.mapped.push((addr, len));
         Ok(())
     }
+}
+
+/// Puts a part of a file in the place of guest memory: `addr` and `len` are a part of it, in whole
+/// pages.
+#[expect(unsafe_code, reason = "mmap is unsafe by nature")]
+pub fn map_private(file: &File, position: u64, addr: usize, len: usize) -> io::Result<()> {
+    // SAFETY: the caller passes a part of guest memory, a private mapping that this process
+    // owns, that no Rust reference points into, and that stays readable and writable.
+    unsafe {
+        rustix::mm::mmap(
+            addr as *mut c_void,
+            len,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+            file,
+            position,
+        )
+    }?;
+    Ok(())
 }
 
 impl Read for MappedFile {

@@ -45,6 +45,8 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Interrupt lines of the IOAPIC that devices may have; the ISA ones below are taken.
 pub const GSI_FIRST: u32 = 5;
 pub const GSI_LAST: u32 = 23;
+/// Places for devices, each with a line of its own.
+pub const SLOTS: u32 = GSI_LAST - GSI_FIRST + 1;
 pub const GSI_SERIAL: u32 = 4;
 
 pub const SERIAL_PORT: u16 = 0x3f8;

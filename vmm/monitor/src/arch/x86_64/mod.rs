@@ -6,3 +6,4 @@ pub mod cpuid;
 pub mod layout;
 mod mptable;
 pub mod regs;
+pub mod state;

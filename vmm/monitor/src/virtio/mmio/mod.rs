@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-pub use state::{RestoreError, TransportState};
+pub use state::{Frozen, RestoreError, TransportState};
 
 use super::events::{DeviceEvents, STATUS_NEEDS_RESET, Shared};
 use super::queue::QueueState;
@@ -72,6 +72,20 @@ const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
 const TRANSPORT_FEATURES: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;
+
+/// What a place without a device answers (§4.2.2.2): ID 0, which a driver passes over in silence.
+pub fn read_empty(offset: u64, data: &mut [u8]) {
+    let value = match offset {
+        MAGIC_VALUE => MAGIC,
+        VERSION_REG => VERSION,
+        VENDOR_ID => VENDOR,
+        _ => 0,
+    };
+    match <&mut [u8; 4]>::try_from(&mut *data) {
+        Ok(word) => *word = value.to_le_bytes(),
+        Err(_) => data.fill(0),
+    }
+}
 
 pub struct MmioTransport {
     name: String,

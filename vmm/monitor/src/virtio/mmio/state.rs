@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Saving and restoring a device: its registers here, its queues and the rest from its handler.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use thiserror::Error;
 
 use super::{MmioTransport, STATUS_FEATURES_OK, TRANSPORT_FEATURES};
 use crate::virtio::queue::QueueState;
-use crate::virtio::{ActivateError, DeviceState};
+use crate::virtio::{ActivateError, DeviceState, QueueHandler};
 
 /// Everything the driver can see of a device but its configuration space, which is the device's own.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -47,28 +48,44 @@ pub enum RestoreError {
     Wake(#[source] std::io::Error),
 }
 
-impl MmioTransport {
-    /// To be called while no vCPU runs. A request in flight is waited for.
+/// A device that serves nothing while this lives. No vCPU runs, or it would wait for this.
+pub struct Frozen<'a> {
+    transport: &'a MmioTransport,
+    handler: MutexGuard<'a, Option<Box<dyn QueueHandler>>>,
+}
+
+impl Frozen<'_> {
     pub fn save(&self) -> TransportState {
-        let handler = self.shared.handler();
-        let queues = match handler.as_ref() {
+        let transport = self.transport;
+        let queues = match self.handler.as_ref() {
             Some(handler) => handler.queues().iter().map(|queue| queue.state()).collect(),
-            None => self.queues.iter().map(QueueState::of).collect(),
+            None => transport.queues.iter().map(QueueState::of).collect(),
         };
         TransportState {
-            device_type: self.device.device_type(),
-            status: self.shared.status.load(Ordering::SeqCst),
-            interrupt_status: self.interrupt_status.load(Ordering::SeqCst),
-            queue_sel: self.queue_sel,
-            device_features_sel: self.device_features_sel,
-            driver_features_sel: self.driver_features_sel,
-            driver_features: self.driver_features,
-            config_generation: self.config_generation,
+            device_type: transport.device.device_type(),
+            status: transport.shared.status.load(Ordering::SeqCst),
+            interrupt_status: transport.interrupt_status.load(Ordering::SeqCst),
+            queue_sel: transport.queue_sel,
+            device_features_sel: transport.device_features_sel,
+            driver_features_sel: transport.driver_features_sel,
+            driver_features: transport.driver_features,
+            config_generation: transport.config_generation,
             queues,
-            active: handler.is_some(),
-            device: handler
+            active: self.handler.is_some(),
+            device: self
+                .handler
                 .as_ref()
                 .map_or(DeviceState::Null, |handler| handler.save()),
+        }
+    }
+}
+
+impl MmioTransport {
+    /// A request in flight is waited for.
+    pub fn freeze(&self) -> Frozen<'_> {
+        Frozen {
+            transport: self,
+            handler: self.shared.handler(),
         }
     }
 
@@ -112,6 +129,10 @@ impl MmioTransport {
             for kick in &self.kicks {
                 kick.write(1).map_err(RestoreError::Wake)?;
             }
+        }
+        // Nor are interrupts that were on their way. One too many finds nothing to do.
+        if state.interrupt_status != 0 {
+            self.irqfd.write(1).map_err(RestoreError::Wake)?;
         }
         Ok(())
     }

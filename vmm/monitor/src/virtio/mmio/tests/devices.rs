@@ -87,14 +87,14 @@ fn goes_on<D: VirtioDevice + 'static>(
     machine.exchange(0, first);
     // A device's own configuration registers, where they can be written.
     machine.transport.write(CONFIG + 4, &7u32.to_le_bytes());
-    let state = through_json(&machine.transport.save());
+    let state = through_json(&machine.transport.freeze().save());
     assert!(state.active);
     let memory = Arc::clone(&machine.memory);
     // One process ends before the other begins: files are locked, sockets bound.
     drop(machine);
     let mut restored = Machine::with_memory(make(), memory);
     restored.transport.restore(state.clone()).unwrap();
-    assert_eq!(through_json(&restored.transport.save()), state);
+    assert_eq!(through_json(&restored.transport.freeze().save()), state);
     restored.run();
     let number = if first.queue == then.queue { 1 } else { 0 };
     restored.exchange(number, then);

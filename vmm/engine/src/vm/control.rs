@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engine's end of a monitor's control socket.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, sendmsg, socketpair,
+};
+use thiserror::Error;
+use walnut_vmm_config::{Answer, Command};
+
+/// Time to write all of a machine's memory, on the slowest disk that anybody waits for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An answer is a line.
+const MESSAGE_MAX: usize = 4096;
+
+#[derive(Debug, Error)]
+pub enum ControlError {
+    #[error("reach the monitor")]
+    Socket(#[source] io::Error),
+    #[error("the monitor's answer is garbled")]
+    Answer(#[source] serde_json::Error),
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[derive(Debug)]
+pub struct Control(OwnedFd);
+
+impl Control {
+    /// Our end, and the monitor's.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// Returns when it is done.
+    pub fn tell(&self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+        let answer = self.ask(command, files).map_err(ControlError::Socket)?;
+        match serde_json::from_slice(&answer).map_err(ControlError::Answer)? {
+            Answer::Done => Ok(()),
+            Answer::Failed { message } => Err(ControlError::Refused(message)),
+        }
+    }
+
+    fn ask(&self, command: &Command, files: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
+        let message = serde_json::to_vec(command)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        sendmsg(
+            &self.0,
+            &[IoSlice::new(&message)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )?;
+        let mut answer = vec![0; MESSAGE_MAX];
+        let (len, _) = recv(&self.0, &mut answer[..], RecvFlags::empty())?;
+        if len == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        answer.truncate(len);
+        Ok(answer)
+    }
+}

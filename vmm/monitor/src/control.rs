@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commands to a running machine ([`Command`]), carried out by the event loop: no device that it
+//! serves is at work meanwhile.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use kvm_ioctls::VmFd;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use thiserror::Error;
+use vm_memory::GuestAddress;
+use walnut_vmm_config::{Answer, Command};
+
+use crate::arch::x86_64::state::{StateError, VmState};
+use crate::bus::Bus;
+use crate::memory::Memory;
+use crate::pause::{PauseError, Vcpus};
+use crate::report::chain;
+use crate::snapshot::memory::{self, Pagemap, SnapshotMemoryError};
+use crate::snapshot::{Parts, SnapshotError, State, working_set};
+
+/// A command is a few words.
+const MESSAGE_MAX: usize = 256;
+
+#[derive(Debug, Error)]
+enum ControlError {
+    #[error("{files} files came with a command that wants {wanted}")]
+    Files { wanted: usize, files: usize },
+    #[error("cannot record the working set")]
+    WorkingSet(#[source] io::Error),
+    #[error(transparent)]
+    Pause(#[from] PauseError),
+    #[error(transparent)]
+    Memory(#[from] SnapshotMemoryError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("there is no such command")]
+    Parse(#[source] serde_json::Error),
+}
+
+/// What a snapshot needs of a machine, besides its vCPUs.
+pub struct Anatomy {
+    pub vm: VmFd,
+    pub memory: Memory,
+    pub memory_mib: u32,
+    /// Parts of memory that are files of the host.
+    pub mapped: Vec<(GuestAddress, u64)>,
+    pub bus: Arc<Bus>,
+    pub msrs: Arc<[u32]>,
+    pub pagemap: Pagemap,
+}
+
+/// The control socket, while somebody holds its other end.
+pub struct Control {
+    socket: OwnedFd,
+    machine: Anatomy,
+    vcpus: Vcpus,
+}
+
+impl Control {
+    pub fn new(socket: OwnedFd, machine: Anatomy, vcpus: Vcpus) -> Self {
+        Self {
+            socket,
+            machine,
+            vcpus,
+        }
+    }
+
+    /// `None` at the end.
+    fn receive(&self) -> io::Result<Option<(Vec<u8>, Vec<File>)>> {
+        let mut message = [0; MESSAGE_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut message)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let files = ancillary
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .map(File::from)
+            .collect();
+        Ok(Some((message[..received.bytes].to_vec(), files)))
+    }
+
+    fn obey(&mut self, message: &[u8], files: &[File]) -> Result<(), ControlError> {
+        match serde_json::from_slice(message).map_err(ControlError::Parse)? {
+            Command::Pause => Ok(self.vcpus.pause()?),
+            Command::Resume => Ok(self.vcpus.resume()?),
+            Command::Snapshot => {
+                let [memory, state] = files else {
+                    return Err(ControlError::Files {
+                        wanted: 2,
+                        files: files.len(),
+                    });
+                };
+                self.vcpus.pause()?;
+                self.snapshot(memory, state)
+            }
+            Command::WorkingSet => {
+                let [to] = files else {
+                    return Err(ControlError::Files {
+                        wanted: 1,
+                        files: files.len(),
+                    });
+                };
+                let machine = &self.machine;
+                working_set::record(&machine.memory, &machine.pagemap)
+                    .and_then(|runs| working_set::write(&runs, to))
+                    .map_err(ControlError::WorkingSet)
+            }
+        }
+    }
+
+    fn snapshot(&self, to: &File, state: &File) -> Result<(), ControlError> {
+        let machine = &self.machine;
+        let devices = machine.bus.devices();
+        // Until the end of this function: a worker's device must not touch memory.
+        let frozen: Vec<_> = devices.iter().map(|device| device.freeze()).collect();
+        let vcpus = self.vcpus.save(&machine.msrs)?;
+        let serial = machine
+            .bus
+            .serial()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .state();
+        let parts = Parts {
+            memory_mib: machine.memory_mib,
+            extents: memory::save(&machine.memory, &machine.pagemap, &machine.mapped, to)?,
+            vm: VmState::save(&machine.vm)?,
+            vcpus,
+            devices: frozen.iter().map(|device| device.save()).collect(),
+            serial,
+        };
+        Ok(State::new(parts).write(state)?)
+    }
+
+    /// Whether there may be more.
+    fn serve(&mut self) -> io::Result<bool> {
+        let Some((message, files)) = self.receive()? else {
+            return Ok(false);
+        };
+        let answer = match self.obey(&message, &files) {
+            Ok(()) => Answer::Done,
+            Err(error) => Answer::Failed {
+                message: chain(&error),
+            },
+        };
+        let answer = serde_json::to_vec(&answer)?;
+        send(&self.socket, &answer, SendFlags::NOSIGNAL)?;
+        Ok(true)
+    }
+}
+
+impl MutEventSubscriber for Control {
+    fn process(&mut self, _events: Events, ops: &mut EventOps) {
+        let more = self.serve().unwrap_or_else(|error| {
+            log::warn!("the control socket: {error}");
+            false
+        });
+        if !more {
+            let socket = Events::new_raw(self.socket.as_raw_fd(), EventSet::IN);
+            if let Err(error) = ops.remove(socket) {
+                log::warn!("cannot forget the control socket: {error:?}");
+            }
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let socket = Events::new_raw(self.socket.as_raw_fd(), EventSet::IN);
+        if let Err(error) = ops.add(socket) {
+            log::error!("cannot watch the control socket: {error:?}");
+        }
+    }
+}

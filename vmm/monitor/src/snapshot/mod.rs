@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A machine in two files: memory, which is mapped, and everything else, a JSON document.
+
+pub mod memory;
+pub mod working_set;
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use vm_superio::SerialState;
+use walnut_vmm_config::SnapshotFiles;
+
+use crate::arch::x86_64::state::{VcpuState, VmState};
+use crate::virtio::mmio::TransportState;
+use memory::Extent;
+use working_set::Run;
+
+/// Some 50 KiB for each of 32 vCPUs, and the extents.
+const STATE_MAX: u64 = 16 << 20;
+
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    #[error("cannot open the snapshot's {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot read the snapshot's {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is no snapshot of this version of walnut-vmm")]
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("the snapshot is of a machine with {what}")]
+    Machine { what: String },
+    #[error("cannot write the machine's state")]
+    Write(#[source] io::Error),
+}
+
+/// Everything but the bytes of memory.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    version: String,
+    pub memory_mib: u32,
+    pub extents: Vec<Extent>,
+    pub vm: VmState,
+    pub vcpus: Vec<VcpuState>,
+    /// In the order of their places.
+    pub devices: Vec<TransportState>,
+    #[serde(with = "Serial")]
+    pub serial: SerialState,
+}
+
+/// What a machine is made of.
+pub struct Parts {
+    pub memory_mib: u32,
+    pub extents: Vec<Extent>,
+    pub vm: VmState,
+    pub vcpus: Vec<VcpuState>,
+    pub devices: Vec<TransportState>,
+    pub serial: SerialState,
+}
+
+impl State {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            memory_mib: parts.memory_mib,
+            extents: parts.extents,
+            vm: parts.vm,
+            vcpus: parts.vcpus,
+            devices: parts.devices,
+            serial: parts.serial,
+        }
+    }
+
+    pub fn write(&self, to: &File) -> Result<(), SnapshotError> {
+        let mut writer = BufWriter::new(to);
+        serde_json::to_writer(&mut writer, self)
+            .map_err(io::Error::from)
+            .and_then(|()| writer.flush())
+            .map_err(SnapshotError::Write)
+    }
+}
+
+/// A snapshot that a machine is to be made of.
+pub struct Snapshot {
+    pub memory: File,
+    pub state: State,
+    pub working_set: Vec<Run>,
+}
+
+impl Snapshot {
+    pub fn open(files: &SnapshotFiles, memory_mib: u32, cpus: u8) -> Result<Self, SnapshotError> {
+        let snapshot = Self {
+            memory: open(&files.memory)?,
+            state: read(&files.state)?,
+            working_set: match &files.working_set {
+                Some(path) => read(path)?,
+                None => Vec::new(),
+            },
+        };
+        let state = &snapshot.state;
+        let differs = |what| Err(SnapshotError::Machine { what });
+        if state.version != env!("CARGO_PKG_VERSION") {
+            return differs(format!("walnut {}", state.version));
+        }
+        if state.memory_mib != memory_mib {
+            return differs(format!("{} MiB of memory", state.memory_mib));
+        }
+        if state.vcpus.len() != usize::from(cpus) {
+            return differs(format!("{} CPUs", state.vcpus.len()));
+        }
+        Ok(snapshot)
+    }
+}
+
+fn open(path: &Path) -> Result<File, SnapshotError> {
+    File::open(path).map_err(|source| SnapshotError::Open {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, SnapshotError> {
+    let mut text = Vec::new();
+    open(path)?
+        .take(STATE_MAX)
+        .read_to_end(&mut text)
+        .map_err(|source| SnapshotError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    serde_json::from_slice(&text).map_err(|source| SnapshotError::Parse {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// [`SerialState`] in a document.
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "SerialState", deny_unknown_fields)]
+struct Serial {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
