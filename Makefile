@@ -93,6 +93,7 @@ integration-tests: build test-images
 	$(call say,integration tests)
 	@$(BUILT)/debug/integration '$(T)'
 
+# BENCH_PEERS="NAME=COMMAND; …" adds commands to the row of starts.
 # make bench B='--rows start,exits --runs 20': less than everything, or more of it.
 bench: build test-tools ## Measure walnut beside what is installed; JSON and a table in target/bench
 	@$(CARGO) build --release --locked -p walnut-tests --bin bench --bin bench-init

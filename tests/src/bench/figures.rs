@@ -107,6 +107,58 @@ pub fn figures(report: &Report) -> Vec<Figure> {
             ),
         ),
     ]
+    .into_iter()
+    .chain(life(report))
+    .collect()
+}
+
+/// Those about images and the life of containers.
+fn life(report: &Report) -> Vec<Figure> {
+    let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
+    let mib = |kib: Option<f64>| Some(kib? / 1024.0);
+    let exec = |who| report.median(row::EXEC, who, metric::FIRST_BYTE);
+    let ps = |who| report.median(row::PS, who, metric::TIME);
+    let pull = |who| report.median(row::PULL, who, metric::TIME);
+    let idle = |who, what| report.median(row::IDLE, who, what);
+    let silent = |answers: Option<f64>| Some(16.0 - answers?);
+    vec![
+        Figure::new(
+            "walnut exec, exec to first byte, beside podman exec",
+            1.0,
+            "×",
+            ratio(exec(contender::WALNUT_EXEC), exec(contender::PODMAN_EXEC)),
+        ),
+        Figure::new(
+            "walnut ps of 50 containers, beside podman ps",
+            0.5,
+            "×",
+            ratio(ps(contender::WALNUT_PS), ps(contender::PODMAN_PS)),
+        ),
+        Figure::new(
+            "a 200 MiB image pulled, beside podman pull",
+            1.0,
+            "×",
+            ratio(pull(contender::WALNUT_PULL), pull(contender::PODMAN_PULL)),
+        ),
+        Figure::new(
+            "peak memory while it is pulled",
+            96.0,
+            "MiB",
+            mib(report.median(row::PULL, contender::WALNUT_PULL, metric::PEAK)),
+        ),
+        Figure::new(
+            "PSS of a supervisor",
+            4.0,
+            "MiB",
+            mib(idle(contender::SUPERVISOR, metric::ALL_PSS)),
+        ),
+        Figure::new(
+            "of 16 containers at once, those that do not answer",
+            0.0,
+            "",
+            silent(idle(contender::CROWD, metric::ANSWER)),
+        ),
+    ]
 }
 
 impl Display for Figure {

@@ -5,7 +5,11 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::Command;
 
+use super::process::{self, ProcessError};
+use super::registry::{self, Registry, RegistryError};
+use super::rows::LONG_LIMIT;
 use super::stream::{Pattern, Random};
 use crate::images::{self, Entry, Image, ImageError, Layer};
 
@@ -16,6 +20,10 @@ pub const BENCH: &str = "bench";
 /// 100 MiB to load, layers gzipped: `load.tar`, and the same as a directory.
 pub const LOAD: &str = "load";
 pub const LOAD_DIRECTORY: &str = "load-oci";
+/// 200 MiB to pull: as a directory, and in a registry's.
+pub const PULL: &str = "pull";
+pub const PULL_DIRECTORY: &str = "pull-oci";
+pub const REGISTRY: &str = "registry";
 /// busybox's only layer, not compressed.
 pub const ROOTFS: &str = "rootfs.tar";
 
@@ -81,7 +89,48 @@ pub fn prepare(
         }
         Ok(())
     };
-    write().map_err(failed)
+    write().map_err(failed)?;
+    let unpacked = directory.join(PULL_DIRECTORY);
+    if !unpacked.exists() {
+        let pull = Image {
+            name: PULL.into(),
+            layers: pull_layers(&busybox),
+            ..busybox
+        };
+        pull.write_oci_directory(&unpacked).map_err(failed)?;
+    }
+    // Whoever has no registry has no row about pulling, but all the others.
+    if let Err(error) = fill_registry(&unpacked, &directory.join(REGISTRY)) {
+        eprintln!("bench: nothing to pull: {error}");
+    }
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FillError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("rename {}", .0.display())]
+    Rename(std::path::PathBuf, #[source] io::Error),
+}
+
+fn fill_registry(image: &Path, directory: &Path) -> Result<(), FillError> {
+    if directory.exists() {
+        return Ok(());
+    }
+    let half = directory.with_extension("new");
+    // What an earlier attempt left, if there was one.
+    let _ = fs::remove_dir_all(&half);
+    let registry = Registry::start(Command::new(registry::PROGRAM), &half)?;
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["--insecure-policy", "copy", "--dest-tls-verify=false"]);
+    skopeo.arg(format!("oci:{}", image.display()));
+    skopeo.arg(format!("docker://{}/{PULL}:1", registry.host()));
+    process::run("skopeo copy", &mut skopeo, LONG_LIMIT)?;
+    drop(registry);
+    fs::rename(&half, directory).map_err(|source| FillError::Rename(half, source))
 }
 
 fn bench_layer(program: Vec<u8>, size_mib: usize, files: usize) -> Layer {
@@ -124,16 +173,25 @@ const LARGE: (u64, usize) = (6, 8 << 20);
 const MIDDLE: (usize, usize) = (1800, 20 << 10);
 const SMALL: (usize, usize) = (3200, 4 << 10);
 
+fn large_layer(from: u64) -> Layer {
+    let file = |n| Entry::file(&format!("opt/large-{n}"), 0o644, half_random(n, LARGE.1));
+    let large = (from..from + LARGE.0).map(file);
+    let top = [Entry::directory("opt", 0o755)];
+    Layer(top.into_iter().chain(large).collect())
+}
+
+/// Twice of everything.
+fn pull_layers(busybox: &Image) -> Vec<Layer> {
+    let mut layers = load_layers(busybox);
+    layers.push(large_layer(LARGE.0));
+    layers.push(Layer(tree("middle-2", MIDDLE.0, MIDDLE.1)));
+    layers.push(Layer(tree("small-2", SMALL.0, SMALL.1)));
+    layers
+}
+
 fn load_layers(busybox: &Image) -> Vec<Layer> {
-    let large = (0..LARGE.0)
-        .map(|n| Entry::file(&format!("opt/large-{n}"), 0o644, half_random(n, LARGE.1)));
     let mut layers = busybox.layers.clone();
-    layers.push(Layer(
-        [Entry::directory("opt", 0o755)]
-            .into_iter()
-            .chain(large)
-            .collect(),
-    ));
+    layers.push(large_layer(0));
     layers.push(Layer(tree("middle", MIDDLE.0, MIDDLE.1)));
     layers.push(Layer(tree("small", SMALL.0, SMALL.1)));
     layers

@@ -20,6 +20,7 @@ mod names;
 mod peers;
 mod process;
 pub mod record;
+mod registry;
 pub mod report;
 mod rows;
 mod smaps;
@@ -77,6 +78,16 @@ pub enum RowName {
     Files,
     /// loading an image
     Load,
+    /// pulling an image from a registry on this machine
+    Pull,
+    /// a command in a running container
+    Exec,
+    /// a list of containers
+    Ps,
+    /// what a container wrote
+    Logs,
+    /// containers that do nothing
+    Idle,
 }
 
 /// Measures all that was asked for.

@@ -11,6 +11,11 @@ pub mod row {
     pub const STDIO: &str = "stdio";
     pub const FILES: &str = "files";
     pub const LOAD: &str = "load";
+    pub const PULL: &str = "pull";
+    pub const EXEC: &str = "exec";
+    pub const PS: &str = "ps";
+    pub const LOGS: &str = "logs";
+    pub const IDLE: &str = "idle";
 }
 
 pub mod contender {
@@ -22,6 +27,15 @@ pub mod contender {
     pub const CRUN: &str = "crun run";
     pub const RUNC: &str = "runc run";
     pub const PODMAN: &str = "podman run";
+    pub const WALNUT_PULL: &str = "walnut pull";
+    pub const PODMAN_PULL: &str = "podman pull";
+    pub const WALNUT_EXEC: &str = "walnut exec";
+    pub const PODMAN_EXEC: &str = "podman exec";
+    pub const WALNUT_PS: &str = "walnut ps -a";
+    pub const PODMAN_PS: &str = "podman ps -a";
+    pub const WALNUT_LOGS: &str = "walnut logs";
+    pub const SUPERVISOR: &str = "walnut supervise";
+    pub const CROWD: &str = "16 at once";
     pub const PODMAN_LOAD: &str = "podman load";
     pub const TAR: &str = "tar x";
 }
@@ -29,6 +43,10 @@ pub mod contender {
 pub mod metric {
     pub const FIRST_BYTE: &str = "exec to first byte";
     pub const PSS: &str = "PSS beyond guest memory";
+    /// Of the whole process.
+    pub const ALL_PSS: &str = "PSS";
+    pub const ANSWER: &str = "answers";
+    pub const HOST: &str = "host memory each";
     pub const SIZE: &str = "size";
     pub const DIFFERENT: &str = "bytes that differ";
     pub const RATE: &str = "rate";

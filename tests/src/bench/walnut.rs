@@ -98,13 +98,32 @@ impl Walnut {
     /// The same with another store.
     #[must_use]
     pub fn run_in(&self, root: &Path, flags: &[&str], image_and_command: &[&str]) -> Command {
+        let mut command = self.command_in(root);
+        command.arg("run").args(flags).args(image_and_command);
+        command
+    }
+
+    /// `walnut`, for any verb.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        self.command_in(&self.root)
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The same with another store.
+    #[must_use]
+    pub fn command_in(&self, root: &Path) -> Command {
         let mut command = Command::new(self.file("walnut"));
         command
             .arg("--root")
             .arg(root)
             .arg("--state")
             .arg(&self.state);
-        command.arg("run").args(flags).args(image_and_command);
         // The bench's own surroundings are not part of what is measured.
         command
             .env_remove("WALNUT_LIBEXEC")

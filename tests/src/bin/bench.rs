@@ -4,12 +4,14 @@
 #![deny(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::sys::resource::{UsageWho, getrusage};
 use walnut_tests::bench::report::Report;
 use walnut_tests::bench::{self, Options, RowName, guest_io, image, metric, record, row, svg};
 use walnut_tests::place;
@@ -35,6 +37,11 @@ enum Command {
     },
     /// Time file work and print it as JSON; runs on the host, in containers and in guests
     GuestIo(guest_io::GuestIo),
+    /// Run a command, and say on stderr how much memory it took at most
+    Peak {
+        #[arg(last = true, required = true, value_name = "CMD")]
+        argv: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +92,7 @@ fn main() -> anyhow::Result<()> {
             serde_json::to_writer(io::stdout(), &measured)?;
             Ok(())
         }
+        Some(Command::Peak { argv }) => peak(&argv),
         Some(Command::Prepare { amounts, images }) => {
             let own = std::env::current_exe().context("find this program's own file")?;
             let directory = images.unwrap_or_else(default_images);
@@ -96,6 +104,15 @@ fn main() -> anyhow::Result<()> {
             )?)
         }
     }
+}
+
+fn peak(argv: &[OsString]) -> anyhow::Result<()> {
+    let (program, args) = argv.split_first().context("a command")?;
+    let status = std::process::Command::new(program).args(args).status();
+    let status = status.with_context(|| format!("run {}", program.display()))?;
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    writeln!(io::stderr(), "{{\"peak_kib\":{}}}", used.max_rss())?;
+    std::process::exit(status.code().unwrap_or(1))
 }
 
 fn default_images() -> PathBuf {

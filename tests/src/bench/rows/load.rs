@@ -180,7 +180,7 @@ fn podman_load(
     Ok(())
 }
 
-fn remove(directory: &Path) -> Result<(), RowError> {
+pub(super) fn remove(directory: &Path) -> Result<(), RowError> {
     fs::remove_dir_all(directory).map_err(|source| RowError::Read {
         path: directory.into(),
         source,

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The questions, one module each. A row that fails leaves the others alone.
 
+mod exec;
 mod exits;
 mod files;
+mod idle;
+mod list;
 mod load;
 mod phases;
+mod pull;
 mod sizes;
 mod start;
 mod stdio;
@@ -19,6 +23,7 @@ use super::machine::MachineError;
 use super::peers::{Boot, PeerError, Peers};
 use super::process::ProcessError;
 use super::record::{self, RecordError};
+use super::registry::RegistryError;
 use super::report::{Report, Row};
 use super::stage::{Stage, StageError};
 use super::trace::TraceError;
@@ -55,6 +60,8 @@ pub enum RowError {
     GuestIo(#[from] GuestIoError),
     #[error("{name} said something else than was asked for: {said}")]
     Nonsense { name: String, said: String },
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error("{name} changed what went through it: {different} bytes differ")]
     Corrupt { name: String, different: usize },
     #[error("can't read {}", path.display())]
@@ -142,7 +149,7 @@ const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon 
 /// Measures every row that was asked for, one after the other.
 pub fn measure(bench: &mut Bench) {
     type Measure = fn(&mut Bench) -> Vec<Row>;
-    let rows: [(&[RowName], Measure); 7] = [
+    let rows: [(&[RowName], Measure); 12] = [
         (&[RowName::Sizes], sizes::measure),
         (&[RowName::Start], start::measure),
         (&[RowName::Phases], phases::measure),
@@ -150,6 +157,11 @@ pub fn measure(bench: &mut Bench) {
         (&[RowName::Load], load::measure),
         (&[RowName::Stdio], stdio::measure),
         (&[RowName::Files], files::measure),
+        (&[RowName::Exec], exec::measure),
+        (&[RowName::Ps], list::ps),
+        (&[RowName::Logs], list::logs),
+        (&[RowName::Pull], pull::measure),
+        (&[RowName::Idle], idle::measure),
     ];
     for (names, measure) in rows {
         if names.iter().any(|name| bench.options.rows.contains(name)) {

@@ -13,7 +13,7 @@ use crate::bench::report::{Row, Unit};
 use crate::bench::walnut::Walnut;
 
 struct Contender {
-    name: &'static str,
+    name: String,
     /// What it has to say.
     marker: &'static [u8],
     /// Whether it ends by itself, and not before it has cleaned up after itself.
@@ -33,12 +33,14 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
             Ok(value) => {
                 line.push_str(&format!(" {} {value:.0} ms,", contender.name));
                 if round > 0 {
-                    row.sample(contender.name, metric::FIRST_BYTE, Unit::Ms, value);
+                    row.sample(&contender.name, metric::FIRST_BYTE, Unit::Ms, value);
                 }
                 true
             }
             Err(error) => {
-                bench.report.skip(row::START, contender.name, chain(&error));
+                bench
+                    .report
+                    .skip(row::START, &contender.name, chain(&error));
                 false
             }
         });
@@ -49,7 +51,7 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
 
 fn once(contender: &Contender, round: usize) -> Result<f64, RowError> {
     let command = &mut (contender.command)(round);
-    let mut process = Process::spawn(contender.name, command, Stdio::null(), LIMIT)?;
+    let mut process = Process::spawn(&contender.name, command, Stdio::null(), LIMIT)?;
     let took = process.wait_for(contender.marker)?;
     if contender.ends {
         process.finish()?;
@@ -63,7 +65,7 @@ fn contenders(bench: &mut Bench) -> Vec<Contender> {
     if let Some(walnut) = &walnut {
         let walnut = walnut.clone();
         contenders.push(Contender {
-            name: contender::WALNUT_RUN,
+            name: contender::WALNUT_RUN.into(),
             marker: b"x\n",
             ends: true,
             command: Box::new(move |_| walnut.run(&["--rm"], &ECHO)),
@@ -76,6 +78,7 @@ fn contenders(bench: &mut Bench) -> Vec<Contender> {
             .skip(row::START, contender::QEMU, chain(&error)),
     }
     contenders.extend(plain_containers(bench));
+    contenders.extend(named_by_the_user(&std::env::var(PEERS).unwrap_or_default()));
     contenders
 }
 
@@ -86,7 +89,7 @@ fn monitors(bench: &mut Bench, walnut: Option<&Walnut>, boot: &Boot) -> Vec<Cont
         Ok(qemu) => {
             let (qemu, boot) = (qemu.clone(), boot.clone());
             contenders.push(Contender {
-                name: contender::QEMU,
+                name: contender::QEMU.into(),
                 marker: INIT_SAYS,
                 ends: false,
                 command: Box::new(move |_| qemu.command(&boot)),
@@ -100,7 +103,7 @@ fn monitors(bench: &mut Bench, walnut: Option<&Walnut>, boot: &Boot) -> Vec<Cont
     if let Some(walnut) = walnut {
         let (walnut, boot) = (walnut.clone(), boot.clone());
         contenders.push(Contender {
-            name: contender::WALNUT_INIT,
+            name: contender::WALNUT_INIT.into(),
             marker: INIT_SAYS,
             ends: false,
             command: Box::new(move |_| walnut.boot(&boot)),
@@ -132,7 +135,7 @@ fn plain_containers(bench: &mut Bench) -> Vec<Contender> {
         Ok(podman) => {
             let podman = podman.clone();
             contenders.push(Contender {
-                name: contender::PODMAN,
+                name: contender::PODMAN.into(),
                 marker: b"x\n",
                 ends: true,
                 command: Box::new(move |_| podman.run(&[], &ECHO)),
@@ -146,6 +149,30 @@ fn plain_containers(bench: &mut Bench) -> Vec<Contender> {
     contenders
 }
 
+/// `BENCH_PEERS="NAME=COMMAND; …"`: whatever else there is, run by the shell and timed to its first
+/// byte.
+const PEERS: &str = "BENCH_PEERS";
+
+fn named_by_the_user(peers: &str) -> Vec<Contender> {
+    let pairs = peers
+        .split([';', '\n'])
+        .filter_map(|peer| peer.split_once('='));
+    let contender = |(name, command): (&str, &str)| {
+        let command = command.trim().to_owned();
+        Contender {
+            name: name.trim().into(),
+            marker: b"",
+            ends: true,
+            command: Box::new(move |_| {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &command]);
+                shell
+            }),
+        }
+    };
+    pairs.map(contender).collect()
+}
+
 fn runtime_contender(
     bench: &Bench,
     name: &'static str,
@@ -154,9 +181,26 @@ fn runtime_contender(
     let bundle = runtime.bundle(&bench.stage, "echo", &["/bin/echo", "x"])?;
     let runtime = runtime.clone();
     Ok(Contender {
-        name,
+        name: name.into(),
         marker: b"x\n",
         ends: true,
         command: Box::new(move |round| runtime.command(&bundle, &format!("start-{round}"))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_user_names_is_run_by_the_shell() {
+        let peers = named_by_the_user("mine = echo a=b; other=true\nnonsense;;");
+        let names: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
+        assert_eq!(names, ["mine", "other"]);
+        let said = (peers[0].command)(0).output().unwrap().stdout;
+        assert_eq!(said, b"a=b\n");
+        assert!(once(&peers[0], 0).unwrap() > 0.0);
+        assert!(once(&peers[1], 0).is_err());
+        assert!(named_by_the_user("").is_empty());
+    }
 }
