@@ -20,7 +20,7 @@ use walnut_vmm_host::KvmError;
 
 use super::control::attach_first;
 use super::wire::{Frame, Reply, Wanted};
-use super::{Supervisor, SupervisorError};
+use super::{Supervisor, SupervisorError, trim};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Alive, Config, Entry, RecordError, Registry};
 use crate::run::timings::Timings;
@@ -186,7 +186,10 @@ fn run(
     };
     let told = |result: Result<(), &SupervisorError>| {
         let reply = match result {
-            Ok(()) => Reply::default(),
+            Ok(()) => {
+                trim::forget_code();
+                Reply::default()
+            }
             Err(e) => Reply::refused(chain(e), e.exit_code()),
         };
         tell(greeting, reply);

@@ -16,6 +16,7 @@ pub mod output;
 pub mod process;
 pub mod restart;
 pub mod shared;
+mod trim;
 pub mod visit;
 pub mod wire;
 
