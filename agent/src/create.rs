@@ -98,6 +98,7 @@ pub fn container(
         } else {
             helper::Stdio::Terminal
         },
+        init: request.init,
     });
     let init = make_process(agent, &job, stdio, Vec::new(), streams, &cgroup)?;
     if let Some(console) = console {

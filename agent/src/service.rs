@@ -13,9 +13,9 @@ use oci_spec::runtime::LinuxResources;
 use ttrpc::{Code, TtrpcContext};
 use walnut_protocol::agent::{
     CloseIORequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
-    EntropyRequest, ExecRequest, KillRequest, MountRequest, PidsResponse, ResizePtyRequest,
-    ShutdownRequest, StartRequest, StartResponse, StatsResponse, TimeRequest, UpdateRequest,
-    WaitRequest, WaitResponse, WakeRequest,
+    EntropyRequest, ExecRequest, KillRequest, MountRequest, PidsResponse, ProcessesResponse,
+    ResizePtyRequest, ShutdownRequest, StartRequest, StartResponse, StatsResponse, TimeRequest,
+    UpdateRequest, WaitRequest, WaitResponse, WakeRequest,
 };
 use walnut_protocol::{agent_ttrpc, ttrpc};
 
@@ -27,7 +27,7 @@ use crate::id::Id;
 use crate::mounts::Mounts;
 use crate::process::{How, Process, ProcessError};
 use crate::shutdown::{self, Machine};
-use crate::{clock, create, entropy, lock, wake};
+use crate::{clock, create, entropy, lock, processes, wake};
 
 /// How long a started process may wait for its streams to be connected.
 const STREAMS_PATIENCE: Duration = Duration::from_secs(30);
@@ -269,6 +269,16 @@ impl agent_ttrpc::Agent for Service {
         Ok(PidsResponse {
             pids,
             ..PidsResponse::default()
+        })
+    }
+
+    fn processes(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<ProcessesResponse> {
+        let (_, container) = self.container(&request.container_id)?;
+        let pids = container.cgroup.pids();
+        let pids = pids.map_err(|e| refused(Code::INTERNAL, &e))?;
+        Ok(ProcessesResponse {
+            processes: processes::list(&pids),
+            ..ProcessesResponse::default()
         })
     }
 

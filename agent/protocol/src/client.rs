@@ -110,6 +110,7 @@ methods! {
     pause = "Pause": ContainerRequest -> Empty;
     resume = "Resume": ContainerRequest -> Empty;
     pids = "Pids": ContainerRequest -> PidsResponse;
+    processes = "Processes": ContainerRequest -> ProcessesResponse;
     stats = "Stats": ContainerRequest -> StatsResponse;
     update = "Update": UpdateRequest -> Empty;
     wake = "Wake": WakeRequest -> Empty;

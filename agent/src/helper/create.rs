@@ -20,6 +20,7 @@ use super::capture::Account;
 use super::{CONSOLE_SOCKET, CreateJob, Report, Stdio, Word};
 use crate::channel::Channel;
 use crate::failure::{Failure, Stage, chain};
+use crate::init;
 use crate::launcher::Program;
 use crate::security::Rights;
 use crate::sysctl::SysctlError;
@@ -54,6 +55,7 @@ fn make(
     let launch = Launch {
         lifeline: Rc::new(lifeline),
         rights: Rc::new(rights),
+        init: job.init,
     };
     build(job, launch, stdio).map_err(|error| failure(&error, &account.lines()))
 }
@@ -97,6 +99,7 @@ fn nix_pid(pid: impl std::fmt::Display) -> i32 {
 struct Launch {
     lifeline: Rc<Channel>,
     rights: Rc<Rights>,
+    init: bool,
 }
 
 impl Launch {
@@ -132,6 +135,9 @@ impl Executor for Launch {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let ready = self.find(spec).and_then(|program| {
             self.rights.apply()?;
+            if self.init {
+                init::split()?;
+            }
             Ok(program)
         });
         let failure = match ready {

@@ -44,6 +44,8 @@ pub struct CreateJob {
     pub bundle: PathBuf,
     pub capabilities: Option<Sets>,
     pub stdio: Stdio,
+    /// Process 1 is none of the container's programs.
+    pub init: bool,
 }
 
 /// Run one more process in a container.

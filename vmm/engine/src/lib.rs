@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod container;
 pub mod doctor;
+pub mod events;
 pub mod files;
 pub mod format;
 pub mod image;

@@ -57,15 +57,22 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
         Command::Start(args) => container(ContainerCommand::Start(args), &paths, begin_us),
         Command::Stats(args) => container(ContainerCommand::Stats(args), &paths, begin_us),
         Command::Stop(args) => container(ContainerCommand::Stop(args), &paths, begin_us),
+        Command::Top(args) => container(ContainerCommand::Top(args), &paths, begin_us),
         Command::Unpause(args) => container(ContainerCommand::Unpause(args), &paths, begin_us),
         Command::Update(args) => container(ContainerCommand::Update(args), &paths, begin_us),
+        Command::Events(args) => Ok(verb::events::events(&args, &paths)?),
+        Command::Info(args) => Ok(verb::system::info(&args, &paths)?),
+        Command::System(command) => Ok(verb::system::run(command, &paths)?),
+        Command::Version(args) => Ok(verb::system::version(&args)?),
         Command::Volume(command) => Ok(verb::volume::run(command, &paths)?),
         Command::Wait(args) => container(ContainerCommand::Wait(args), &paths, begin_us),
     }
 }
 
 fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow::Result<u8> {
-    use verb::{console, cp, exec, files, inspect, life, logs, ps, remove, start, stats, update};
+    use verb::{
+        console, cp, exec, files, inspect, life, logs, ps, remove, start, stats, top, update,
+    };
     Ok(match command {
         ContainerCommand::Attach(args) => life::attach(&args, paths)?,
         ContainerCommand::Commit(args) => files::commit(&args, paths)?,
@@ -88,6 +95,7 @@ fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow:
         ContainerCommand::Start(args) => start::start(&args, paths)?,
         ContainerCommand::Stats(args) => stats::stats(&args, paths)?,
         ContainerCommand::Stop(args) => life::stop(&args, paths)?,
+        ContainerCommand::Top(args) => top::top(&args, paths)?,
         ContainerCommand::Unpause(args) => life::pause(&args, paths, false)?,
         ContainerCommand::Update(args) => update::update(&args, paths)?,
         ContainerCommand::Wait(args) => life::wait(&args, paths)?,

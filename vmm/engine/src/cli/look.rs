@@ -119,6 +119,24 @@ pub struct StatsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "\
+Processes are numbered as the container sees them. Of ps's options there are -ef, aux and -o LIST with
+pid, ppid, user, uid, comm, args, stat, tty, time, etime, rss, vsz, ni, nlwp, %cpu, %mem, stime, start.
+
+Examples:
+  walnut top web
+  walnut top web -o pid,etime,args",
+    override_usage = "walnut top CONTAINER [ps OPTIONS]"
+)]
+pub struct TopArgs {
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct ConsoleArgs {
     #[arg(value_name = "CONTAINER")]
     pub name: String,

@@ -9,6 +9,7 @@ pub mod life;
 pub mod look;
 pub mod run;
 mod supervise;
+pub mod system;
 pub mod template;
 mod usage;
 pub mod volume;
@@ -86,10 +87,14 @@ pub enum Command {
     Diff(files::DiffArgs),
     /// Say what this machine can do, and what to do about what it can't
     Doctor,
+    /// Show what happens to containers and volumes
+    Events(system::EventsArgs),
     /// Run a command in a running container
     Exec(exec::ExecArgs),
     /// Write a container's files to a tar archive
     Export(files::ExportArgs),
+    /// Tell about this machine and what is on it
+    Info(system::FormatArgs),
     /// Tell all about containers
     Inspect(look::InspectArgs),
     /// Send a signal to containers
@@ -121,10 +126,17 @@ pub enum Command {
     /// Manage machines to start from
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Template(template::TemplateCommand),
+    /// See to all there is: what it takes on disk, what of it is of no use
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    System(system::SystemCommand),
+    /// Show the processes of a container
+    Top(look::TopArgs),
     /// Continue all processes of paused containers
     Unpause(life::NamesArgs),
     /// Change limits and restart policies
     Update(life::UpdateArgs),
+    /// Say which version this is
+    Version(system::FormatArgs),
     /// Manage volumes
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Volume(volume::VolumeCommand),
@@ -187,6 +199,8 @@ pub enum ContainerCommand {
     Stats(look::StatsArgs),
     /// Stop running containers
     Stop(life::StopArgs),
+    /// Show the processes of a container
+    Top(look::TopArgs),
     /// Continue all processes of paused containers
     Unpause(life::NamesArgs),
     /// Change limits and restart policies

@@ -152,7 +152,11 @@ pub struct ContainerArgs {
     pub network: Option<String>,
     #[arg(short, long, hide = true)]
     pub publish: Vec<String>,
-    #[arg(long, hide = true)]
+    /// Put an init before the command, which reaps processes and passes signals on
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
     pub init: bool,
     /// Limit on the number of processes; -1 is none
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

@@ -72,6 +72,7 @@ impl Container {
             group_add: args.group_add.clone(),
             tty: args.tty,
             interactive: args.interactive,
+            init: args.init,
             read_only: args.read_only,
             limits: limits(args)?,
             security: Security::new(
@@ -182,8 +183,6 @@ fn not_held(args: &ContainerArgs) -> Result<(), ContainerError> {
         "--publish: there is no network yet, so nothing to publish"
     } else if !matches!(network, None | Some("none" | "default")) {
         "--network: there is none but \"none\" yet"
-    } else if args.init {
-        "--init: there is no init to put before the command yet"
     } else {
         return Ok(());
     };

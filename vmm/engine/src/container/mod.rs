@@ -92,6 +92,9 @@ pub struct Container {
     pub group_add: Vec<String>,
     pub tty: bool,
     pub interactive: bool,
+    /// Process 1 is the agent's, its child the command.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub init: bool,
     pub read_only: bool,
     pub volumes: Vec<Volume>,
     pub tmpfs: Vec<Tmpfs>,

@@ -22,6 +22,7 @@ use walnut_vmm_host::KvmError;
 
 use crate::cli::run::{CreateArgs, RunArgs};
 use crate::container::ContainerError;
+use crate::events::Event;
 use crate::image::{ImageError, PlatformError, ReferenceError};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Entry, RecordError};
@@ -138,6 +139,7 @@ pub fn run(args: &RunArgs, paths: &Paths, begin_us: u64) -> Result<u8, RunError>
 /// `walnut create`: prints the ID.
 pub fn create_only(args: &CreateArgs, paths: &Paths) -> Result<u8, RunError> {
     let made = create(&args.container, paths, false)?;
+    Event::container(&made.entry, &made.config, "create").emit(paths);
     say_id(&made.entry)?;
     Ok(0)
 }
@@ -159,7 +161,10 @@ fn in_foreground(
         own_streams: true,
         tty_size: None,
     };
-    let result = supervisor.run(timings, |_| Ok(()), |_| ());
+    let created = Event::container(&supervisor.entry, &supervisor.config, "create");
+    let created = created.at(supervisor.config.created);
+    // Nothing waits for it: the container runs by then.
+    let result = supervisor.run(timings, |_| Ok(()), |_| created.emit(paths));
     if let Err(error) = &result {
         gave_up(&entry, remove, error);
     }
@@ -174,6 +179,7 @@ fn in_background(
     args: &RunArgs,
     signals: &Signals,
 ) -> Result<u8, RunError> {
+    Event::container(&made.entry, &made.config, "create").emit(paths);
     let tty = made.config.container.tty;
     let first = First {
         wanted: (!args.detach).then_some(streams),

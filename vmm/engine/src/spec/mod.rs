@@ -91,6 +91,7 @@ pub fn request(
         seccomp_flags,
         sysctls: container.sysctls.clone(),
         volumes: layout.fills.clone(),
+        init: container.init,
         ..CreateRequest::default()
     })
 }

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use walnut_protocol::{CallError, chain};
 
+use crate::events::Event;
 use crate::image::{Image, ImageError, Platform, Quiet, Reference, ReferenceError, Store};
 use crate::log_file::LogWriter;
 use crate::paths::{Artifacts, PathError, Paths};
@@ -161,6 +162,7 @@ impl Supervisor<'_> {
         let result = self.lives(&dir, &outputs, &signals, timings, told);
         if container.remove {
             self.entry.remove()?;
+            self.event("destroy").emit(self.paths);
             volumes::remove_anonymous(self.paths, &container.volumes);
         }
         shared.ended(true);
@@ -191,6 +193,7 @@ impl Supervisor<'_> {
                     log::warn!("{}", chain(&e));
                 }
                 told.take().into_iter().for_each(|told| told(Ok(())));
+                self.event("start").emit(self.paths);
             };
             let result = self.live(dir, outputs, signals, timings, tell);
             let ended = match (result, told.take()) {
@@ -207,6 +210,12 @@ impl Supervisor<'_> {
                 (ended, _) => ended,
             };
             let code = ended.as_ref().map_or(MACHINE_ENDED, |e| i32::from(e.code));
+            if ended.as_ref().is_ok_and(|ended| ended.oom_killed) {
+                self.event("oom").emit(self.paths);
+            }
+            let died = self.event("die").with("exitCode", code);
+            died.with("execDuration", since.elapsed().as_secs())
+                .emit(self.paths);
             let again = !shared.is_stopping() && self.wants_another(&shared.state(), code);
             // What goes with its end needs no protection from a power failure.
             let durable = !self.config.container.remove;
@@ -229,6 +238,10 @@ impl Supervisor<'_> {
                 return Ok(u8::try_from(code).unwrap_or(255));
             }
         }
+    }
+
+    fn event(&self, action: &str) -> Event {
+        Event::container(&self.entry, &self.config, action)
     }
 
     /// By the policy as it is now: `update` may have changed it.

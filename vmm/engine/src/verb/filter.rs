@@ -14,8 +14,9 @@ pub struct Filter {
     since: Option<Timestamp>,
 }
 
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 12] = [
     "id", "name", "label", "status", "exited", "ancestor", "before", "since", "volume", "health",
+    "until", "label!",
 ];
 const STATUSES: [&str; 7] = [
     "created",
@@ -47,6 +48,10 @@ impl Filter {
             }
             if key == "exited" && value.parse::<i32>().is_err() {
                 return refused(format!("invalid filter 'exited={value}'"));
+            }
+            if key == "until" {
+                filter.before = Some(Timestamp::parse_flag("until", value, Timestamp::now())?);
+                continue;
             }
             if key == "before" || key == "since" {
                 let created = registry.find(value)?.config()?.created;
@@ -84,10 +89,8 @@ fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) 
     match key {
         "id" => entry.id().starts_with(value),
         "name" => name_matches(config.name(), value),
-        "label" => match value.split_once('=') {
-            Some((name, wanted)) => container.labels.get(name).is_some_and(|v| v == wanted),
-            None => container.labels.contains_key(value),
-        },
+        "label" => has_label(&container.labels, value),
+        "label!" => !has_label(&container.labels, value),
         "status" => state.status.to_string() == value,
         "exited" => {
             state.finished.is_some() && !state.is_live() && state.exit_code.to_string() == value
@@ -105,6 +108,13 @@ fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) 
             .any(|volume| volume.target.as_os_str() == value || volume.shown(true) == value),
         "health" => state.health.as_ref().map_or("none", |h| h.status.as_str()) == value,
         _ => false,
+    }
+}
+
+fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|has| has == value),
+        None => labels.contains_key(wanted),
     }
 }
 

@@ -231,6 +231,7 @@ fn host_config(config: &Config) -> Value {
         "DnsSearch": container.dns.search,
         "ExtraHosts": container.hosts.iter().map(|(n, a)| format!("{n}:{a}")).collect::<Vec<_>>(),
         "GroupAdd": container.group_add,
+        "Init": container.init,
         "Privileged": container.security.privileged,
         "ReadonlyRootfs": container.read_only,
         "SecurityOpt": security,

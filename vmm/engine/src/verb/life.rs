@@ -2,11 +2,12 @@
 //! `stop`, `kill`, `restart`, `pause`, `unpause`, `wait`, `rename`, `attach`: asked of the
 //! container's supervisor.
 
-use super::{Known, VerbError, each, each_says, refused};
+use super::{Known, VerbError, each, each_says, happened, refused};
 use crate::cli::life::{
     AttachArgs, KillArgs, NamesArgs, RenameArgs, StopArgs, WaitArgs, WaitCondition,
 };
 use crate::container::{check_name, signal};
+use crate::events::Event;
 use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry};
 use crate::run::attach::{Seat, SendSignal, attach as sit_down};
@@ -20,7 +21,12 @@ use crate::supervisor::wire::{Condition, Request, Wanted, WireError};
 pub fn stop(args: &StopArgs, paths: &Paths) -> Result<u8, VerbError> {
     let signal = args.signal.as_deref().map(signal::parse).transpose()?;
     each(&args.names, paths, |entry| {
-        stop_one(entry, paths, signal, args.time)
+        let was_up = entry.state()?.is_up();
+        stop_one(entry, paths, signal, args.time)?;
+        if was_up {
+            happened(entry, paths, "stop");
+        }
+        Ok(())
     })
 }
 
@@ -53,14 +59,19 @@ pub fn restart(args: &StopArgs, paths: &Paths) -> Result<u8, VerbError> {
     let signal = args.signal.as_deref().map(signal::parse).transpose()?;
     each(&args.names, paths, |entry| {
         stop_one(entry, paths, signal, args.time)?;
-        super::start::start_one(entry, paths)
+        super::start::start_one(entry, paths)?;
+        happened(entry, paths, "restart");
+        Ok(())
     })
 }
 
 pub fn kill(args: &KillArgs, paths: &Paths) -> Result<u8, VerbError> {
     let signal = signal::parse(&args.signal)?;
     each(&args.names, paths, |entry| {
-        entry.state()?;
+        if entry.state()?.is_up() {
+            let event = Event::container(entry, &entry.config()?, "kill");
+            event.with("signal", signal).emit(paths);
+        }
         match client::request(paths, entry, Request::Kill { signal }) {
             Ok(_) => Ok(()),
             Err(ClientError::Wire(WireError::Gone)) if signal == SIGKILL => Ok(()),
@@ -83,7 +94,10 @@ pub fn pause(args: &NamesArgs, paths: &Paths, pause: bool) -> Result<u8, VerbErr
             Request::Unpause
         };
         match client::request(paths, entry, request) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                happened(entry, paths, if pause { "pause" } else { "unpause" });
+                Ok(())
+            }
             Err(ClientError::NotRunning(_)) => {
                 refused(format!("container {} is not running", entry.id()))
             }
@@ -118,10 +132,15 @@ pub fn rename(args: &RenameArgs, paths: &Paths) -> Result<u8, VerbError> {
     let entry = registry.find(&args.name)?;
     let new = args.new_name.strip_prefix('/').unwrap_or(&args.new_name);
     check_name(new)?;
-    if entry.config()?.name() == new {
+    let before = entry.config()?;
+    if before.name() == new {
         return refused("Renaming a container with the same name as its current name");
     }
     registry.rename(&entry, new)?;
+    let event = Event::container(&entry, &entry.config()?, "rename");
+    event
+        .with("oldName", format!("/{}", before.name()))
+        .emit(paths);
     Ok(0)
 }
 

@@ -3,6 +3,7 @@
 
 pub mod console;
 pub mod cp;
+pub mod events;
 pub mod exec;
 pub mod files;
 mod filter;
@@ -13,7 +14,9 @@ pub mod ps;
 pub mod remove;
 pub mod start;
 pub mod stats;
+pub mod system;
 pub mod template;
+pub mod top;
 pub mod update;
 pub mod volume;
 
@@ -27,6 +30,7 @@ use walnut_protocol::{CallError, chain};
 use crate::container::ContainerError;
 use crate::container::env::EnvError;
 use crate::container::signal::SignalError as SignalNameError;
+use crate::events::{Event, EventsError};
 use crate::files::FilesError;
 use crate::format::FormatError;
 use crate::log_file::FollowError;
@@ -92,6 +96,8 @@ pub enum VerbError {
     Restart(#[from] crate::supervisor::restart::RestartError),
     #[error("write the runtime spec")]
     Spec(#[from] crate::spec::SpecError),
+    #[error(transparent)]
+    Events(#[from] EventsError),
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]
@@ -216,6 +222,13 @@ impl Known {
             return Ok(());
         }
         refused(format!("container {} is not running", self.entry.id()))
+    }
+}
+
+/// Writes down that a verb has done something to a container.
+fn happened(entry: &Entry, paths: &Paths, action: &str) {
+    if let Ok(config) = entry.config() {
+        Event::container(entry, &config, action).emit(paths);
     }
 }
 

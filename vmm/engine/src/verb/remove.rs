@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use super::filter::Filter;
 use super::{VerbError, confirmed, each_says, refused, say};
 use crate::cli::life::{PruneArgs, RmArgs};
+use crate::events::Event;
 use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry, State, Status};
 use crate::supervisor::client::{self, ClientError};
@@ -48,7 +49,14 @@ fn remove(entry: &Entry, paths: &Paths, force: bool) -> Result<(), VerbError> {
         Err(RecordError::Running(_)) => refused(words(entry, &entry.raw_state()?)?),
         Err(e) => Err(e.into()),
         // Nobody runs it, and nobody can before it is gone.
-        Ok(_alive) => Ok(entry.remove()?),
+        Ok(_alive) => {
+            let config = entry.config();
+            entry.remove()?;
+            if let Ok(config) = config {
+                Event::container(entry, &config, "destroy").emit(paths);
+            }
+            Ok(())
+        }
     }
 }
 
@@ -91,8 +99,23 @@ pub fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
     if !args.force && !confirmed(warning)? {
         return Ok(0);
     }
+    let (removed, freed) = prune_stopped(&args.filter, paths)?;
+    if !removed.is_empty() {
+        say("Deleted Containers:")?;
+        removed.iter().try_for_each(|id| say(id))?;
+        say("")?;
+    }
+    say(&format!("Total reclaimed space: {}", decimal_size(freed)))?;
+    Ok(0)
+}
+
+/// Removes what does not run; the IDs, and how much room that made.
+pub(super) fn prune_stopped(
+    filters: &[String],
+    paths: &Paths,
+) -> Result<(Vec<String>, u64), VerbError> {
     let registry = Registry::new(paths);
-    let filter = Filter::parse(&args.filter, &registry)?;
+    let filter = Filter::parse(filters, &registry)?;
     let mut removed = Vec::new();
     let mut freed = 0;
     for (entry, config, state) in registry.list() {
@@ -109,15 +132,7 @@ pub fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
             Err(error) => super::complain(&error),
         }
     }
-    if !removed.is_empty() {
-        say("Deleted Containers:")?;
-        for id in removed {
-            say(&id)?;
-        }
-        say("")?;
-    }
-    say(&format!("Total reclaimed space: {}", decimal_size(freed)))?;
-    Ok(0)
+    Ok((removed, freed))
 }
 
 /// Bytes that a container takes on the host.

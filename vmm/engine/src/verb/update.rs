@@ -2,7 +2,7 @@
 //! `walnut update`: other limits and another restart policy. A running container has them at once,
 //! within what its machine has; the next machine is made to fit.
 
-use super::{VerbError, each, refused};
+use super::{VerbError, each, happened, refused};
 use crate::cli::life::UpdateArgs;
 use crate::container::{Container, ContainerError};
 use crate::paths::Paths;
@@ -61,6 +61,7 @@ fn update_one(
         client::request(paths, entry, Request::Update { resources })?;
     }
     entry.write_config(&config)?;
+    happened(entry, paths, "update");
     Ok(())
 }
 

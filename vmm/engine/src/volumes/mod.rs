@@ -27,6 +27,7 @@ use thiserror::Error;
 pub use claim::{Claim, claim};
 
 use crate::container::{self, ContainerId, volume};
+use crate::events::Event;
 use crate::paths::{PathError, Paths, private_dir};
 use crate::record::{self, RecordError, Registry};
 use crate::storage::disk::{self, DiskError};
@@ -144,7 +145,9 @@ impl<'a> Volumes<'a> {
             // The first error is the one to tell.
             let _ = fs::remove_dir_all(&dir);
         }
-        made.map(|()| volume)
+        made?;
+        Event::volume(&volume.name, "create").emit(self.paths);
+        Ok(volume)
     }
 
     /// The record comes last: what has none is not there.
@@ -228,7 +231,9 @@ impl<'a> Volumes<'a> {
                 users: users.join(", "),
             });
         }
-        self.remove_dir(&self.dir(name))
+        self.remove_dir(&self.dir(name))?;
+        Event::volume(name, "destroy").emit(self.paths);
+        Ok(())
     }
 
     fn remove_dir(&self, dir: &Path) -> Result<(), VolumesError> {

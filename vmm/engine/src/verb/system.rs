@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `info`, `version`, `system df` and `system prune`: all there is on this machine.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use super::{VerbError, complain, confirmed, remove, say, volume};
+use crate::cli::system::{DfArgs, FormatArgs, PruneArgs, SystemCommand};
+use crate::format::{FormatError, Listing, Template};
+use crate::image::{Removed, Store};
+use crate::image_verbs::{self, prune_images};
+use crate::paths::{Artifacts, Paths};
+use crate::record::{Registry, Status};
+use crate::run::RunError;
+use crate::units::{binary_size, decimal_size};
+use crate::volumes::Volumes;
+
+pub fn run(command: SystemCommand, paths: &Paths) -> Result<u8, VerbError> {
+    match command {
+        SystemCommand::Df(args) => df(&args, paths),
+        SystemCommand::Events(args) => super::events::events(&args, paths),
+        SystemCommand::Info(args) => info(&args, paths),
+        SystemCommand::Prune(args) => prune(&args, paths),
+    }
+}
+
+const DF: Listing = Listing {
+    headers: &[("TotalCount", "TOTAL")],
+    table: "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
+    quiet: "{{.Type}}",
+};
+
+/// How much of one kind there is, in bytes of disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    total: usize,
+    active: usize,
+    size: u64,
+    reclaimable: u64,
+}
+
+impl Amount {
+    fn add(&mut self, active: bool, size: u64) {
+        self.total += 1;
+        self.active += usize::from(active);
+        self.size += size;
+        self.reclaimable += if active { 0 } else { size };
+    }
+
+    fn row(self, kind: &str) -> Value {
+        let percent = match self.size {
+            0 => String::new(),
+            size => format!(" ({}%)", self.reclaimable.saturating_mul(100) / size),
+        };
+        json!({
+            "Type": kind,
+            "TotalCount": self.total.to_string(),
+            "Active": self.active.to_string(),
+            "Size": decimal_size(self.size),
+            "Reclaimable": format!("{}{percent}", decimal_size(self.reclaimable)),
+        })
+    }
+}
+
+fn images(paths: &Paths) -> Result<Amount, VerbError> {
+    let store = Store::open(&paths.root).map_err(RunError::from)?;
+    let usage = image_verbs::usage(&store, paths).map_err(RunError::from)?;
+    Ok(Amount {
+        total: usage.total,
+        active: usage.active,
+        size: usage.size,
+        reclaimable: usage.reclaimable,
+    })
+}
+
+fn containers(paths: &Paths) -> Amount {
+    let mut amount = Amount::default();
+    for (entry, _, state) in Registry::new(paths).list() {
+        amount.add(state.is_live() || state.starting, remove::size_of(&entry));
+    }
+    amount
+}
+
+fn all_volumes(paths: &Paths) -> Amount {
+    let volumes = Volumes::new(paths);
+    let mut amount = Amount::default();
+    for volume in volumes.list() {
+        let is_used = !volumes.users(&volume.name).is_empty();
+        amount.add(is_used, volumes.size(&volume.name));
+    }
+    amount
+}
+
+fn df(args: &DfArgs, paths: &Paths) -> Result<u8, VerbError> {
+    let format = DF.format(args.format.as_deref(), false)?;
+    let rows = [
+        images(paths)?.row("Images"),
+        containers(paths).row("Containers"),
+        all_volumes(paths).row("Local Volumes"),
+        // Nothing builds images here.
+        Amount::default().row("Build Cache"),
+    ];
+    format.list(&mut io::stdout().lock(), &rows)?;
+    Ok(0)
+}
+
+fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
+    let mut warning = String::from("WARNING! This will remove:\n  - all stopped containers\n");
+    if args.volumes {
+        warning.push_str("  - all anonymous volumes not used by at least one container\n");
+    }
+    warning.push_str(match args.all {
+        true => "  - all images without at least one container associated to them\n",
+        false => "  - all dangling images\n",
+    });
+    if !args.force && !confirmed(&warning)? {
+        return Ok(0);
+    }
+    let (gone, mut freed) = remove::prune_stopped(&args.filter, paths)?;
+    told("Deleted Containers:", &gone)?;
+    if args.volumes {
+        let volumes = Volumes::new(paths);
+        let (gone, bytes) = volume::prune_unused(&volumes, |volume| volume.anonymous);
+        freed += bytes;
+        told("Deleted Volumes:", &gone)?;
+    }
+    let store = Store::open(&paths.root).map_err(RunError::from)?;
+    match prune_images(&store, paths, args.all, &args.filter) {
+        Ok(pruned) => {
+            freed += pruned.bytes;
+            let lines = pruned.removed.iter().map(|removed| match removed {
+                Removed::Untagged(name) => format!("untagged: {name}"),
+                Removed::Deleted(id) => format!("deleted: {id}"),
+            });
+            told("Deleted Images:", &lines.collect::<Vec<_>>())?;
+        }
+        Err(error) => complain(&RunError::from(Box::new(error)).into()),
+    }
+    say(&format!("Total reclaimed space: {}", decimal_size(freed)))?;
+    Ok(0)
+}
+
+fn told(head: &str, lines: &[String]) -> Result<(), VerbError> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    say(head)?;
+    lines.iter().try_for_each(|line| say(line))?;
+    say("")
+}
+
+pub fn info(args: &FormatArgs, paths: &Paths) -> Result<u8, VerbError> {
+    let document = facts(paths)?;
+    if args.format.is_some() {
+        return shown(args, &document);
+    }
+    let text = |field: &str| match &document[field] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let memory = document["MemTotal"].as_u64().unwrap_or(0);
+    let lines = [
+        ("Containers", text("Containers")),
+        (" Running", text("ContainersRunning")),
+        (" Paused", text("ContainersPaused")),
+        (" Stopped", text("ContainersStopped")),
+        ("Images", text("Images")),
+        ("Server Version", text("ServerVersion")),
+        ("Storage Driver", text("Driver")),
+        ("Logging Driver", text("LoggingDriver")),
+        ("Runtime", text("DefaultRuntime")),
+        ("Kernel Version", text("KernelVersion")),
+        ("Operating System", text("OperatingSystem")),
+        ("OSType", text("OSType")),
+        ("Architecture", text("Architecture")),
+        ("CPUs", text("NCPU")),
+        ("Total Memory", binary_size(memory)),
+        ("Name", text("Name")),
+        ("Walnut Root Dir", text("DockerRootDir")),
+        ("Virtualization", text("Virtualization")),
+    ];
+    for (name, value) in lines {
+        say(&format!("{name}: {value}"))?;
+    }
+    Ok(0)
+}
+
+/// Under Docker's names.
+fn facts(paths: &Paths) -> Result<Value, VerbError> {
+    let all = Registry::new(paths).list();
+    let count = |wanted: fn(Status) -> bool| {
+        all.iter()
+            .filter(|(_, _, state)| wanted(state.status))
+            .count()
+    };
+    let store = Store::open(&paths.root).map_err(RunError::from)?;
+    let host = rustix::system::uname();
+    let sysinfo = rustix::system::sysinfo();
+    let memory = sysinfo.totalram * u64::from(sysinfo.mem_unit);
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let system = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map_or("Linux", |name| name.trim_matches('"'));
+    let kvm = match walnut_vmm_host::check() {
+        Ok(()) => "kvm".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Ok(json!({
+        "Containers": all.len(),
+        "ContainersRunning": count(|status| matches!(status, Status::Running | Status::Restarting)),
+        "ContainersPaused": count(|status| status == Status::Paused),
+        "ContainersStopped":
+            count(|status| matches!(status, Status::Created | Status::Exited | Status::Dead)),
+        "Images": store.list().map_err(RunError::from)?.len(),
+        "Driver": "erofs+ext4",
+        "LoggingDriver": "json-file",
+        "DefaultRuntime": "walnut",
+        "Runtimes": { "walnut": {} },
+        "KernelVersion": host.release().to_string_lossy(),
+        "OperatingSystem": system,
+        "OSType": "linux",
+        "Architecture": host.machine().to_string_lossy(),
+        "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
+        "MemTotal": memory,
+        "Name": host.nodename().to_string_lossy(),
+        "ServerVersion": env!("CARGO_PKG_VERSION"),
+        "DockerRootDir": paths.root.display().to_string(),
+        "Virtualization": kvm,
+    }))
+}
+
+pub fn version(args: &FormatArgs) -> Result<u8, VerbError> {
+    let host = rustix::system::uname();
+    let files = Artifacts::dir().map(|dir| dir.display().to_string());
+    let part = json!({
+        "Version": env!("CARGO_PKG_VERSION"),
+        "Os": "linux",
+        "Arch": "amd64",
+        "KernelVersion": host.release().to_string_lossy(),
+        "Files": files.unwrap_or_default(),
+    });
+    // One program is both.
+    let document = json!({ "Client": part, "Server": part });
+    if args.format.is_some() {
+        return shown(args, &document);
+    }
+    say("Walnut:")?;
+    let text = |field: &str| part[field].as_str().unwrap_or_default().to_owned();
+    for (name, value) in [
+        ("Version", text("Version")),
+        ("OS/Arch", format!("{}/{}", text("Os"), text("Arch"))),
+        ("Host kernel", text("KernelVersion")),
+        ("Files", text("Files")),
+    ] {
+        say(&format!(" {:<17} {value}", format!("{name}:")))?;
+    }
+    Ok(0)
+}
+
+/// One document by a template.
+fn shown(args: &FormatArgs, document: &Value) -> Result<u8, VerbError> {
+    let text = match args.format.as_deref() {
+        Some("json") => "{{json .}}",
+        text => text.unwrap_or_default(),
+    };
+    let template = Template::parse(text).map_err(FormatError::from)?;
+    let rendered = template.render(document).map_err(FormatError::from)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{rendered}").map_err(VerbError::Stdout)?;
+    Ok(0)
+}
