@@ -132,16 +132,7 @@ fn survives_a_killed_machine() {
     };
     let script = "echo safe > /d/x; sync; echo ready; exec sleep 1000";
     home.background_with("db", &["-v", "data:/d"], script);
-    let line = home
-        .walnut(["logs", "-f", "db"])
-        .into_command()
-        .stdout(std::process::Stdio::piped())
-        .spawn();
-    let mut logs = line.unwrap();
-    let mut first = [0; 6];
-    std::io::Read::read_exact(logs.stdout.as_mut().unwrap(), &mut first).unwrap();
-    logs.kill().unwrap();
-    logs.wait().unwrap();
+    assert_eq!(home.first_line("db"), "ready\n");
     let pid = home.says(&["inspect", "-f", "{{.State.Pid}}", "db"]);
     let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
     let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();

@@ -3,8 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
@@ -105,6 +107,24 @@ impl Home {
         let done = self.walnut(line).run();
         done.succeeded();
         assert_eq!(done.stdout.len(), 65, "an ID\n{}", done.story());
+    }
+
+    /// Waits for the first line that a container writes, and returns it.
+    ///
+    /// # Panics
+    /// When it ends without one.
+    #[must_use]
+    pub fn first_line(&self, name: &str) -> String {
+        let mut logs = self.walnut(["logs", "-f", name]).into_command();
+        let logs = logs.stdout(Stdio::piped()).stdin(Stdio::null()).spawn();
+        let mut logs = logs.expect("walnut is there");
+        let mut line = String::new();
+        let stdout = logs.stdout.take().expect("stdout is piped");
+        let read = BufReader::new(stdout).read_line(&mut line);
+        logs.kill().expect("it is ours");
+        logs.wait().expect("a child can be waited for");
+        assert!(read.is_ok_and(|len| len > 0), "{name} said nothing");
+        line
     }
 
     /// Stdout of a command that must succeed, without its last newline.

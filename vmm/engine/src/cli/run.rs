@@ -113,6 +113,24 @@ pub struct ContainerArgs {
     /// Add supplementary groups
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
+    /// Command that says whether the container is well
+    #[arg(long, value_name = "COMMAND")]
+    pub health_cmd: Option<String>,
+    /// Time between two such questions (30s)
+    #[arg(long, value_name = "DURATION")]
+    pub health_interval: Option<String>,
+    /// Failures in a row that make it unhealthy (3)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub health_retries: Option<i64>,
+    /// Time between questions while it starts (5s)
+    #[arg(long, value_name = "DURATION")]
+    pub health_start_interval: Option<String>,
+    /// Time to start in which failures don't count (0s)
+    #[arg(long, value_name = "DURATION")]
+    pub health_start_period: Option<String>,
+    /// Time that one question may take (30s)
+    #[arg(long, value_name = "DURATION")]
+    pub health_timeout: Option<String>,
     /// Print this help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -147,6 +165,9 @@ pub struct ContainerArgs {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Do without the image's health check
+    #[arg(long)]
+    pub no_healthcheck: bool,
     /// none is what there is
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,

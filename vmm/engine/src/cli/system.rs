@@ -25,7 +25,7 @@ pub struct EventsArgs {
     pub until: Option<String>,
 }
 
-/// `info` and `version`.
+// `info` and `version`.
 #[derive(Debug, Args)]
 pub struct FormatArgs {
     /// json or TEMPLATE

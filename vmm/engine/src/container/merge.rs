@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::{
-    Container, ContainerError, ContainerId, Dns, Limits, Security, Ulimit, env, label, log_option,
-    signal, sysctl, volume,
+    Container, ContainerError, ContainerId, Dns, Healthcheck, Limits, Security, Ulimit, env, label,
+    log_option, signal, sysctl, volume,
 };
 use crate::cli::run::ContainerArgs;
 use crate::supervisor::restart::Policy;
@@ -27,6 +27,7 @@ pub struct ImageDefaults {
     pub working_dir: String,
     pub user: String,
     pub stop_signal: String,
+    pub health: Option<Healthcheck>,
 }
 
 impl From<&oci_spec::image::ImageConfiguration> for ImageDefaults {
@@ -41,6 +42,8 @@ impl From<&oci_spec::image::ImageConfiguration> for ImageDefaults {
             working_dir: config.working_dir().clone().unwrap_or_default(),
             user: config.user().clone().unwrap_or_default(),
             stop_signal: config.stop_signal().clone().unwrap_or_default(),
+            // Docker's own: the specification does not know it.
+            health: None,
         }
     }
 }
@@ -95,6 +98,7 @@ impl Container {
             labels: label::parse_all(&args.label_file, &args.label)?,
             restart: restart(args)?,
             start: args.start,
+            health: Healthcheck::from_flags(args)?,
             log: log_option::parse(args.log_driver.as_deref(), &args.log_opt)?,
             id,
             hostname,
@@ -120,6 +124,7 @@ impl Container {
         if self.user.is_empty() {
             self.user.clone_from(&image.user);
         }
+        self.health = Healthcheck::merge(self.health.take(), image.health.as_ref());
         if self.stop_signal == 0 {
             self.stop_signal = match image.stop_signal.as_str() {
                 "" => DEFAULT_STOP_SIGNAL,
@@ -267,6 +272,7 @@ mod tests {
             working_dir: "/srv".into(),
             user: "alice".into(),
             stop_signal: "SIGINT".into(),
+            health: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Docker's rules and checked once. Everything after this works on [`Container`].
 
 pub mod env;
+pub mod health;
 pub mod id;
 pub mod label;
 pub mod limits;
@@ -21,6 +22,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use health::Healthcheck;
 pub use id::ContainerId;
 pub use limits::{Limits, Ulimit};
 pub use merge::{ImageDefaults, check_name};
@@ -68,6 +70,8 @@ pub enum ContainerError {
     Label(#[from] label::LabelError),
     #[error(transparent)]
     LogOption(#[from] log_option::LogOptionError),
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
     #[error("{0}")]
     NotHeld(&'static str),
     #[error("create a container ID")]
@@ -114,6 +118,8 @@ pub struct Container {
     pub log: log_file::Options,
     #[serde(default)]
     pub start: StartMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Healthcheck>,
 }
 
 /// How a container's machine comes up.

@@ -46,6 +46,10 @@ pub fn apply_change(config: &mut Value, instruction: &str) -> Result<(), ImageEr
                 config["ExposedPorts"][port] = json!({});
             }
         }
+        "HEALTHCHECK" => {
+            config["Healthcheck"] =
+                healthcheck(rest).ok_or_else(|| bad("only CMD or NONE is known"))?;
+        }
         "VOLUME" => {
             for volume in json_list(rest).unwrap_or_else(|| words(rest)) {
                 config["Volumes"][volume] = json!({});
@@ -54,6 +58,20 @@ pub fn apply_change(config: &mut Value, instruction: &str) -> Result<(), ImageEr
         _ => return Err(bad("it is not one of those that change a configuration")),
     }
     Ok(())
+}
+
+/// `NONE`, or `CMD` and a command; of the options none.
+fn healthcheck(text: &str) -> Option<Value> {
+    if text == "NONE" {
+        return Some(json!({ "Test": ["NONE"] }));
+    }
+    let command = text.strip_prefix("CMD")?.trim_start();
+    let (kind, words) = match json_list(command) {
+        Some(words) => ("CMD", words),
+        None => ("CMD-SHELL", vec![command.to_owned()]),
+    };
+    let test: Vec<String> = std::iter::once(kind.to_owned()).chain(words).collect();
+    Some(json!({ "Test": test }))
 }
 
 /// `["a", "b"]`, or a line for the shell.

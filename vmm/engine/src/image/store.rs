@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use oci_spec::image::ImageConfiguration;
+use serde::Deserialize;
 
 use super::blobs::Blobs;
 use super::digest::Digest;
@@ -39,6 +40,7 @@ use super::publish::{self, Pending};
 use super::reference::{Name, Reference, Stored};
 use super::source::{Source, blob_path};
 use super::table::{Record, StoredLayer, Table};
+use crate::container::Healthcheck;
 
 /// The images of one `--root`.
 pub struct Store {
@@ -56,6 +58,8 @@ pub struct Image {
     /// Digest of the manifest.
     pub digest: Digest,
     pub config: ImageConfiguration,
+    /// Docker's addition to the configuration.
+    pub health: Option<Healthcheck>,
     /// A read-only EROFS image, a multiple of 2 MiB long.
     pub erofs: PathBuf,
     pub names: Vec<Name>,
@@ -68,6 +72,25 @@ impl Image {
     pub fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// What most images don't have is not looked for twice.
+fn health_of(config: &[u8]) -> Option<Healthcheck> {
+    #[derive(Deserialize)]
+    struct Document {
+        config: Inner,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inner {
+        healthcheck: Option<Healthcheck>,
+    }
+    const KEY: &[u8] = b"\"Healthcheck\"";
+    if !config.windows(KEY.len()).any(|part| part == KEY) {
+        return None;
+    }
+    let document: Document = serde_json::from_slice(config).ok()?;
+    document.config.healthcheck
 }
 
 impl Store {
@@ -322,6 +345,7 @@ impl Store {
             id: record.config,
             digest: manifest,
             config,
+            health: health_of(&bytes),
             erofs,
             names: record.names(),
             file,

@@ -87,6 +87,10 @@ impl State {
         )
     }
 
+    pub fn is_running(&self) -> bool {
+        self.status == Status::Running
+    }
+
     /// Processes of it exist.
     pub fn is_up(&self) -> bool {
         matches!(self.status, Status::Running | Status::Paused)

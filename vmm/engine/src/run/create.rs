@@ -97,7 +97,10 @@ impl<'a> Root<'a> {
         Ok(Self {
             name,
             directory: None,
-            defaults: ImageDefaults::from(&image.config),
+            defaults: ImageDefaults {
+                health: image.health.clone(),
+                ..ImageDefaults::from(&image.config)
+            },
             command,
             image: Some(image),
         })

@@ -41,7 +41,7 @@ pub fn serve(path: &Path, shared: &Arc<Shared>) -> io::Result<()> {
     })
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new()
         .name(name.to_owned())
         .stack_size(STACK)

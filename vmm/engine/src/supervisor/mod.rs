@@ -9,6 +9,7 @@
 pub mod background;
 pub mod client;
 pub mod control;
+mod health;
 mod hub;
 mod life;
 mod origin;
@@ -194,6 +195,7 @@ impl Supervisor<'_> {
                 }
                 told.take().into_iter().for_each(|told| told(Ok(())));
                 self.event("start").emit(self.paths);
+                self.watch_health(shared, dir);
             };
             let result = self.live(dir, outputs, signals, timings, tell);
             let ended = match (result, told.take()) {
@@ -240,8 +242,30 @@ impl Supervisor<'_> {
         }
     }
 
+    fn watch_health(&self, shared: &Arc<Shared>, dir: &RunDir) {
+        let container = &self.config.container;
+        if container.health.is_none() {
+            return;
+        }
+        let (paths, entry) = (self.paths.clone(), self.entry.clone());
+        let config = self.config.clone();
+        let changed = Box::new(move |status: &str| {
+            let action = format!("health_status: {status}");
+            Event::container(&entry, &config, action).emit(&paths);
+        });
+        if let Err(e) = health::watch(container, shared, &dir.vsock(), changed) {
+            log::warn!("look after the container's health: {e}");
+        }
+    }
+
     fn event(&self, action: &str) -> Event {
-        Event::container(&self.entry, &self.config, action)
+        // It may have been renamed.
+        let config = match self.own_streams {
+            true => None,
+            false => self.entry.config().ok(),
+        };
+        let config = config.as_ref().unwrap_or(&self.config);
+        Event::container(&self.entry, config, action)
     }
 
     /// By the policy as it is now: `update` may have changed it.
@@ -362,9 +386,14 @@ fn running(state: &mut State) {
     state.error.clear();
     state.pid = std::process::id();
     state.manually_stopped = false;
+    state.health = None;
 }
 
 fn has_ended(state: &mut State, ended: Ended) {
+    // As Docker has it of one that nobody asks any more.
+    if let Some(health) = &mut state.health {
+        "unhealthy".clone_into(&mut health.status);
+    }
     state.status = Status::Exited;
     state.starting = false;
     state.exit_code = i32::from(ended.code);

@@ -16,7 +16,7 @@ use walnut_protocol::{Client, chain};
 use super::hub::Hub;
 use super::wire::Condition;
 use crate::container::Container;
-use crate::record::{Entry, RecordError, State, Status};
+use crate::record::{Entry, Health, RecordError, State, Status};
 
 /// Time for the agent to answer what it need not work for.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,6 +99,19 @@ impl Shared {
         let mut inner = self.lock();
         change(&mut inner.state);
         self.entry.write_state(&inner.state, durable)
+    }
+
+    /// False where no run goes on: what was said of it is written.
+    pub fn update_health(&self, health: Health) -> bool {
+        let mut inner = self.lock();
+        if !inner.state.is_up() {
+            return false;
+        }
+        inner.state.health = Some(health);
+        if let Err(e) = self.entry.write_state(&inner.state, false) {
+            log::warn!("{}", chain(&e));
+        }
+        true
     }
 
     /// A run has begun.

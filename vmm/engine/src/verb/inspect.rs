@@ -288,5 +288,6 @@ fn config_document(config: &Config) -> Value {
         "Labels": container.labels,
         "StopSignal": container.stop_signal.to_string(),
         "StopTimeout": container.stop_timeout_s,
+        "Healthcheck": container.health,
     })
 }
