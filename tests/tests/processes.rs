@@ -12,10 +12,9 @@ fn shown_as_ps_does() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    home.background_with("web", &["-u", "1000"], "sleep 1001 & sleep 1002");
-    let both =
-        "until grep -q sleep /proc/2/comm && grep -q sleep /proc/3/comm; do usleep 10000; done";
-    let _ = home.says(&["exec", "web", "sh", "-c", both]);
+    home.background_with("web", &["-u", "1000"], "sleep 1001 & wait");
+    let runs = "until grep -q sleep /proc/2/comm; do usleep 10000; done";
+    let _ = home.says(&["exec", "web", "sh", "-c", runs]);
     let table = home.says(&["top", "web"]);
     let lines: Vec<Vec<&str>> = table
         .lines()

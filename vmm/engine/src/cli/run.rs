@@ -84,12 +84,44 @@ pub struct ContainerArgs {
     /// Drop Linux capabilities
     #[arg(long, value_name = "CAP")]
     pub cap_drop: Vec<String>,
+    /// Set an annotation of the runtime spec
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<String>,
+    /// private, or host for the machine's
+    #[arg(long, value_name = "MODE")]
+    pub cgroupns: Option<String>,
     /// Write the container's ID to a file, which must not exist
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<PathBuf>,
     /// Number of CPUs; the machine has as many as hold them
     #[arg(long, value_name = "N", value_parser = MilliCpus::parse)]
     pub cpus: Option<MilliCpus>,
+    /// Length of the period that --cpu-quota is of, in microseconds
+    #[arg(long, value_name = "N")]
+    pub cpu_period: Option<u64>,
+    /// Time of the processors in each --cpu-period, in microseconds
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// Share of the processors, relative to other containers of its machine
+    #[arg(short, long, value_name = "N")]
+    pub cpu_shares: Option<u64>,
+    /// Processors of the machine that it may use (0-1, 0,1)
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pub device: Vec<String>,
+    /// Bytes a second that it may read from its disks; the device's name does not matter
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_read_bps: Vec<String>,
+    /// Reads a second from its disks
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_read_iops: Vec<String>,
+    /// Bytes a second that it may write to its disks
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_write_bps: Vec<String>,
+    /// Writes a second to its disks
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_write_iops: Vec<String>,
     /// DNS servers for /etc/resolv.conf, instead of the host's
     #[arg(long, value_name = "IP")]
     pub dns: Vec<String>,
@@ -99,6 +131,9 @@ pub struct ContainerArgs {
     /// DNS search domains for /etc/resolv.conf
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search: Vec<String>,
+    /// NIS domain name of the container
+    #[arg(long, value_name = "NAME")]
+    pub domainname: Option<String>,
     /// Overwrite the entrypoint of the image
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
@@ -143,6 +178,9 @@ pub struct ContainerArgs {
           value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
           hide_possible_values = true)]
     pub interactive: bool,
+    /// private, none, shareable, or host for the machine's
+    #[arg(long, value_name = "MODE")]
+    pub ipc: Option<String>,
     /// Set a label
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,
@@ -158,6 +196,12 @@ pub struct ContainerArgs {
     /// Memory limit, such as 64m or 1.5g; the machine has a little more
     #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
     pub memory: Option<u64>,
+    /// What stays in memory when the machine's is short
+    #[arg(long, value_name = "SIZE", value_parser = memory_limit)]
+    pub memory_reservation: Option<u64>,
+    /// Memory and swap together; a machine has no swap
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
     /// Mount a volume, a directory or file of the host, or a tmpfs:
     /// type=volume|bind|tmpfs,source=…,target=…[,readonly]
     #[arg(long, value_name = "KEY=VALUE,…")]
@@ -179,6 +223,12 @@ pub struct ContainerArgs {
           value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
           hide_possible_values = true)]
     pub init: bool,
+    /// How willingly the kernel ends it when memory is short, -1000 to 1000
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub oom_score_adj: Option<i32>,
+    /// private, or host for the machine's
+    #[arg(long, value_name = "MODE")]
+    pub pid: Option<String>,
     /// Limit on the number of processes; -1 is none
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
@@ -199,6 +249,9 @@ pub struct ContainerArgs {
           value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
           hide_possible_values = true)]
     pub privileged: bool,
+    /// Show nothing of the image's fetching
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Mount the container's root file system read-only
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true",
@@ -260,12 +313,21 @@ pub struct ContainerArgs {
     /// Set resource limits
     #[arg(long, value_name = "TYPE=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
+    /// host is what there is: the machine's
+    #[arg(long, value_name = "MODE")]
+    pub userns: Option<String>,
+    /// private, or host for the machine's
+    #[arg(long, value_name = "MODE")]
+    pub uts: Option<String>,
     /// User name or number, and group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
     /// Mount a directory or file of the host, or a named volume; DIR alone is a new volume
     #[arg(short, long, value_name = "[SOURCE:]DIR[:ro]")]
     pub volume: Vec<String>,
+    /// Mount what another container has mounted
+    #[arg(long, value_name = "CONTAINER[:ro]")]
+    pub volumes_from: Vec<String>,
     /// Working directory inside the container
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
@@ -317,6 +379,7 @@ pub(super) fn memory_limit(text: &str) -> Result<u64, MemoryLimitError> {
 pub(super) fn short_of(long: &str) -> Option<char> {
     Some(match long {
         "attach" => 'a',
+        "cpu-shares" => 'c',
         "detach" => 'd',
         "env" => 'e',
         "hostname" => 'h',
@@ -324,6 +387,7 @@ pub(super) fn short_of(long: &str) -> Option<char> {
         "label" => 'l',
         "memory" => 'm',
         "publish" => 'p',
+        "quiet" => 'q',
         "tty" => 't',
         "user" => 'u',
         "volume" => 'v',

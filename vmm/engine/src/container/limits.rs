@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use walnut_vmm_config::{MAX_CPUS, MIN_MEMORY_MIB};
 
-use crate::units::{GIB, MIB, MilliCpus, human_size};
+use crate::units::{GIB, MIB, MilliCpus, human_size, parse_size};
 
 #[derive(Debug, Error)]
 pub enum LimitError {
@@ -22,6 +22,25 @@ pub enum LimitError {
     Ulimit(String),
     #[error("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")]
     UlimitOrder { soft: u64, hard: u64 },
+    #[error("invalid argument \"{0}\" for \"--memory-swap\" flag: invalid size")]
+    Swap(String),
+    #[error("You should always set the Memory limit when using Memoryswap limit, see usage")]
+    SwapAlone,
+    #[error("Minimum memoryswap limit should be larger than memory limit, see usage")]
+    SwapBelow,
+    #[error("Minimum memory limit can not be less than memory reservation limit, see usage")]
+    Reservation,
+    #[error("invalid value {0} for cpuset cpus")]
+    Cpuset(String),
+    #[error(
+        "Requested CPUs are not available - requested {asked}, available: 0-{last} (--cpus asks for \
+         more)"
+    )]
+    NoSuchCpu { asked: String, last: u32 },
+    #[error("Conflicting options: Nano CPUs and CPU Period cannot both be set.")]
+    CpusAndQuota,
+    #[error("invalid argument \"{text}\" for \"--{flag}\" flag: it needs to be /DEVICE:RATE")]
+    Rate { flag: &'static str, text: String },
     #[error("find out how much memory this machine has")]
     HostMemory,
 }
@@ -45,6 +64,79 @@ pub struct Limits {
     /// Bytes of `/dev/shm`.
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_reservation: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpuset: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Of each of its disks, a second.
+    #[serde(default)]
+    pub io: IoLimits,
+}
+
+/// Nothing is no limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct IoLimits {
+    pub read_bytes: Option<u64>,
+    pub write_bytes: Option<u64>,
+    pub reads: Option<u64>,
+    pub writes: Option<u64>,
+}
+
+/// The smaller one of two `--memory` and `--memory-swap` that make sense together: a machine has no
+/// swap, so what the second one adds is nothing.
+pub fn check_swap(memory: Option<u64>, swap: Option<&str>) -> Result<(), LimitError> {
+    let Some(text) = swap.filter(|text| !matches!(*text, "-1" | "0")) else {
+        return Ok(());
+    };
+    let invalid = |_| LimitError::Swap(text.to_owned());
+    let swap = parse_size(text).map_err(invalid)?;
+    match memory {
+        None => Err(LimitError::SwapAlone),
+        Some(memory) if swap < memory => Err(LimitError::SwapBelow),
+        Some(_) => Ok(()),
+    }
+}
+
+/// A kernel's list of processors: `0-2,4`. The highest.
+fn highest(list: &str) -> Option<u32> {
+    let number = |text: &str| text.trim().parse::<u32>().ok();
+    let mut highest = None;
+    for part in list.split(',') {
+        let last = match part.split_once('-') {
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                (first <= last).then_some(last)?
+            }
+            None => number(part)?,
+        };
+        highest = highest.max(Some(last));
+    }
+    highest
+}
+
+/// `DEVICE:RATE` each: the smallest of them, since all of a container's disks are meant.
+pub fn smallest_rate(
+    flag: &'static str,
+    given: &[String],
+    parse: impl Fn(&str) -> Option<u64>,
+) -> Result<Option<u64>, LimitError> {
+    let mut smallest = None;
+    for text in given {
+        let rate = text
+            .rsplit_once(':')
+            .and_then(|(device, rate)| device.starts_with('/').then(|| parse(rate))?);
+        let rate = rate
+            .filter(|rate| *rate > 0)
+            .ok_or_else(|| LimitError::Rate {
+                flag,
+                text: text.clone(),
+            })?;
+        smallest = Some(smallest.map_or(rate, |known: u64| known.min(rate)));
+    }
+    Ok(smallest)
 }
 
 impl Limits {
@@ -59,6 +151,18 @@ impl Limits {
             && (cpus.milli() < MilliCpus::MIN.milli() || cpus.ceil() > u32::from(MAX_CPUS))
         {
             return Err(LimitError::Cpus);
+        }
+        if let Some(list) = &self.cpuset {
+            let there = u32::from(self.machine_cpus());
+            let highest = highest(list).ok_or_else(|| LimitError::Cpuset(list.clone()))?;
+            if highest >= there {
+                let (asked, last) = (list.clone(), there - 1);
+                return Err(LimitError::NoSuchCpu { asked, last });
+            }
+        }
+        let reserved = self.memory_reservation.unwrap_or(0);
+        if self.memory.is_some_and(|limit| limit < reserved) {
+            return Err(LimitError::Reservation);
         }
         Ok(())
     }
@@ -166,6 +270,43 @@ fn kind_of(name: &str) -> Option<PosixRlimitType> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_processors() {
+        for (list, last) in [("0", 0), ("0-2,1", 2), ("0,3", 3), (" 1 ", 1)] {
+            assert_eq!(highest(list), Some(last), "{list}");
+        }
+        for bad in ["", "a", "2-1", "-1", "1-", "1,,2"] {
+            assert_eq!(highest(bad), None, "{bad}");
+        }
+        let check = |list: &str, cpus| {
+            let limits = Limits {
+                cpus: Some(MilliCpus::parse(cpus).unwrap()),
+                cpuset: Some(list.to_owned()),
+                ..Limits::default()
+            };
+            limits.check().map_err(|e| e.to_string())
+        };
+        assert_eq!(check("0-1", "1.5"), Ok(()));
+        let said = check("0,2", "2").unwrap_err();
+        assert!(said.contains("requested 0,2, available: 0-1"), "{said}");
+    }
+
+    #[test]
+    fn swap_and_rates() {
+        let swap = |memory, swap| check_swap(memory, Some(swap)).is_ok();
+        assert!(swap(None, "-1") && swap(Some(MIB), "1m") && swap(Some(MIB), "2m"));
+        assert!(!swap(None, "1m") && !swap(Some(MIB), "1k") && !swap(Some(MIB), "x"));
+        let rate = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+            smallest_rate("f", &given, |text| parse_size(text).ok()).ok()
+        };
+        assert_eq!(rate(&[]), Some(None));
+        assert_eq!(rate(&["/dev/sda:2m", "/dev/sdb:1m"]), Some(Some(MIB)));
+        for bad in ["/dev/sda", "sda:1m", "/dev/sda:0", "/dev/sda:x"] {
+            assert_eq!(rate(&[bad]), None, "{bad}");
+        }
+    }
 
     #[test]
     fn the_machine_fits_the_container() {

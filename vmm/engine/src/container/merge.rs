@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::limits::{IoLimits, LimitError, check_swap, smallest_rate};
 use super::{
-    Container, ContainerError, ContainerId, Dns, Healthcheck, Limits, Security, Ulimit, env, label,
-    log_option, signal, sysctl, volume,
+    Container, ContainerError, ContainerId, Dns, Healthcheck, Limits, Security, Shared, Ulimit,
+    env, label, log_option, signal, sysctl, volume,
 };
 use crate::cli::run::ContainerArgs;
 use crate::supervisor::restart::Policy;
-use crate::units::parse_size;
+use crate::units::{MilliCpus, parse_size};
 
 /// `SIGTERM`.
 const DEFAULT_STOP_SIGNAL: u32 = 15;
@@ -84,6 +85,10 @@ impl Container {
                 args.privileged,
                 &args.security_opt,
             )?,
+            shared: shared(args)?,
+            domainname: args.domainname.clone().unwrap_or_default(),
+            oom_score_adj: oom_score_adj(args)?,
+            annotations: label::parse_all(&[], &args.annotation)?,
             sysctls: sysctl::parse(&args.sysctl)?,
             hosts: args
                 .add_host
@@ -184,6 +189,8 @@ fn not_held(args: &ContainerArgs) -> Result<(), ContainerError> {
     let network = args.network.as_deref();
     let why = if args.gpus.is_some() {
         "--gpus: a machine has no devices of the host"
+    } else if !args.device.is_empty() {
+        "--device: a machine has no devices of the host"
     } else if !args.publish.is_empty() {
         "--publish: there is no network yet, so nothing to publish"
     } else if !matches!(network, None | Some("none" | "default")) {
@@ -192,6 +199,13 @@ fn not_held(args: &ContainerArgs) -> Result<(), ContainerError> {
         return Ok(());
     };
     Err(ContainerError::NotHeld(why))
+}
+
+fn oom_score_adj(args: &ContainerArgs) -> Result<i32, ContainerError> {
+    match args.oom_score_adj.unwrap_or(0) {
+        score if (-1000..=1000).contains(&score) => Ok(score),
+        score => Err(ContainerError::OomScore(score)),
+    }
 }
 
 fn restart(args: &ContainerArgs) -> Result<Policy, ContainerError> {
@@ -203,9 +217,14 @@ fn restart(args: &ContainerArgs) -> Result<Policy, ContainerError> {
 }
 
 fn limits(args: &ContainerArgs) -> Result<Limits, ContainerError> {
+    check_swap(args.memory, args.memory_swap.as_deref())?;
     let limits = Limits {
         memory: args.memory,
-        cpus: args.cpus,
+        cpus: cpus(args)?,
+        memory_reservation: args.memory_reservation,
+        cpuset: args.cpuset_cpus.clone(),
+        cpu_shares: args.cpu_shares.filter(|shares| *shares > 0),
+        io: io_limits(args)?,
         // To Docker, 0 and -1 are no limit.
         pids: args.pids_limit.filter(|limit| *limit > 0),
         shm_size: args.shm_size,
@@ -217,6 +236,55 @@ fn limits(args: &ContainerArgs) -> Result<Limits, ContainerError> {
     };
     limits.check()?;
     Ok(limits)
+}
+
+/// `--cpus`, or the two flags that it came after.
+fn cpus(args: &ContainerArgs) -> Result<Option<MilliCpus>, LimitError> {
+    const DEFAULT_PERIOD_US: u64 = 100_000;
+    let quota = args.cpu_quota.filter(|quota| *quota > 0);
+    let Some(quota) = quota.and_then(|quota| u64::try_from(quota).ok()) else {
+        return Ok(args.cpus);
+    };
+    if args.cpus.is_some() {
+        return Err(LimitError::CpusAndQuota);
+    }
+    let period = args.cpu_period.filter(|period| *period > 0);
+    let milli = quota.saturating_mul(1000) / period.unwrap_or(DEFAULT_PERIOD_US);
+    let text = format!("{}.{:03}", milli / 1000, milli % 1000);
+    MilliCpus::parse(&text)
+        .map(Some)
+        .map_err(|_| LimitError::Cpus)
+}
+
+fn io_limits(args: &ContainerArgs) -> Result<IoLimits, LimitError> {
+    let bytes = |text: &str| parse_size(text).ok();
+    let count = |text: &str| text.parse().ok();
+    Ok(IoLimits {
+        read_bytes: smallest_rate("device-read-bps", &args.device_read_bps, bytes)?,
+        write_bytes: smallest_rate("device-write-bps", &args.device_write_bps, bytes)?,
+        reads: smallest_rate("device-read-iops", &args.device_read_iops, count)?,
+        writes: smallest_rate("device-write-iops", &args.device_write_iops, count)?,
+    })
+}
+
+/// Which of its namespaces are the machine's.
+fn shared(args: &ContainerArgs) -> Result<Shared, ContainerError> {
+    let is_host = |flag, mode: &Option<String>, own: &[&str]| match mode.as_deref() {
+        None | Some("" | "private") => Ok(false),
+        Some("host") => Ok(true),
+        Some(mode) if own.contains(&mode) => Ok(false),
+        Some(mode) => Err(ContainerError::Mode {
+            flag,
+            mode: mode.to_owned(),
+        }),
+    };
+    is_host("userns", &args.userns, &[])?;
+    Ok(Shared {
+        pid: is_host("pid", &args.pid, &[])?,
+        ipc: is_host("ipc", &args.ipc, &["none", "shareable"])?,
+        uts: is_host("uts", &args.uts, &[])?,
+        cgroup: is_host("cgroupns", &args.cgroupns, &[])?,
+    })
 }
 
 /// `name:address`, or `name=address`; an IPv6 address may stand in brackets.

@@ -72,6 +72,10 @@ pub enum ContainerError {
     LogOption(#[from] log_option::LogOptionError),
     #[error(transparent)]
     Health(#[from] health::HealthError),
+    #[error("--{flag} {mode}: only private and host, the machine's own, are known")]
+    Mode { flag: &'static str, mode: String },
+    #[error("Invalid value {0}, range for oom score adj is [-1000, 1000]")]
+    OomScore(i32),
     #[error("{0}")]
     NotHeld(&'static str),
     #[error("create a container ID")]
@@ -104,6 +108,14 @@ pub struct Container {
     pub tmpfs: Vec<Tmpfs>,
     pub limits: Limits,
     pub security: Security,
+    #[serde(default)]
+    pub shared: Shared,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domainname: String,
+    #[serde(default)]
+    pub oom_score_adj: i32,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// Kernel parameters by name, with dots.
     pub sysctls: HashMap<String, String>,
     pub hosts: Vec<(String, String)>,
@@ -133,6 +145,17 @@ pub enum StartMode {
     Cold,
     /// From a template, which is made first where there is none
     Template,
+}
+
+/// Namespaces that are the machine's, not the container's own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each namespace")]
+pub struct Shared {
+    pub pid: bool,
+    pub ipc: bool,
+    pub uts: bool,
+    pub cgroup: bool,
 }
 
 #[cfg(test)]

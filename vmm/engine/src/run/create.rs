@@ -34,6 +34,7 @@ pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Mad
     }
     let root = Root::find(args, paths)?;
     container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;
+    volumes_from(&mut container, &args.volumes_from, paths)?;
     volumes::make_all(paths, &mut container.volumes)?;
     let id = container.id.to_string();
     let image_id = root.image.as_ref().map(|image| image.id);
@@ -55,6 +56,35 @@ pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Mad
         config,
         image: root.image,
     })
+}
+
+/// Adds what other containers have mounted, but where this one has something itself.
+fn volumes_from(
+    container: &mut Container,
+    others: &[String],
+    paths: &Paths,
+) -> Result<(), RunError> {
+    for text in others {
+        let (name, readonly) = match text.rsplit_once(':') {
+            Some((name, "ro")) => (name, true),
+            Some((name, "rw" | "z" | "Z")) => (name, false),
+            _ => (text.as_str(), false),
+        };
+        let other = Registry::new(paths).find(name)?.config()?.container;
+        for mut volume in other.volumes {
+            let taken = container
+                .volumes
+                .iter()
+                .any(|own| own.target == volume.target);
+            if !taken {
+                volume.readonly |= readonly;
+                // It stays the other one's.
+                volume.anonymous = false;
+                container.volumes.push(volume);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn write_cidfile(path: &Path, id: &str) -> Result<(), RunError> {
@@ -127,7 +157,7 @@ fn find_image(name: &str, args: &ContainerArgs, paths: &Paths) -> Result<Image, 
     let platform = Platform::wanted(args.platform.as_deref())?;
     let store = Store::open(&paths.root)?;
     // Elsewhere stderr is the container's.
-    let mut progress: Box<dyn Progress> = if io::stderr().is_terminal() {
+    let mut progress: Box<dyn Progress> = if io::stderr().is_terminal() && !args.quiet {
         Box::new(Terminal::stderr())
     } else {
         Box::new(Quiet)

@@ -37,7 +37,7 @@ impl ExecProcess {
             .capabilities(capabilities)
             .rlimits(rlimits(container)?)
             .no_new_privileges(container.security.no_new_privileges)
-            .oom_score_adj(0)
+            .oom_score_adj(container.oom_score_adj)
             .build()?;
         if let Some((width, height)) = self.tty_size {
             let size = BoxBuilder::default().width(width).height(height).build()?;

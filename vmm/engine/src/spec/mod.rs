@@ -4,6 +4,7 @@
 
 pub mod exec;
 pub mod files;
+mod io;
 mod mounts;
 pub mod seccomp;
 mod seccomp_table;
@@ -122,23 +123,32 @@ pub fn generate(
 }
 
 fn build(container: &Container, layout: &Layout) -> Result<Spec, SpecError> {
-    let annotations = HashMap::from([(
+    let mut annotations: HashMap<String, String> =
+        container.annotations.clone().into_iter().collect();
+    annotations.insert(
         STOP_SIGNAL_ANNOTATION.to_owned(),
         container.stop_signal.to_string(),
-    )]);
+    );
     let root = RootBuilder::default()
         .path(layout.rootfs)
         .readonly(container.read_only)
         .build()?;
-    let spec = SpecBuilder::default()
+    let mut spec = SpecBuilder::default()
         .version("1.2.0")
         .hostname(container.hostname.clone())
         .root(root)
         .mounts(mounts::all(container, layout)?)
         .process(process(container)?)
-        .linux(linux(container)?)
+        .linux(linux(container, layout)?)
         .annotations(annotations)
         .build()?;
+    if !container.domainname.is_empty() {
+        spec.set_domainname(Some(container.domainname.clone()));
+    }
+    if container.shared.uts {
+        // The machine's, which stays as it is.
+        spec.set_hostname(None);
+    }
     Ok(spec)
 }
 
@@ -151,7 +161,7 @@ fn process(container: &Container) -> Result<Process, SpecError> {
         .capabilities(capabilities(container)?)
         .rlimits(rlimits(container)?)
         .no_new_privileges(container.security.no_new_privileges)
-        .oom_score_adj(0)
+        .oom_score_adj(container.oom_score_adj)
         .build()?;
     Ok(process)
 }
@@ -200,7 +210,7 @@ fn rlimits(container: &Container) -> Result<Vec<PosixRlimit>, SpecError> {
         .collect::<Result<_, OciSpecError>>()?)
 }
 
-fn linux(container: &Container) -> Result<Linux, SpecError> {
+fn linux(container: &Container, layout: &Layout) -> Result<Linux, SpecError> {
     let privileged = container.security.privileged;
     let paths = |list: &[&str]| -> Vec<String> {
         if privileged {
@@ -210,11 +220,11 @@ fn linux(container: &Container) -> Result<Linux, SpecError> {
         }
     };
     let linux = LinuxBuilder::default()
-        .namespaces(namespaces()?)
+        .namespaces(namespaces(container)?)
         .masked_paths(paths(MASKED_PATHS))
         .readonly_paths(paths(READONLY_PATHS))
         .cgroups_path(PathBuf::from(format!("/{}", container.id)))
-        .resources(resources(container)?)
+        .resources(resources(container, layout.disks.len())?)
         .devices(if privileged {
             privileged_devices()?
         } else {
@@ -224,18 +234,19 @@ fn linux(container: &Container) -> Result<Linux, SpecError> {
 }
 
 /// All but the network: the machine has one container, whose network the machine's is.
-fn namespaces() -> Result<Vec<oci_spec::runtime::LinuxNamespace>, SpecError> {
+fn namespaces(container: &Container) -> Result<Vec<oci_spec::runtime::LinuxNamespace>, SpecError> {
+    let shared = container.shared;
     let kinds = [
-        LinuxNamespaceType::Mount,
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Uts,
-        LinuxNamespaceType::Cgroup,
+        (LinuxNamespaceType::Mount, false),
+        (LinuxNamespaceType::Pid, shared.pid),
+        (LinuxNamespaceType::Ipc, shared.ipc),
+        (LinuxNamespaceType::Uts, shared.uts),
+        (LinuxNamespaceType::Cgroup, shared.cgroup),
     ];
+    let kinds = kinds.into_iter().filter(|(_, shared)| !shared);
     let build = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
     Ok(kinds
-        .into_iter()
-        .map(build)
+        .map(|(kind, _)| build(kind))
         .collect::<Result<_, OciSpecError>>()?)
 }
 
@@ -248,8 +259,9 @@ fn seccomp(container: &Container) -> Result<Option<LinuxSeccomp>, SpecError> {
     })
 }
 
-fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
+fn resources(container: &Container, disks: usize) -> Result<LinuxResources, SpecError> {
     let mut resources = limits(&container.limits, container.limits.machine_cpus())?;
+    resources.set_block_io(io::throttle(&container.limits.io, disks)?);
     resources.set_devices(Some(device_rules(container)?));
     Ok(resources)
 }
@@ -259,25 +271,33 @@ fn resources(container: &Container) -> Result<LinuxResources, SpecError> {
 pub fn limits(limits: &Limits, machine_cpus: u8) -> Result<LinuxResources, SpecError> {
     let machine_milli = u32::from(machine_cpus) * 1000;
     let mut resources = LinuxResourcesBuilder::default();
-    if let Some(memory) = limits.memory {
-        let bytes = i64::try_from(memory).unwrap_or(i64::MAX);
-        // Memory and swap together: the guest has none.
-        let memory = LinuxMemoryBuilder::default()
-            .limit(bytes)
-            .swap(bytes)
-            .build()?;
-        resources = resources.memory(memory);
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    if limits.memory.is_some() || limits.memory_reservation.is_some() {
+        let mut memory = LinuxMemoryBuilder::default();
+        if let Some(bytes) = limits.memory.map(signed) {
+            // Memory and swap together: the guest has none.
+            memory = memory.limit(bytes).swap(bytes);
+        }
+        if let Some(bytes) = limits.memory_reservation.map(signed) {
+            memory = memory.reservation(bytes);
+        }
+        resources = resources.memory(memory.build()?);
     }
     // All of the machine's need no limit.
-    if let Some(cpus) = limits.cpus.filter(|cpus| cpus.milli() < machine_milli) {
-        let quota = u64::from(cpus.milli()) * CPU_PERIOD_US / 1000;
-        let quota = i64::try_from(quota).unwrap_or(i64::MAX);
-        resources = resources.cpu(
-            LinuxCpuBuilder::default()
-                .quota(quota)
-                .period(CPU_PERIOD_US)
-                .build()?,
-        );
+    let cpus = limits.cpus.filter(|cpus| cpus.milli() < machine_milli);
+    if cpus.is_some() || limits.cpuset.is_some() || limits.cpu_shares.is_some() {
+        let mut cpu = LinuxCpuBuilder::default();
+        if let Some(cpus) = cpus {
+            let quota = u64::from(cpus.milli()) * CPU_PERIOD_US / 1000;
+            cpu = cpu.quota(signed(quota)).period(CPU_PERIOD_US);
+        }
+        if let Some(list) = &limits.cpuset {
+            cpu = cpu.cpus(list.clone());
+        }
+        if let Some(shares) = limits.cpu_shares {
+            cpu = cpu.shares(shares);
+        }
+        resources = resources.cpu(cpu.build()?);
     }
     if let Some(limit) = limits.pids {
         resources = resources.pids(LinuxPidsBuilder::default().limit(limit).build()?);

@@ -197,15 +197,6 @@ fn host_config(config: &Config) -> Value {
         .iter()
         .map(|u| json!({ "Name": u.name(), "Soft": u.soft, "Hard": u.hard }))
         .collect();
-    let mut security: Vec<&str> = Vec::new();
-    if container.security.no_new_privileges {
-        security.push("no-new-privileges");
-    }
-    match container.security.seccomp {
-        Seccomp::Default => {}
-        Seccomp::Unconfined => security.push("seccomp=unconfined"),
-        Seccomp::Profile(_) => security.push("seccomp=PROFILE"),
-    }
     let log_config: serde_json::Map<String, Value> = [
         (
             "max-size",
@@ -234,11 +225,20 @@ fn host_config(config: &Config) -> Value {
         "Init": container.init,
         "Privileged": container.security.privileged,
         "ReadonlyRootfs": container.read_only,
-        "SecurityOpt": security,
+        "SecurityOpt": security_options(container),
         "StorageOpt": container.storage_size.map(|size| json!({ "size": size.to_string() })),
         "Tmpfs": tmpfs,
         "ShmSize": limits.shm_bytes(),
         "Runtime": "walnut",
+        "CgroupnsMode": mode(container.shared.cgroup),
+        "IpcMode": mode(container.shared.ipc),
+        "PidMode": if container.shared.pid { "host" } else { "" },
+        "UTSMode": if container.shared.uts { "host" } else { "" },
+        "OomScoreAdj": container.oom_score_adj,
+        "Annotations": container.annotations,
+        "CpusetCpus": limits.cpuset.as_deref().unwrap_or_default(),
+        "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "MemoryReservation": limits.memory_reservation.unwrap_or(0),
         "Memory": limits.memory.unwrap_or(0),
         "MemorySwap": limits.memory.unwrap_or(0),
         "NanoCpus": limits.cpus.map_or(0, |cpus| u64::from(cpus.milli()) * 1_000_000),
@@ -246,6 +246,23 @@ fn host_config(config: &Config) -> Value {
         "Ulimits": ulimits,
         "CapabilitiesEffective": container.security.capabilities,
     })
+}
+
+fn security_options(container: &Container) -> Vec<&'static str> {
+    let mut options = Vec::new();
+    if container.security.no_new_privileges {
+        options.push("no-new-privileges");
+    }
+    match container.security.seccomp {
+        Seccomp::Default => {}
+        Seccomp::Unconfined => options.push("seccomp=unconfined"),
+        Seccomp::Profile(_) => options.push("seccomp=PROFILE"),
+    }
+    options
+}
+
+fn mode(is_host: bool) -> &'static str {
+    if is_host { "host" } else { "private" }
 }
 
 fn mounts(container: &Container) -> Vec<Value> {
@@ -271,7 +288,7 @@ fn config_document(config: &Config) -> Value {
     let container = &config.container;
     json!({
         "Hostname": container.hostname,
-        "Domainname": "",
+        "Domainname": container.domainname,
         "User": container.user,
         "AttachStdin": container.interactive,
         "AttachStdout": true,

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Docker's less common flags of `run`, seen from inside the container.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use walnut_tests::harness::{Home, skip};
+
+const NO_KVM: &str = "no KVM that runs a stock kernel";
+
+#[test]
+fn limits_reach_the_guest() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let flags = [
+        "--cpus",
+        "2",
+        "--cpuset-cpus",
+        "1",
+        "--cpu-shares",
+        "2048",
+        "--memory",
+        "64m",
+        "--memory-swap",
+        "128m",
+        "--memory-reservation",
+        "32m",
+        "--oom-score-adj",
+        "77",
+        "--domainname",
+        "example",
+        "--device-write-bps",
+        "/dev/sda:1m",
+        "--device-read-iops",
+        "/dev/sda:50",
+    ];
+    home.background_with("web", &flags, "exec sleep 1000");
+    let inside = |script: &str| home.says(&["exec", "web", "sh", "-c", script]);
+    assert_eq!(inside("cat /sys/fs/cgroup/cpuset.cpus"), "1");
+    assert_eq!(inside("nproc"), "1");
+    assert_ne!(inside("cat /sys/fs/cgroup/cpu.weight"), "100");
+    assert_eq!(inside("cat /sys/fs/cgroup/memory.low"), "33554432");
+    assert_eq!(inside("cat /sys/fs/cgroup/memory.swap.max"), "0");
+    assert_eq!(inside("cat /proc/1/oom_score_adj"), "77");
+    assert_eq!(inside("cat /proc/sys/kernel/domainname"), "example");
+    let io = inside("cat /sys/fs/cgroup/io.max");
+    assert_eq!(io, "254:0 rbps=max wbps=1048576 riops=50 wiops=max");
+    let format = "{{.HostConfig.CpusetCpus}} {{.HostConfig.OomScoreAdj}} {{.Config.Domainname}}";
+    assert_eq!(home.says(&["inspect", "-f", format, "web"]), "1 77 example");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn the_machines_namespaces() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let script = "cat /proc/1/comm; hostname";
+    let flags = [
+        "--pid",
+        "host",
+        "--ipc",
+        "host",
+        "--uts",
+        "host",
+        "--cgroupns",
+        "host",
+        "--userns",
+        "host",
+    ];
+    let line = ["run", "--rm"].iter().chain(&flags);
+    let command = [image.as_str(), "sh", "-c", script];
+    let line = line.chain(&command);
+    let done = home.walnut(line).run();
+    let said = String::from_utf8_lossy(&done.succeeded().stdout).into_owned();
+    assert!(
+        said.starts_with("init\n") || said.starts_with("walnut-agent\n"),
+        "{said}"
+    );
+    home.assert_clean();
+}
+
+#[test]
+fn volumes_of_another_container() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let dir = home.path().join("dir");
+    std::fs::create_dir(&dir).unwrap();
+    let bind = format!("{}:/bind", dir.display());
+    home.walnut([
+        "run",
+        "--name",
+        "first",
+        "-v",
+        "data:/data",
+        "-v",
+        "/own",
+        "-v",
+        &bind,
+        &image,
+        "sh",
+        "-c",
+        "echo d > /data/f; echo o > /own/f; echo b > /bind/f",
+    ])
+    .run()
+    .succeeded();
+    let second = |from: &str, script: &str| {
+        home.walnut([
+            "run",
+            "--rm",
+            "--volumes-from",
+            from,
+            &image,
+            "sh",
+            "-c",
+            script,
+        ])
+        .run()
+    };
+    second("first", "cat /data/f /own/f /bind/f")
+        .succeeded()
+        .says("d\no\nb\n");
+    second("first:ro", "echo x > /data/f")
+        .exited(1)
+        .complains(&["Read-only file system"]);
+    second("nosuch", "true")
+        .exited(125)
+        .complains(&["No such container: nosuch"]);
+    home.walnut(["rm", "-v", "first"]).run().succeeded();
+    assert_eq!(home.says(&["volume", "ls", "-q"]), "data");
+    home.assert_clean();
+}
+
+#[test]
+fn conflicts_are_told() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let refused: [(&[&str], &str); 8] = [
+        (&["--memory-swap", "1g"], "always set the Memory limit"),
+        (
+            &["--memory", "64m", "--memory-reservation", "65m"],
+            "less than memory reservation",
+        ),
+        (
+            &["--cpus", "1", "--cpu-quota", "50000"],
+            "Nano CPUs and CPU Period",
+        ),
+        (
+            &["--cpus", "1", "--cpuset-cpus", "1"],
+            "Requested CPUs are not available",
+        ),
+        (&["--device", "/dev/sda"], "no devices of the host"),
+        (&["--device-read-bps", "x"], "/DEVICE:RATE"),
+        (&["--pid", "container:web"], "only private and host"),
+        (&["--oom-score-adj", "1001"], "Invalid value 1001"),
+    ];
+    for (flags, words) in refused {
+        let line = ["run", "--rm"].iter().chain(flags);
+        let command = [image.as_str(), "true"];
+        let line = line.chain(&command);
+        home.walnut(line).run().exited(125).complains(&[words]);
+    }
+    home.assert_clean();
+}
