@@ -59,14 +59,16 @@ impl Config {
         let Some(bytes) = super::read(&path)? else {
             return Ok(None);
         };
-        serde_json::from_slice::<Self>(&bytes)
-            .map(Some)
-            .map_err(|source| match serde_json::from_slice::<Versioned>(&bytes) {
-                Ok(Versioned { version }) if version > VERSION => {
-                    RecordError::Newer { path, version }
-                }
+        let newer = |path, version| RecordError::Newer { path, version };
+        match serde_json::from_slice::<Self>(&bytes) {
+            // It can be read, but who knows what else it says.
+            Ok(config) if config.version > VERSION => Err(newer(path, config.version)),
+            Ok(config) => Ok(Some(config)),
+            Err(source) => Err(match serde_json::from_slice::<Versioned>(&bytes) {
+                Ok(Versioned { version }) if version > VERSION => newer(path, version),
                 _ => RecordError::Parse { path, source },
-            })
+            }),
+        }
     }
 
     pub(super) fn write(&self, dir: &Path, durable: bool) -> Result<(), RecordError> {

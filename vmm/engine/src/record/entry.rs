@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{Config, RecordError, State, config, lock, lock_file, names};
 use crate::vm::rundir;
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const DISK: &str = "rw.ext4";
 const LOG: &str = "container.log";
 
@@ -214,19 +214,19 @@ impl Entry {
                     fs::remove_file(&path)?;
                 }
             }
-            fs::remove_file(&record)?;
-            fs::remove_dir(&self.dir)
+            fs::remove_file(&record)
         };
         match remove() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // Whatever is left has no record: nobody misses it.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(RecordError::Remove {
+                path: self.dir.clone(),
+                source: e,
+            }),
+            _ => {
+                // Whatever is left has no record, such as a lock that somebody waits for: nobody
+                // misses it, and what can't be removed now is swept later.
                 let _ = fs::remove_dir_all(&self.dir);
                 Ok(())
             }
-            removed => removed.map_err(|source| RecordError::Remove {
-                path: self.dir.clone(),
-                source,
-            }),
         }
     }
 }

@@ -10,6 +10,21 @@ use super::{Config, Entry, RecordError, State, config, names};
 use crate::container::ContainerId;
 use crate::paths::Paths;
 
+/// A container whose record makes no sense, or is from a newer version.
+#[derive(Debug)]
+pub struct Unreadable {
+    pub entry: Entry,
+    /// By the link that leads to it.
+    pub name: String,
+    pub error: RecordError,
+}
+
+impl Unreadable {
+    pub fn complain(&self) {
+        log::warn!("container {}: {}", self.entry.short(), chain(&self.error));
+    }
+}
+
 /// All containers of one `--root`.
 #[derive(Clone, Debug)]
 pub struct Registry {
@@ -70,25 +85,43 @@ impl Registry {
 
     /// All that can be read, newest first. One that can't is said, not hidden.
     pub fn list(&self) -> Vec<(Entry, Config, State)> {
+        let (all, unreadable) = self.list_all();
+        for broken in unreadable {
+            broken.complain();
+        }
+        all
+    }
+
+    /// All that can be read, newest first, and those that can't.
+    pub fn list_all(&self) -> (Vec<(Entry, Config, State)>, Vec<Unreadable>) {
         let mut all = Vec::new();
+        let mut unreadable = Vec::new();
         let mut unfinished = Vec::new();
         for id in self.ids() {
             let entry = self.entry(&id);
-            match Config::read(&entry.dir) {
-                Ok(None) => unfinished.push(entry.dir),
-                Ok(Some(config)) => match entry.state() {
-                    Ok(state) => all.push((entry, config, state)),
-                    Err(RecordError::NotFound(_)) => {}
-                    Err(e) => log::warn!("{}", chain(&e)),
-                },
-                Err(e) => log::warn!("{}", chain(&e)),
+            let read = match Config::read(&entry.dir) {
+                Ok(None) => {
+                    unfinished.push(entry.dir);
+                    continue;
+                }
+                Ok(Some(config)) => entry.state().map(|state| (config, state)),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok((config, state)) => all.push((entry, config, state)),
+                Err(RecordError::NotFound(_)) => {}
+                Err(error) => unreadable.push(Unreadable {
+                    name: names::of(&self.dir, &id).unwrap_or_default(),
+                    entry,
+                    error,
+                }),
             }
         }
         if !unfinished.is_empty() {
             self.sweep(&unfinished);
         }
         all.sort_by_key(|(_, config, _)| std::cmp::Reverse(config.created));
-        all
+        (all, unreadable)
     }
 
     /// Writes the truth about containers that killed commands left, named by the beginning of

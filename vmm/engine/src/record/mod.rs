@@ -35,7 +35,7 @@ use thiserror::Error;
 
 pub use config::Config;
 pub use entry::{Alive, Change, Entry};
-pub use find::Registry;
+pub use find::{Registry, Unreadable};
 pub use state::{Health, Probe, State, Status};
 
 use crate::paths::PathError;
@@ -72,6 +72,16 @@ pub enum RecordError {
     Ambiguous(String),
     #[error("container {0} is being run already")]
     Running(String),
+}
+
+impl RecordError {
+    /// Whether it is the record itself that can't be understood.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. } | Self::Parse { .. } | Self::Newer { .. }
+        )
+    }
 }
 
 /// The bytes of a file; `None` where there is none.

@@ -2,14 +2,16 @@
 //! Names: a symbolic link each, to the ID. Making a link is exclusive, so a name is one
 //! container's; a link to a container that is gone, or has another name by now, is free.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{Config, RecordError};
+use super::{Config, RecordError, entry, lock};
 use crate::paths::private_dir;
 
 const DIR: &str = "names";
@@ -36,11 +38,18 @@ pub(super) fn take(containers: &Path, name: &str, id: &str) -> Result<(), Record
         path: path.clone(),
         source,
     };
+    // Held once there is a link already: of two who find that it leads nowhere, one takes it.
+    let mut alone = None;
     loop {
         match symlink(id, &path) {
             Ok(()) => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => private_dir(&dir)?,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if alone.is_none() {
+                    let file = File::open(&dir).map_err(failed)?;
+                    lock(&file, FlockOperation::LockExclusive, &dir)?;
+                    alone = Some(file);
+                }
                 if let Some(owner) = owner(containers, name) {
                     return Err(RecordError::NameTaken {
                         name: name.to_owned(),
@@ -61,13 +70,32 @@ pub(super) fn take(containers: &Path, name: &str, id: &str) -> Result<(), Record
 pub(super) fn owner(containers: &Path, name: &str) -> Option<String> {
     let id = fs::read_link(containers.join(DIR).join(name)).ok()?;
     let id = id.to_str()?.to_owned();
-    // A record that can't be read keeps its name.
-    let is_its = match Config::read(&containers.join(&id)) {
-        Ok(Some(config)) => config.name() == name,
-        Ok(None) => false,
+    let dir = containers.join(&id);
+    let is_its = match Config::read(&dir) {
+        // It may be about to get it.
+        Ok(Some(config)) => config.name() == name || is_locked(&dir.join(entry::LOCK)),
+        // It may be being made.
+        Ok(None) => is_locked(&dir),
+        // A record that can't be read keeps its name.
         Err(_) => true,
     };
     is_its.then_some(id)
+}
+
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+}
+
+/// The name whose link leads to `id`, whatever its record says.
+pub(super) fn of(containers: &Path, id: &str) -> Option<String> {
+    let links = fs::read_dir(containers.join(DIR)).ok()?;
+    links.flatten().find_map(|link| {
+        let leads_there = fs::read_link(link.path()).is_ok_and(|to| to == Path::new(id));
+        leads_there.then(|| link.file_name().into_string().ok())?
+    })
 }
 
 /// Gives `name` back, if it is `id`'s.

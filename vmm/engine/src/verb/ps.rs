@@ -10,7 +10,7 @@ use super::VerbError;
 use crate::cli::look::PsArgs;
 use crate::format::Listing;
 use crate::paths::Paths;
-use crate::record::{Config, Entry, Registry, State, Status};
+use crate::record::{Config, Entry, Registry, State, Status, Unreadable};
 use crate::times::{Timestamp, human_duration};
 use crate::units::decimal_size;
 
@@ -43,14 +43,18 @@ pub fn ps(args: &PsArgs, paths: &Paths) -> Result<u8, VerbError> {
     let filter = super::filter::Filter::parse(&args.filter, &registry)?;
     let only_last = if args.latest { Some(1) } else { args.last };
     let all = args.all || only_last.is_some() || filter.looks_at_all();
-    let rows: Vec<Value> = registry
-        .list()
+    let (readable, unreadable) = registry.list_all();
+    unreadable.iter().for_each(Unreadable::complain);
+    let mut rows: Vec<Value> = readable
         .into_iter()
         .filter(|(_, _, state)| all || state.is_live())
         .filter(|(entry, config, state)| filter.matches(entry, config, state))
         .take(only_last.unwrap_or(usize::MAX))
         .map(|(entry, config, state)| row(&entry, &config, &state, args, format.needs("Size")))
         .collect();
+    if args.all && args.filter.is_empty() {
+        rows.extend(unreadable.iter().map(|broken| unreadable_row(broken, args)));
+    }
     format.list(&mut io::stdout().lock(), &rows)?;
     Ok(0)
 }
@@ -88,6 +92,35 @@ fn row(entry: &Entry, config: &Config, state: &State, args: &PsArgs, size: bool)
         "Networks": "none",
         "Platform": "linux/amd64",
     })
+}
+
+/// Of one whose record says nothing: it can be removed by force.
+fn unreadable_row(broken: &Unreadable, args: &PsArgs) -> Value {
+    let entry = &broken.entry;
+    let mut row = json!({
+        "ID": if args.no_trunc { entry.id() } else { entry.short() },
+        "State": "dead",
+        "Status": "Dead",
+        "Names": broken.name,
+        "Label": {},
+    });
+    for field in [
+        "Image",
+        "Command",
+        "CreatedAt",
+        "RunningFor",
+        "Ports",
+        "Health",
+        "Size",
+        "Labels",
+        "Mounts",
+        "LocalVolumes",
+        "Networks",
+        "Platform",
+    ] {
+        row[field] = "".into();
+    }
+    row
 }
 
 fn image(config: &Config, whole: bool) -> String {

@@ -32,7 +32,15 @@ pub fn rm(args: &RmArgs, paths: &Paths) -> Result<u8, VerbError> {
 }
 
 fn remove(entry: &Entry, paths: &Paths, force: bool) -> Result<(), VerbError> {
-    let state = entry.state()?;
+    if !force {
+        // One that can't be read may be a newer version's.
+        entry.config()?;
+    }
+    let state = match entry.state() {
+        // Whatever it was: that nobody runs it is made sure of below.
+        Err(e) if force && e.is_unreadable() => State::default(),
+        state => state?,
+    };
     if state.is_live() || state.starting {
         if !force {
             return refused(words(entry, &state)?);

@@ -129,6 +129,15 @@ fn one(
     }))
 }
 
+/// Whether a machine has the volume, whatever the records say.
+pub(super) fn is_claimed(dir: &Path) -> Result<bool, VolumesError> {
+    let file = File::open(dir).map_err(|source| VolumesError::Open {
+        path: dir.to_owned(),
+        source,
+    })?;
+    Ok(!lock(&file, true, false, dir)?)
+}
+
 fn lock(file: &File, alone: bool, wait: bool, path: &Path) -> Result<bool, VolumesError> {
     let operation = match (alone, wait) {
         (false, false) => FlockOperation::NonBlockingLockShared,

@@ -225,7 +225,7 @@ impl<'a> Volumes<'a> {
         self.find(name)?;
         let _lock = self.lock()?;
         let users = self.users(name);
-        if !users.is_empty() {
+        if !users.is_empty() || claim::is_claimed(&self.dir(name))? {
             return Err(VolumesError::InUse {
                 name: name.to_owned(),
                 users: users.join(", "),
