@@ -20,11 +20,11 @@ B ?=
 
 say = @printf '\033[1m%s\033[0m\n' '$(1)' >&2
 
-.PHONY: help deps build programs guest-image kernel guest-root test-tools test-images run shell \
+.PHONY: help deps build programs guest-image kernel guest-root test-tools test-images software-image run shell \
 	check fmt-check clippy repo-check test unit-tests host-tests integration-tests bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install the Debian packages that are missing (or say which, without root)
 	@.ci/deps
@@ -55,6 +55,13 @@ test-tools: programs
 
 test-images: test-tools
 	@$(BUILT)/debug/test-images $(IMAGES)
+
+software-image: programs ## A Debian image with the software that the tests run, if there is one (minutes)
+	@mkdir -p $(IMAGES)
+	@tests/build-debian $(IMAGES)/debian.tar
+	@[ -e $(IMAGES)/debian-store ] || { rm -rf $(IMAGES)/debian-store.new; \
+		$(STAGE)/walnut --root $(IMAGES)/debian-store.new import $(IMAGES)/debian.tar debian:software; \
+		mv $(IMAGES)/debian-store.new $(IMAGES)/debian-store; }
 
 run: build test-images ## Run a busybox container in a VM, on /dev/kvm or in the emulated host
 	@$(EMULATED_HOST) auto --timeout-s 300 -- $(STAGE)/walnut run --rm oci-archive:$(IMAGES)/busybox.tar \
