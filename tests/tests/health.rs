@@ -103,9 +103,10 @@ fn one_that_takes_too_long_and_an_images_own() {
     let format = "{{(index .State.Health.Log 0).ExitCode}} {{(index .State.Health.Log 0).Output}}";
     let said = home.says(&["inspect", "-f", format, "slow"]);
     assert_eq!(said, "-1 Health check exceeded timeout (300ms)");
-    // What asked is gone.
-    let left = home.says(&["top", "slow", "-o", "pid,args"]);
-    assert_eq!(left.lines().count(), 2, "{left}");
+    // What asked is gone, but for what is asking just now.
+    let left = home.says(&["top", "slow", "-o", "args"]);
+    let sleeping = left.lines().filter(|line| line.starts_with("sleep"));
+    assert!(sleeping.count() <= 2, "{left}");
     home.walnut(["rm", "-f", "slow"]).run().succeeded();
     drop(told);
     let image = home.busybox();

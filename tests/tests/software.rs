@@ -26,7 +26,7 @@ fn home() -> Option<Home> {
         skip("no KVM that runs a stock kernel");
         return None;
     };
-    fs::create_dir(home.root()).unwrap();
+    fs::create_dir_all(home.root()).unwrap();
     symlink(images, home.root().join("images")).unwrap();
     Some(home)
 }
