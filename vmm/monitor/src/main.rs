@@ -5,16 +5,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use walnut_vmm::cli::Args;
 use walnut_vmm::report::{Reporter, chain, now_us};
-use walnut_vmm::{ending, logging, run, terminal};
+use walnut_vmm::{cli, ending, logging, run, terminal};
 use walnut_vmm_config::Ending;
 
 fn main() -> ExitCode {
     let started_us = now_us();
     logging::start();
-    let config = match Args::parse().into_config() {
+    let config = match cli::config() {
         Ok(config) => config,
         Err(error) => return fail(&chain(&error)),
     };

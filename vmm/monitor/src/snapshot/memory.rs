@@ -49,7 +49,6 @@ pub enum SnapshotMemoryError {
 
 /// Whole pages of guest memory, and where the file has them.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
 pub struct Extent {
     pub start: u64,
     pub len: u64,

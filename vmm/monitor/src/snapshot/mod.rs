@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A machine in two files: memory, which is mapped, and everything else, a JSON document.
+//! A machine in two files: memory, which is mapped, and everything else, in postcard's encoding:
+//! most of it is KVM's bytes, which a start has no time to spell out.
 
 pub mod memory;
 pub mod working_set;
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -31,7 +32,7 @@ pub enum SnapshotError {
     #[error("{path} is no snapshot of this version of walnut-vmm")]
     Parse {
         path: PathBuf,
-        source: serde_json::Error,
+        source: postcard::Error,
     },
     #[error("the snapshot is of a machine with {what}")]
     Machine { what: String },
@@ -41,7 +42,6 @@ pub enum SnapshotError {
 
 /// Everything but the bytes of memory.
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct State {
     version: String,
     pub memory_mib: u32,
@@ -78,11 +78,7 @@ impl State {
     }
 
     pub fn write(&self, to: &File) -> Result<(), SnapshotError> {
-        let mut writer = BufWriter::new(to);
-        serde_json::to_writer(&mut writer, self)
-            .map_err(io::Error::from)
-            .and_then(|()| writer.flush())
-            .map_err(SnapshotError::Write)
+        encode(self, to).map_err(SnapshotError::Write)
     }
 }
 
@@ -118,6 +114,12 @@ impl Snapshot {
     }
 }
 
+/// One document into one file.
+fn encode<T: Serialize>(document: &T, mut to: &File) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(document).map_err(io::Error::other)?;
+    to.write_all(&bytes)
+}
+
 fn open(path: &Path) -> Result<File, SnapshotError> {
     File::open(path).map_err(|source| SnapshotError::Open {
         path: path.to_owned(),
@@ -134,15 +136,15 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, SnapshotError> {
             path: path.to_owned(),
             source,
         })?;
-    serde_json::from_slice(&text).map_err(|source| SnapshotError::Parse {
+    postcard::from_bytes(&text).map_err(|source| SnapshotError::Parse {
         path: path.to_owned(),
         source,
     })
 }
 
-/// [`SerialState`] in a document.
+/// [`SerialState`] for serde.
 #[derive(Deserialize, Serialize)]
-#[serde(remote = "SerialState", deny_unknown_fields)]
+#[serde(remote = "SerialState")]
 struct Serial {
     baud_divisor_low: u8,
     baud_divisor_high: u8,

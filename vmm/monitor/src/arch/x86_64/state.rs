@@ -57,7 +57,6 @@ fn restoring(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> StateError {
 
 /// What belongs to no vCPU.
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct VmState {
     irqchips: Vec<kvm_irqchip>,
     pit: kvm_pit_state2,
@@ -101,7 +100,6 @@ impl VmState {
 }
 
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct VcpuState {
     cpuid: Vec<kvm_cpuid_entry2>,
     tsc_khz: u32,

@@ -13,7 +13,6 @@ use crate::virtio::{ActivateError, DeviceState, QueueHandler};
 
 /// Everything the driver can see of a device but its configuration space, which is the device's own.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(deny_unknown_fields)]
 pub struct TransportState {
     pub device_type: u32,
     pub status: u32,
@@ -26,7 +25,32 @@ pub struct TransportState {
     pub queues: Vec<QueueState>,
     /// A driver runs the device, and `device` is what that device keeps.
     pub active: bool,
+    #[serde(with = "text")]
     pub device: DeviceState,
+}
+
+/// A document within one that does not describe itself.
+mod text {
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::virtio::DeviceState;
+
+    pub(super) fn serialize<S: Serializer>(
+        state: &DeviceState,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = serde_json::to_string(state).map_err(S::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<DeviceState, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map_err(D::Error::custom)
+    }
 }
 
 #[derive(Debug, Error)]
