@@ -64,6 +64,8 @@ pub struct Options {
 pub enum RowName {
     /// exec to the first byte
     Start,
+    /// starts from a template
+    Template,
     /// where a start's time goes
     Phases,
     /// KVM exits

@@ -3,6 +3,7 @@
 
 pub mod row {
     pub const START: &str = "start";
+    pub const TEMPLATE: &str = "template";
     pub const PHASES: &str = "phases";
     pub const EXITS: &str = "exits";
     pub const REASONS: &str = "exit reasons";
@@ -20,6 +21,7 @@ pub mod row {
 
 pub mod contender {
     pub const WALNUT_RUN: &str = "walnut run";
+    pub const WALNUT_TEMPLATE: &str = "walnut run, template";
     pub const WALNUT_INIT: &str = "walnut-vmm to init";
     /// The engine's own machine, from the monitor's start to the agent's hello.
     pub const WALNUT_READY: &str = "walnut-vmm to agent ready";
@@ -49,6 +51,8 @@ pub mod metric {
     pub const HOST: &str = "host memory each";
     pub const SIZE: &str = "size";
     pub const DIFFERENT: &str = "bytes that differ";
+    /// Of a machine that does nothing: guest memory, image and monitor.
+    pub const CLONE: &str = "PSS of the 2nd to 8th idle clone";
     pub const RATE: &str = "rate";
     pub const PEAK: &str = "peak memory";
     pub const TIME: &str = "time";

@@ -23,6 +23,10 @@ pub enum WalnutError {
 /// The files that `make build` stages.
 pub const FILES: [&str; 4] = ["walnut", "walnut-vmm", "vmlinux", "guest.erofs"];
 
+/// How a machine is to come up: as it would do by itself depends on what ran before.
+pub const COLD: [&str; 2] = ["--start", "cold"];
+pub const TEMPLATE: [&str; 2] = ["--start", "template"];
+
 #[derive(Clone, Debug)]
 pub struct Walnut {
     directory: PathBuf,
@@ -126,6 +130,7 @@ impl Walnut {
             .arg(&self.state);
         // The bench's own surroundings are not part of what is measured.
         command
+            .env("WALNUT_MAKE_TEMPLATES", "no")
             .env_remove("WALNUT_LIBEXEC")
             .env_remove("WALNUT_LOG");
         command

@@ -3,14 +3,15 @@
 //! looked at in a moment that every run has: the agent's hello, init's word, a container's first
 //! byte.
 
-use super::{Bench, INIT_SAYS, RowError, chain, progress};
+use super::{Bench, INIT_SAYS, LIMIT, RowError, chain, progress};
 use crate::bench::image::BUSYBOX;
 use crate::bench::machine::{self, MachineError, Observed};
 use crate::bench::names::{contender, metric, row};
 use crate::bench::peers::{Boot, Qemu};
+use crate::bench::process;
 use crate::bench::report::{Row, Unit};
 use crate::bench::trace::Trace;
-use crate::bench::walnut::Walnut;
+use crate::bench::walnut::{COLD, TEMPLATE, Walnut};
 use walnut_vmm_config::VmConfig;
 
 /// Enough to see that the counts repeat.
@@ -62,6 +63,8 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
             note(bench, contender::WALNUT_READY, done);
             let done = first_byte(walnut, machine, &mut rows);
             note(bench, contender::WALNUT_RUN, done);
+            let done = cloned(walnut, &mut rows);
+            note(bench, contender::WALNUT_TEMPLATE, done);
         }
         let boot = bench.init_boot();
         let done = boot.map_err(RowError::from).and_then(|boot| {
@@ -150,7 +153,8 @@ fn ready(
 /// `walnut run`, up to the container's first byte.
 fn first_byte(walnut: &Walnut, machine: &VmConfig, rows: &mut Rows) -> Result<(), RowError> {
     let script = [BUSYBOX, "sh", "-c", "echo x; exec cat"];
-    let command = &mut walnut.run(&["--rm", "-i", "--cpus", "1"], &script);
+    let flags = ["--rm", "-i", "--cpus", "1", COLD[0], COLD[1]];
+    let command = &mut walnut.run(&flags, &script);
     let observed = machine::until_said(contender::WALNUT_RUN, command, b"x\n")?;
     rows.add(
         contender::WALNUT_RUN,
@@ -158,6 +162,19 @@ fn first_byte(walnut: &Walnut, machine: &VmConfig, rows: &mut Rows) -> Result<()
         machine.memory_mib,
         &images(machine),
     )
+}
+
+/// The same from a template; what its memory is, the row of templates says.
+fn cloned(walnut: &Walnut, rows: &mut Rows) -> Result<(), RowError> {
+    let flags = ["--rm", "-i", "--cpus", "1", TEMPLATE[0], TEMPLATE[1]];
+    // Its template is there.
+    let command = &mut walnut.run(&flags, &[BUSYBOX, "true"]);
+    process::run(contender::WALNUT_TEMPLATE, command, LIMIT)?;
+    let script = [BUSYBOX, "sh", "-c", "echo x; exec cat"];
+    let command = &mut walnut.run(&flags, &script);
+    let observed = machine::until_said(contender::WALNUT_TEMPLATE, command, b"x\n")?;
+    rows.count(contender::WALNUT_TEMPLATE, &observed);
+    Ok(())
 }
 
 fn init(
@@ -181,6 +198,15 @@ fn images(machine: &VmConfig) -> Vec<String> {
 
 impl Rows {
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    fn count(&mut self, name: &'static str, observed: &Observed) {
+        for (counter, value) in &observed.counters {
+            if COUNTERS.contains(&counter.as_str()) {
+                self.exits.sample(name, counter, Unit::Count, *value as f64);
+            }
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     fn add(
         &mut self,
         name: &'static str,
@@ -188,11 +214,7 @@ impl Rows {
         memory_mib: u32,
         images: &[String],
     ) -> Result<(), RowError> {
-        for (counter, value) in &observed.counters {
-            if COUNTERS.contains(&counter.as_str()) {
-                self.exits.sample(name, counter, Unit::Count, *value as f64);
-            }
-        }
+        self.count(name, observed);
         let footprint = observed
             .footprint(memory_mib, images)
             .ok_or(RowError::NoGuestMemory { memory_mib })?;

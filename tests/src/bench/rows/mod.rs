@@ -12,6 +12,7 @@ mod pull;
 mod sizes;
 mod start;
 mod stdio;
+mod template;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use super::registry::RegistryError;
 use super::report::{Report, Row};
 use super::stage::{Stage, StageError};
 use super::trace::TraceError;
-use super::walnut::{Walnut, WalnutError};
+use super::walnut::{COLD, Walnut, WalnutError};
 use super::{Options, RowName, image};
 
 /// Time for one child, on the slowest host that anybody waits for.
@@ -120,7 +121,7 @@ impl Bench {
 
     /// The machine that `walnut run` makes, with one vCPU.
     fn machine(&self, walnut: &Walnut) -> Result<VmConfig, RecordError> {
-        let flags = ["--rm", "--cpus", "1"];
+        let flags = ["--rm", "--cpus", "1", COLD[0], COLD[1]];
         record::record(&self.stage, walnut, &flags, &[image::BUSYBOX, "true"])
     }
 
@@ -149,9 +150,10 @@ const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon 
 /// Measures every row that was asked for, one after the other.
 pub fn measure(bench: &mut Bench) {
     type Measure = fn(&mut Bench) -> Vec<Row>;
-    let rows: [(&[RowName], Measure); 12] = [
+    let rows: [(&[RowName], Measure); 13] = [
         (&[RowName::Sizes], sizes::measure),
         (&[RowName::Start], start::measure),
+        (&[RowName::Template], template::measure),
         (&[RowName::Phases], phases::measure),
         (&[RowName::Exits, RowName::Memory], exits::measure),
         (&[RowName::Load], load::measure),

@@ -8,7 +8,7 @@ use crate::bench::image::BUSYBOX;
 use crate::bench::names::{contender, row};
 use crate::bench::process;
 use crate::bench::report::{Row, Unit};
-use crate::bench::walnut::Walnut;
+use crate::bench::walnut::{COLD, TEMPLATE, Walnut};
 
 /// What `--timings=json` prints on stderr, as one line.
 #[derive(Debug, Deserialize)]
@@ -29,16 +29,20 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
         return Vec::new();
     };
     let mut row = Row::new(row::PHASES, "walnut run --rm busybox echo, phase by phase");
+    let ways = [
+        (contender::WALNUT_RUN, COLD),
+        (contender::WALNUT_TEMPLATE, TEMPLATE),
+    ];
     for round in 0..=bench.options.runs {
         progress(&format!("phases, round {round} of {}", bench.options.runs));
-        match once(&walnut) {
-            Ok(_) if round == 0 => {}
-            Ok(phases) => add(&mut row, &phases),
-            Err(error) => {
-                bench
-                    .report
-                    .skip(row::PHASES, contender::WALNUT_RUN, chain(&error));
-                break;
+        for (name, way) in ways {
+            match once(&walnut, way) {
+                Ok(_) if round == 0 => {}
+                Ok(phases) => add(&mut row, name, &phases),
+                Err(error) => {
+                    bench.report.skip(row::PHASES, name, chain(&error));
+                    return vec![row];
+                }
             }
         }
     }
@@ -46,22 +50,18 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of a few seconds")]
-fn add(row: &mut Row, phases: &[Phase]) {
+fn add(row: &mut Row, name: &str, phases: &[Phase]) {
     for phase in phases {
-        row.sample(
-            contender::WALNUT_RUN,
-            &phase.phase,
-            Unit::Us,
-            phase.us as f64,
-        );
+        row.sample(name, &phase.phase, Unit::Us, phase.us as f64);
     }
     if let Some(last) = phases.last() {
-        row.sample(contender::WALNUT_RUN, "all", Unit::Us, last.at_us as f64);
+        row.sample(name, "all", Unit::Us, last.at_us as f64);
     }
 }
 
-fn once(walnut: &Walnut) -> Result<Vec<Phase>, RowError> {
-    let command = &mut walnut.run(&["--rm", "--timings=json"], &[BUSYBOX, "echo", "x"]);
+fn once(walnut: &Walnut, [flag, mode]: [&str; 2]) -> Result<Vec<Phase>, RowError> {
+    let flags = ["--rm", "--timings=json", flag, mode];
+    let command = &mut walnut.run(&flags, &[BUSYBOX, "echo", "x"]);
     parse(&process::run(contender::WALNUT_RUN, command, LIMIT)?.stderr)
 }
 
@@ -90,7 +90,7 @@ mod tests {
         let phases = parse(stderr).unwrap();
         assert_eq!(phases[1].phase, "kernel");
         let mut row = Row::new("", "");
-        add(&mut row, &phases);
+        add(&mut row, contender::WALNUT_RUN, &phases);
         assert_eq!(
             row.get(contender::WALNUT_RUN, "all")
                 .unwrap()

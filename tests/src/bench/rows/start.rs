@@ -10,7 +10,7 @@ use crate::bench::names::{contender, metric, row};
 use crate::bench::peers::{Boot, Runtime};
 use crate::bench::process::Process;
 use crate::bench::report::{Row, Unit};
-use crate::bench::walnut::Walnut;
+use crate::bench::walnut::{COLD, TEMPLATE, Walnut};
 
 struct Contender {
     name: String,
@@ -63,13 +63,19 @@ fn contenders(bench: &mut Bench) -> Vec<Contender> {
     let walnut = bench.walnut(row::START);
     let mut contenders = Vec::new();
     if let Some(walnut) = &walnut {
-        let walnut = walnut.clone();
-        contenders.push(Contender {
-            name: contender::WALNUT_RUN.into(),
-            marker: b"x\n",
-            ends: true,
-            command: Box::new(move |_| walnut.run(&["--rm"], &ECHO)),
-        });
+        let ways = [
+            (contender::WALNUT_RUN, COLD),
+            (contender::WALNUT_TEMPLATE, TEMPLATE),
+        ];
+        for (name, [flag, mode]) in ways {
+            let walnut = walnut.clone();
+            contenders.push(Contender {
+                name: name.into(),
+                marker: b"x\n",
+                ends: true,
+                command: Box::new(move |_| walnut.run(&["--rm", flag, mode], &ECHO)),
+            });
+        }
     }
     match bench.init_boot() {
         Ok(boot) => contenders.extend(monitors(bench, walnut.as_ref(), &boot)),

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts from a template: one after the other, many at once, and what clones that do nothing hold.
+
+use std::fs;
+use std::io;
+use std::process::Stdio;
+
+use super::{Bench, LIMIT, RowError, chain, milliseconds, progress};
+use crate::bench::image::BUSYBOX;
+use crate::bench::names::{contender, metric, row};
+use crate::bench::process::Process;
+use crate::bench::report::{Row, Unit};
+use crate::bench::smaps::kib_field;
+use crate::bench::walnut::{TEMPLATE, Walnut};
+
+const IN_A_ROW: usize = 50;
+const AT_ONCE: usize = 16;
+/// The first pays for the pages that all share.
+const IDLE: usize = 8;
+
+const NAME: &str = contender::WALNUT_TEMPLATE;
+
+pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
+    let Some(walnut) = bench.walnut(row::TEMPLATE) else {
+        return Vec::new();
+    };
+    let title = "starts from a template, and clones that do nothing";
+    let mut row = Row::new(row::TEMPLATE, title);
+    type Part = fn(&Walnut, &mut Row) -> Result<(), RowError>;
+    let parts: [(&str, Part); 3] = [("in a row", in_a_row), ("at once", at_once), ("idle", idle)];
+    for (what, part) in parts {
+        progress(&format!("template, {what}"));
+        if let Err(error) = part(&walnut, &mut row) {
+            bench
+                .report
+                .skip(row::TEMPLATE, format!("{NAME}, {what}"), chain(&error));
+        }
+    }
+    vec![row]
+}
+
+fn echo(walnut: &Walnut) -> Result<Process, RowError> {
+    let flags = ["--rm", TEMPLATE[0], TEMPLATE[1]];
+    let command = &mut walnut.run(&flags, &[BUSYBOX, "echo", "x"]);
+    Ok(Process::spawn(NAME, command, Stdio::null(), LIMIT)?)
+}
+
+fn in_a_row(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
+    let mut samples = Vec::with_capacity(IN_A_ROW);
+    // The first makes the template.
+    for round in 0..=IN_A_ROW {
+        let mut process = echo(walnut)?;
+        let took = process.wait_for(b"x\n")?;
+        process.finish()?;
+        if round > 0 {
+            samples.push(milliseconds(took));
+        }
+    }
+    percentiles(row, "of 50 in a row", &mut samples);
+    Ok(())
+}
+
+fn at_once(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
+    let mut all = Vec::with_capacity(AT_ONCE);
+    for _ in 0..AT_ONCE {
+        all.push(echo(walnut)?);
+    }
+    let mut samples = Vec::with_capacity(AT_ONCE);
+    // Each counts from its own start; when this one hears of it is when it came, or a little later.
+    for mut process in all {
+        samples.push(milliseconds(process.wait_for(b"x\n")?));
+        process.finish()?;
+    }
+    percentiles(row, "of 16 at once", &mut samples);
+    Ok(())
+}
+
+fn percentiles(row: &mut Row, of: &str, samples: &mut [f64]) {
+    samples.sort_by(f64::total_cmp);
+    for (name, percent) in [("p50", 50), ("p99", 99)] {
+        let rank = (samples.len() * percent).div_ceil(100).max(1);
+        if let Some(value) = samples.get(rank - 1) {
+            row.sample(NAME, &format!("{name} {of}"), Unit::Ms, *value);
+        }
+    }
+}
+
+fn idle(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
+    let flags = ["--rm", "-i", TEMPLATE[0], TEMPLATE[1]];
+    let script = [BUSYBOX, "sh", "-c", "echo x; exec cat"];
+    let mut clones = Vec::with_capacity(IDLE);
+    for _ in 0..IDLE {
+        let command = &mut walnut.run(&flags, &script);
+        let mut process = Process::spawn(NAME, command, Stdio::piped(), LIMIT)?;
+        let stdin = process.stdin();
+        process.wait_for(b"x\n")?;
+        clones.push((process, stdin));
+    }
+    let failed = |source| RowError::Read {
+        path: "/proc".into(),
+        source,
+    };
+    for (process, _) in clones.iter().skip(1) {
+        let kib = pss_of_monitor(process.pid()).map_err(failed)?;
+        row.sample(NAME, metric::CLONE, Unit::Kib, kib);
+    }
+    for (process, stdin) in clones {
+        drop(stdin);
+        process.finish()?;
+    }
+    Ok(())
+}
+
+/// All of the monitor that is a child of `engine`: guest memory, image and itself.
+#[expect(clippy::cast_precision_loss, reason = "KiB far below 2^52")]
+fn pss_of_monitor(engine: u32) -> io::Result<f64> {
+    let children = fs::read_to_string(format!("/proc/{engine}/task/{engine}/children"))?;
+    let monitor = children
+        .split_whitespace()
+        .next()
+        .ok_or_else(|| io::Error::other("the engine has no child"))?;
+    let text = fs::read_to_string(format!("/proc/{monitor}/smaps_rollup"))?;
+    let kib = kib_field(&text, "Pss").ok_or_else(|| io::Error::other("no Pss"))?;
+    Ok(kib as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hundredth_is_the_worst_and_the_fiftieth_the_middle() {
+        let mut row = Row::new("", "");
+        let mut samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        percentiles(&mut row, "of it", &mut samples);
+        let value = |name| row.get(NAME, name).map(|entry| entry.samples[0]);
+        assert_eq!(value("p50 of it"), Some(50.0));
+        assert_eq!(value("p99 of it"), Some(99.0));
+    }
+}
