@@ -50,7 +50,6 @@ pub fn figures(report: &Report) -> Vec<Figure> {
     let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
     let start = |who| report.median(row::START, who, metric::FIRST_BYTE);
     let ready = |what| report.median(row::EXITS, contender::WALNUT_READY, what);
-    let template = |what| report.median(row::TEMPLATE, contender::WALNUT_TEMPLATE, what);
     let size = |what| report.median(row::SIZES, what, metric::SIZE);
     let load = |who, what| report.median(row::LOAD, who, what);
     let mib = |kib: Option<f64>| Some(kib? / 1024.0);
@@ -60,39 +59,6 @@ pub fn figures(report: &Report) -> Vec<Figure> {
             0.85,
             "×",
             ratio(start(contender::WALNUT_RUN), start(contender::QEMU)),
-        ),
-        Figure::new(
-            "the same, as far as it was to go",
-            0.72,
-            "×",
-            ratio(start(contender::WALNUT_RUN), start(contender::QEMU)),
-        ),
-        Figure::new(
-            "walnut run --rm from a template, exec to first byte, beside podman run",
-            0.35,
-            "×",
-            ratio(start(contender::WALNUT_TEMPLATE), start(contender::PODMAN)),
-        ),
-        Figure::new(
-            "the same beside crun run, as far as it can go",
-            1.0,
-            "×",
-            ratio(start(contender::WALNUT_TEMPLATE), start(contender::CRUN)),
-        ),
-        Figure::new(
-            "PSS of the 2nd and later idle clones, monitor included",
-            6.0,
-            "MiB",
-            mib(template(metric::CLONE)),
-        ),
-        Figure::new(
-            "16 template starts at once: p99, beside p50 of one at a time",
-            16.0,
-            "×",
-            ratio(
-                template("p99 of 16 at once"),
-                template("p50 of 50 in a row"),
-            ),
         ),
         Figure::new(
             "monitor's PSS beyond guest memory, one vCPU, after boot",
@@ -142,8 +108,52 @@ pub fn figures(report: &Report) -> Vec<Figure> {
         ),
     ]
     .into_iter()
+    .chain(templates(report))
     .chain(life(report))
     .collect()
+}
+
+/// Those about starts from a template.
+fn templates(report: &Report) -> Vec<Figure> {
+    let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
+    let start = |who| report.median(row::START, who, metric::FIRST_BYTE);
+    let template = |what| report.median(row::TEMPLATE, contender::WALNUT_TEMPLATE, what);
+    let clone_mib = template(metric::CLONE).map(|kib| kib / 1024.0);
+    vec![
+        Figure::new(
+            "walnut run --rm, exec to first byte, cold, as far as it was to go",
+            0.72,
+            "×",
+            ratio(start(contender::WALNUT_RUN), start(contender::QEMU)),
+        ),
+        Figure::new(
+            "walnut run --rm from a template, exec to first byte, beside podman run",
+            0.35,
+            "×",
+            ratio(start(contender::WALNUT_TEMPLATE), start(contender::PODMAN)),
+        ),
+        Figure::new(
+            "the same beside crun run, as far as it was to go",
+            1.0,
+            "×",
+            ratio(start(contender::WALNUT_TEMPLATE), start(contender::CRUN)),
+        ),
+        Figure::new(
+            "PSS of the 2nd and later idle clones, monitor included",
+            6.0,
+            "MiB",
+            clone_mib,
+        ),
+        Figure::new(
+            "16 template starts at once: p99, beside p50 of one at a time",
+            16.0,
+            "×",
+            ratio(
+                template("p99 of 16 at once"),
+                template("p50 of 50 in a row"),
+            ),
+        ),
+    ]
 }
 
 /// Those about images and the life of containers.
