@@ -5,12 +5,15 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use walnut_tests::harness::{Done, Home, skip};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use walnut_tests::harness::{Done, Home, Program, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 
@@ -213,6 +216,83 @@ fn a_template_that_does_not_work_is_none() {
     assert!(!was_cloned(&done), "{}", done.story());
     assert_eq!(home.says(&["template", "ls", "-q"]), "");
     home.assert_clean();
+}
+
+#[test]
+fn what_a_killed_maker_left_is_no_template() {
+    let Some((home, id)) = home() else {
+        return skip(NO_KVM);
+    };
+    let part = home.root().join(format!("templates/{id}.part"));
+    fs::create_dir(&part).unwrap();
+    fs::write(part.join("memory"), "half").unwrap();
+    assert_eq!(home.says(&["template", "rm", &id]), id);
+    assert_eq!(home.says(&["template", "ls", "-q"]), "");
+    assert_eq!(home.says(&["template", "create"]), id);
+    assert!(!part.exists());
+    clone(&home, &[], "true");
+}
+
+#[test]
+fn one_maker_at_a_time() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.forget_templates();
+    let done: Vec<Done> = thread::scope(|scope| {
+        let home = &home;
+        let threads: Vec<_> = (0..3)
+            .map(|_| scope.spawn(move || home.walnut(["template", "create"]).run()))
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert!(done.iter().any(|done| done.status() == 0));
+    for refused in done.iter().filter(|done| done.status() != 0) {
+        refused.exited(1).complains(&["is being made already"]);
+    }
+    assert_eq!(home.says(&["template", "ls", "-q"]).lines().count(), 1);
+    clone(&home, &[], "true");
+    home.assert_clean();
+}
+
+#[test]
+fn a_full_disk_leaves_no_template() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.forget_templates();
+    let templates = home.root().join("templates");
+    fs::create_dir_all(&templates).unwrap();
+    let mount = |args: &[&str]| Program::new("mount").args(args).args([&templates]).run();
+    mount(&["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).succeeded();
+    let done = home.walnut(["template", "create"]).run();
+    let left = fs::read_dir(&templates).unwrap().count();
+    Program::new("umount").args([&templates]).run().succeeded();
+    done.exited(1).complains(&["No space left on device"]);
+    assert_eq!(left, 0);
+    home.assert_clean();
+}
+
+#[test]
+fn the_first_run_leaves_a_template_behind() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.forget_templates();
+    let templates = home.root().join("templates");
+    fs::create_dir_all(&templates).unwrap();
+    let made = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
+    made.add_watch(&templates, AddWatchFlags::IN_MOVED_TO).unwrap();
+    let image = home.busybox();
+    let done = home
+        .walnut(["run", "--rm", &image, "echo", "hello"])
+        .env("WALNUT_MAKE_TEMPLATES", "yes")
+        .run();
+    done.succeeded().says("hello\n");
+    let deadline = PollTimeout::from(60_000u16);
+    let ready = poll(&mut [PollFd::new(made.as_fd(), PollFlags::POLLIN)], deadline).unwrap();
+    assert_eq!(ready, 1, "no template after a minute\n{}", done.story());
+    clone(&home, &[], "true");
 }
 
 #[test]
