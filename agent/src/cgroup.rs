@@ -101,6 +101,12 @@ impl Cgroup {
         }
     }
 
+    /// Where a process of the machine's own says that it is none of a container's.
+    #[must_use]
+    pub fn machine_procs_path() -> PathBuf {
+        Path::new(ROOT).join("cgroup.procs")
+    }
+
     /// The group as an OCI spec names it.
     #[must_use]
     pub fn spec_path(name: &str) -> String {

@@ -137,8 +137,10 @@ pub fn exec(
         return file_job(agent, container, request, job);
     }
     let mut process = spec::parse_process(&request.process).map_err(|e| spec_failure(&e))?;
-    // As the container sees its passwd now: it may have changed since it was made.
-    set_user(&container.rootfs, &mut process, &request.user, &[])?;
+    if !request.machine {
+        // As the container sees its passwd now: it may have changed since it was made.
+        set_user(&container.rootfs, &mut process, &request.user, &[])?;
+    }
     let (streams, stdio) = if request.detached {
         process.set_terminal(Some(false));
         let (streams, ends) = Streams::none().map_err(|e| Failure::of(Stage::Streams, 0, &e))?;
@@ -153,11 +155,24 @@ pub fn exec(
     let (near, far) = console.unzip();
     let json =
         serde_json::to_string(&process).map_err(|error| Failure::of(Stage::Spec, 0, &error))?;
+    let (namespaces, cgroup_procs, bundle) = match request.machine {
+        // There is no filter where there is no bundle.
+        true => (
+            0,
+            Cgroup::machine_procs_path(),
+            Path::new(crate::STATE_DIR).into(),
+        ),
+        false => (
+            container.namespaces,
+            container.cgroup.procs_path(),
+            container.bundle(),
+        ),
+    };
     let job = Job::Enter(EnterJob {
         init_pid: container.init.pid,
-        namespaces: container.namespaces,
-        cgroup_procs: container.cgroup.procs_path(),
-        bundle: container.bundle(),
+        namespaces,
+        cgroup_procs,
+        bundle,
         process: json,
         stdio: if stdio.is_some() {
             helper::Stdio::Pipes

@@ -75,6 +75,15 @@ pub fn unpack(path: &Path, owners: bool, from: impl Read) -> Result<(), FilesErr
     Ok(walnut_archive::unpack(from, path, options)?)
 }
 
+/// # Errors
+/// It can't be made.
+pub fn make_dir(path: &Path) -> Result<(), FilesError> {
+    fs::create_dir_all(path).map_err(|source| FilesError::Make {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Says what `path` is.
 ///
 /// # Errors

@@ -91,3 +91,32 @@ fn rights() {
     home.remove_all();
     home.assert_clean();
 }
+
+#[test]
+fn beside_the_container() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background_with("web", &["-u", "1000"], "exec sleep 1000");
+    let inside = |command: &[&str]| {
+        let line = ["exec", "--vm", "web"].iter().chain(command);
+        home.walnut(line).run()
+    };
+    inside(&["readlink", "/proc/1/exe"])
+        .succeeded()
+        .says("/init\n");
+    inside(&["sh", "-c", "id -u; exit 3"]).exited(3).says("0\n");
+    // It sees the container from outside, and is none of its processes.
+    let done = inside(&["sh", "-c", "grep -l sleep /proc/[0-9]*/comm | wc -l"]);
+    done.succeeded().says("1\n");
+    assert_eq!(home.says(&["top", "web", "-o", "pid"]).lines().count(), 2);
+    // A shell is what there is without a command.
+    let done = home
+        .walnut(["exec", "--vm", "-i", "web"])
+        .stdin("echo $((6 * 7))\n")
+        .run();
+    done.succeeded().says("42\n");
+    inside(&["nosuch"]).exited(127);
+    home.remove_all();
+    home.assert_clean();
+}

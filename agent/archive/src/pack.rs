@@ -112,6 +112,18 @@ impl<W: Write> Packer<W> {
             .map_err(ArchiveError::Write)
     }
 
+    /// Adds a symbolic link that is not there.
+    ///
+    /// # Errors
+    /// The archive can't be written.
+    pub fn add_link(&mut self, name: &Path, target: &Path) -> Result<(), ArchiveError> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        self.link(&mut header, name, target)
+    }
+
     /// Ends the archive.
     ///
     /// # Errors

@@ -89,6 +89,14 @@ fn enter(job: &EnterJob) -> Result<Plan, Failure> {
     let init = Pid::from_raw(job.init_pid).ok_or_else(|| namespaces(Errno::SRCH))?;
     let init = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(namespaces)?;
     let of_its_own = ThreadNameSpaceType::from_bits_retain(job.namespaces);
+    // Those of a process of the machine's are the machine's.
+    if of_its_own.is_empty() {
+        return Ok(Plan {
+            process,
+            rights,
+            stdio: job.stdio,
+        });
+    }
     rustix::thread::move_into_thread_name_spaces(init.as_fd(), of_its_own).map_err(namespaces)?;
     Ok(Plan {
         process,

@@ -37,6 +37,8 @@ pub enum Work {
     Unpack {
         path: PathBuf,
         owners: bool,
+        /// Of the machine's tree.
+        machine: bool,
     },
     Stat {
         path: PathBuf,
@@ -67,6 +69,7 @@ impl Work {
             file_job::What::Unpack(job) => Self::Unpack {
                 path: path(&job.path),
                 owners: job.owners,
+                machine: job.machine,
             },
             file_job::What::Stat(job) => Self::Stat {
                 path: path(&job.path),
@@ -145,6 +148,7 @@ fn prepare(job: &FilesJob, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     rustix::stdio::dup2_stderr(stderr).map_err(streams)?;
     rustix::process::umask(Mode::empty());
     match job.work {
+        Work::Unpack { machine: true, .. } | Work::Changes(_) | Work::Layer(_) => Ok(()),
         Work::Pack { .. } | Work::Unpack { .. } | Work::Stat { .. } => {
             let enter = |errno| failed("enter the container's mount namespace", errno);
             let init = Pid::from_raw(job.init_pid).ok_or_else(|| enter(Errno::SRCH))?;
@@ -157,8 +161,6 @@ fn prepare(job: &FilesJob, fds: Vec<OwnedFd>) -> Result<(), Failure> {
             rustix::process::fchdir(&root).map_err(enter)?;
             rustix::process::chroot(".").map_err(enter)
         }
-        // The layers are none of the container's to see.
-        Work::Changes(_) | Work::Layer(_) => Ok(()),
     }
 }
 
@@ -171,7 +173,16 @@ fn work(work: &Work) -> Result<(), FilesError> {
             follow,
             holes,
         } => files::pack(path, name, *follow, *holes, out()),
-        Work::Unpack { path, owners } => files::unpack(path, *owners, io::stdin().lock()),
+        Work::Unpack {
+            path,
+            owners,
+            machine,
+        } => {
+            if *machine {
+                files::make_dir(path)?;
+            }
+            files::unpack(path, *owners, io::stdin().lock())
+        }
         Work::Stat { path, follow } => files::stat(path, *follow, out()),
         Work::Changes(upper) => files::changes(upper, out()),
         Work::Layer(upper) => files::layer(upper, out()),

@@ -116,6 +116,14 @@ impl Files<'_> {
             owners,
             ..UnpackJob::default()
         };
+        self.feed(job, feed)
+    }
+
+    fn feed<T, E: From<FilesError>>(
+        &self,
+        job: UnpackJob,
+        feed: impl FnOnce(&UnixStream) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.run(file_job::What::Unpack(job), |mut streams| {
             let stdin = streams.stdin.take();
             let stdin =
@@ -127,6 +135,20 @@ impl Files<'_> {
             let _ = io::copy(&mut streams.stdout, &mut io::sink());
             fed
         })
+    }
+
+    /// Has what `feed` writes unpacked in a directory of the machine's own.
+    pub fn unpack_in_machine<T, E: From<FilesError>>(
+        &self,
+        path: &Path,
+        feed: impl FnOnce(&UnixStream) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let job = UnpackJob {
+            path: bytes(path),
+            machine: true,
+            ..UnpackJob::default()
+        };
+        self.feed(job, feed)
     }
 
     /// Has `take` read a tar archive of the root file system.

@@ -9,6 +9,7 @@ const EXAMPLES: &str = "\
 Examples:
   walnut exec web ls -l /
   walnut exec -it web sh
+  walnut exec --vm -it web
   walnut exec -u nobody -w /tmp -e A=b web env
 
 Exit status: the command's own; 126 if it can't be invoked, 127 if it can't be found.";
@@ -41,6 +42,10 @@ pub struct ExecArgs {
     /// Allocate a terminal
     #[arg(short, long)]
     pub tty: bool,
+    /// Run it in the container's machine, beside the container: a shell, unless a command is given,
+    /// with the host's busybox for tools
+    #[arg(long)]
+    pub vm: bool,
     /// User name or number, and group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,

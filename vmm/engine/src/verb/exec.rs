@@ -17,7 +17,7 @@ use walnut_protocol::agent::{
 };
 use walnut_protocol::{CallError, Client};
 
-use super::{Known, VerbError, refused};
+use super::{Known, VerbError, machine, refused};
 use crate::cli::exec::ExecArgs;
 use crate::container::{ContainerId, env};
 use crate::paths::Paths;
@@ -44,7 +44,7 @@ pub fn exec(args: &ExecArgs, paths: &Paths) -> Result<u8, VerbError> {
     let Some((name, command)) = args.args.split_first() else {
         return refused("\"walnut exec\" requires at least 2 arguments");
     };
-    if command.is_empty() {
+    if command.is_empty() && !args.vm {
         return refused("\"walnut exec\" requires at least 2 arguments");
     }
     if args.tty && args.interactive && !args.detach && !terminal::stdin_is_terminal() {
@@ -60,6 +60,10 @@ pub fn exec(args: &ExecArgs, paths: &Paths) -> Result<u8, VerbError> {
         ));
     }
     let vsock = vsock_in(&paths.machine(known.entry.short()));
+    let command = match args.vm {
+        true => machine::prepare(&known, paths, command)?,
+        false => command.to_vec(),
+    };
     let session = Session {
         agent: vm::agent(&vsock)?,
         container_id: known.entry.id().to_owned(),
@@ -68,7 +72,7 @@ pub fn exec(args: &ExecArgs, paths: &Paths) -> Result<u8, VerbError> {
             .to_string(),
         args,
     };
-    session.run(&known, command, &vsock, keys)
+    session.run(&known, &command, &vsock, keys)
 }
 
 struct Session<'a> {
@@ -94,14 +98,18 @@ impl Session<'_> {
         } else {
             None
         };
-        let process = ExecProcess {
+        let mut process = ExecProcess {
             args: command.to_vec(),
             env: env::requested(&args.env_file, &args.env)?,
             cwd: args.workdir.clone(),
             tty: args.tty,
             tty_size: terminal::size().filter(|_| args.tty),
-            privileged: args.privileged,
+            privileged: args.privileged || args.vm,
         };
+        if args.vm {
+            process.env.extend(machine::ENV.map(str::to_owned));
+            process.cwd.get_or_insert_with(|| "/".to_owned());
+        }
         let request = ExecRequest {
             container_id: self.container_id.clone(),
             exec_id: self.exec_id.clone(),
@@ -109,6 +117,7 @@ impl Session<'_> {
             user: args.user.clone().unwrap_or_else(|| container.user.clone()),
             stdin: args.interactive && !args.detach,
             detached: args.detach,
+            machine: args.vm,
             ..ExecRequest::default()
         };
         let token = created(self.agent.within(MAKE_TIMEOUT).exec(&request)?)?;

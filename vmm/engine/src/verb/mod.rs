@@ -10,6 +10,7 @@ mod filter;
 pub mod inspect;
 pub mod life;
 pub mod logs;
+mod machine;
 pub mod ps;
 pub mod remove;
 pub mod start;
