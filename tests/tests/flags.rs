@@ -46,6 +46,22 @@ fn limits_reach_the_guest() {
     assert_eq!(io, "254:0 rbps=max wbps=1048576 riops=50 wiops=max");
     let format = "{{.HostConfig.CpusetCpus}} {{.HostConfig.OomScoreAdj}} {{.Config.Domainname}}";
     assert_eq!(home.says(&["inspect", "-f", format, "web"]), "1 77 example");
+    // What it has while it runs, and from then on.
+    let line = [
+        "update",
+        "--cpuset-cpus",
+        "0-1",
+        "--memory-reservation",
+        "16m",
+        "web",
+    ];
+    home.walnut(line).run().succeeded();
+    assert_eq!(inside("cat /sys/fs/cgroup/cpuset.cpus"), "0-1");
+    assert_eq!(inside("cat /sys/fs/cgroup/memory.low"), "16777216");
+    home.walnut(["update", "--cpuset-cpus", "2", "web"])
+        .run()
+        .exited(1)
+        .complains(&["Requested CPUs are not available"]);
     home.remove_all();
     home.assert_clean();
 }

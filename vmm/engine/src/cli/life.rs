@@ -176,12 +176,24 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = UPDATE_EXAMPLES, args_override_self = true)]
 pub struct UpdateArgs {
+    /// Share of the processors, relative to other containers of its machine
+    #[arg(short, long, value_name = "N")]
+    pub cpu_shares: Option<u64>,
+    /// Processors of the machine that it may use (0-1, 0,1)
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
     /// Number of CPUs, at most as many as the machine has
     #[arg(long, value_name = "N", value_parser = MilliCpus::parse)]
     pub cpus: Option<MilliCpus>,
     /// Memory limit, at most what the machine has
     #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
     pub memory: Option<u64>,
+    /// What stays in memory when the machine's is short
+    #[arg(long, value_name = "SIZE", value_parser = memory_limit)]
+    pub memory_reservation: Option<u64>,
+    /// Memory and swap together; a machine has no swap
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
     /// Limit on the number of processes; -1 is none
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,

@@ -4,6 +4,7 @@
 
 use super::{VerbError, each, happened, refused};
 use crate::cli::life::UpdateArgs;
+use crate::container::limits::check_swap;
 use crate::container::{Container, ContainerError};
 use crate::paths::Paths;
 use crate::record::Entry;
@@ -39,12 +40,23 @@ fn update_one(
     let limits = &mut container.limits;
     limits.memory = args.memory.or(limits.memory);
     limits.cpus = args.cpus.or(limits.cpus);
+    limits.memory_reservation = args.memory_reservation.or(limits.memory_reservation);
+    limits.cpu_shares = args.cpu_shares.or(limits.cpu_shares);
+    if args.cpuset_cpus.is_some() {
+        limits.cpuset.clone_from(&args.cpuset_cpus);
+    }
+    check_swap(limits.memory, args.memory_swap.as_deref()).map_err(ContainerError::from)?;
     if let Some(pids) = args.pids_limit {
         limits.pids = Some(pids).filter(|limit| *limit > 0);
     }
     limits.check().map_err(ContainerError::from)?;
     container.restart = restart.unwrap_or(container.restart);
-    let changes_limits = args.memory.is_some() || args.cpus.is_some() || args.pids_limit.is_some();
+    let changes_limits = args.memory.is_some()
+        || args.cpus.is_some()
+        || args.pids_limit.is_some()
+        || args.memory_reservation.is_some()
+        || args.cpu_shares.is_some()
+        || args.cpuset_cpus.is_some();
     if state.is_up() && changes_limits {
         fits(&before, container)?;
         let mut resources = spec::limits(&container.limits, before.machine_cpus())?;
