@@ -20,7 +20,7 @@ mod names;
 mod peers;
 mod process;
 pub mod record;
-mod registry;
+pub mod registry;
 pub mod report;
 mod rows;
 mod smaps;
