@@ -9,10 +9,12 @@
 #![deny(unsafe_code)]
 
 mod control;
+mod net;
 mod report;
 mod vm;
 
 pub use control::{Answer, Command};
+pub use net::{MAX_MTU, MIN_MTU, Mac, MacError, NetBackend, NetConfig};
 pub use report::{Ending, Report};
 pub use vm::{
     Console, DiskConfig, FsConfig, FsSource, MAX_CPUS, MIN_MEMORY_MIB, Owner, PmemConfig,

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::NetConfig;
+
 /// Most vCPUs a machine may have; the guest kernel's `CONFIG_NR_CPUS`.
 pub const MAX_CPUS: u8 = 32;
 
@@ -53,6 +55,9 @@ pub struct VmConfig {
     /// A unix socket (`SOCK_SEQPACKET`) on which [`crate::Command`]s are taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control_fd: Option<RawFd>,
+    /// virtio-net devices: `eth0`, `eth1`, … in this order.
+    #[serde(default)]
+    pub net: Vec<NetConfig>,
     /// When this descriptor (the read end of a pipe that the parent holds) reaches EOF, the
     /// monitor ends: no machine outlives the process that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

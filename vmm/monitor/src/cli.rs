@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use thiserror::Error;
 use walnut_vmm_config::{
-    Console, DiskConfig, FsConfig, FsSource, MIN_MEMORY_MIB, Owner, PmemConfig, VmConfig,
-    VsockConfig,
+    Console, DiskConfig, FsConfig, FsSource, MIN_MEMORY_MIB, Mac, NetBackend, NetConfig, Owner,
+    PmemConfig, VmConfig, VsockConfig,
 };
 
 use crate::run::inherited;
@@ -61,6 +61,9 @@ pub struct Args {
     /// A directory of the host as a virtio-fs with this tag
     #[arg(long, value_name = "TAG=DIR")]
     fs: Vec<String>,
+    /// A network interface: a tap of the host, or the socket of a passt
+    #[arg(long, value_name = "tap=NAME|passt=SOCKET[,mac=MAC][,mtu=N]")]
+    net: Vec<String>,
     /// The unix socket that stands for the guest's vsock
     #[arg(long, value_name = "SOCKET")]
     vsock: Option<PathBuf>,
@@ -84,6 +87,8 @@ pub enum ArgsError {
     },
     #[error("--fs {0}: expected TAG=DIR")]
     Fs(String),
+    #[error("--net {0}: expected tap=NAME or passt=SOCKET, and perhaps ,mac=MAC and ,mtu=N")]
+    Net(String),
 }
 
 /// The machine that this process was started for.
@@ -109,6 +114,12 @@ impl Args {
             .into_iter()
             .map(parse_fs)
             .collect::<Result<_, _>>()?;
+        let net = self
+            .net
+            .iter()
+            .zip(2..)
+            .map(|(text, last)| parse_net(text, last).ok_or_else(|| ArgsError::Net(text.clone())))
+            .collect::<Result<_, _>>()?;
         Ok(VmConfig {
             kernel: self.kernel.unwrap_or_default(),
             initrd: self.initrd,
@@ -133,6 +144,7 @@ impl Args {
             spare_slots: false,
             restore: None,
             control_fd: None,
+            net,
             lifeline_fd: None,
             report_fd: None,
         })
@@ -174,11 +186,35 @@ fn parse_fs(text: String) -> Result<FsConfig, ArgsError> {
     }
 }
 
+/// `last` is the last byte of the address, where none is given.
+fn parse_net(text: &str, last: u8) -> Option<NetConfig> {
+    let mut parts = text.split(',');
+    let backend = match parts.next()?.split_once('=')? {
+        ("tap", name) => NetBackend::Tap(name.to_owned()),
+        ("passt", path) => NetBackend::Stream(path.into()),
+        _ => return None,
+    };
+    let mut net = NetConfig {
+        backend,
+        // Locally administered.
+        mac: Mac([2, 0, 0, 0, 0, last]),
+        mtu: None,
+    };
+    for part in parts {
+        match part.split_once('=')? {
+            ("mac", mac) => net.mac = mac.parse().ok()?,
+            ("mtu", mtu) => net.mtu = Some(mtu.parse().ok()?),
+            _ => return None,
+        }
+    }
+    Some(net)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Args;
     use clap::{CommandFactory, Parser};
-    use walnut_vmm_config::{Console, FsSource};
+    use walnut_vmm_config::{Console, FsSource, NetBackend};
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -202,6 +238,21 @@ mod tests {
         assert!(config.disks[0].readonly && !config.disks[1].readonly);
         assert_eq!(config.fs[0].source, FsSource::Directory("/d".into()));
         assert_eq!(config.console, Console::Stdio);
+    }
+
+    #[test]
+    fn networks() {
+        let net = |text: &str| {
+            let args = ["walnut-vmm", "--kernel", "k", "--net", text];
+            Args::try_parse_from(args).unwrap().into_config()
+        };
+        let config = net("tap=t0,mac=02:00:00:00:00:77,mtu=9000").unwrap();
+        assert_eq!(config.net[0].backend, NetBackend::Tap("t0".into()));
+        assert_eq!(config.net[0].mac.to_string(), "02:00:00:00:00:77");
+        assert_eq!(config.net[0].mtu, Some(9000));
+        for bad in ["t0", "tap=t0,mac=1", "tap=t0,mtu=x", "tap=t0,x=1", "vde=/x"] {
+            assert!(net(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

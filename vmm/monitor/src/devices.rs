@@ -11,6 +11,7 @@ use crate::virtio::VirtioDevice;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Blk, BlkError};
 use crate::virtio::fs::{Fs, FsError};
+use crate::virtio::net::{Net, NetError};
 use crate::virtio::pmem::{Pmem, PmemError};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Vsock, VsockError};
@@ -21,6 +22,8 @@ pub enum DeviceError {
     Blk(#[from] BlkError),
     #[error(transparent)]
     Fs(#[from] FsError),
+    #[error(transparent)]
+    Net(#[from] NetError),
     #[error(transparent)]
     Pmem(#[from] PmemError),
     #[error(transparent)]
@@ -79,6 +82,9 @@ impl Devices {
         }
         for (index, disk) in config.disks.iter().enumerate() {
             devices.add(format!("blk{index}"), Served::BlkWorker, Blk::new(disk)?);
+        }
+        for (index, net) in config.net.iter().enumerate() {
+            devices.add(format!("net{index}"), Served::EventLoop, Net::new(net)?);
         }
         for fs in &config.fs {
             devices.add(format!("fs-{}", fs.tag), Served::FsWorker, Fs::new(fs)?);

@@ -321,6 +321,7 @@ impl Supervisor<'_> {
             disks: layout.disks.clone(),
             pmem: layout.pmem.clone(),
             fs: layout.fs.clone(),
+            net: Vec::new(),
         };
         Ok((machine, layout, claims))
     }

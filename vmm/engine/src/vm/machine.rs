@@ -5,7 +5,7 @@ use std::iter;
 use std::path::PathBuf;
 
 use walnut_vmm_config::{
-    Console, DiskConfig, FsConfig, PmemConfig, SnapshotFiles, VmConfig, VsockConfig,
+    Console, DiskConfig, FsConfig, NetConfig, PmemConfig, SnapshotFiles, VmConfig, VsockConfig,
 };
 
 use super::rundir::RunDir;
@@ -79,6 +79,7 @@ pub struct Machine {
     /// Behind the guest's root, which is `/dev/pmem0`.
     pub pmem: Vec<PmemConfig>,
     pub fs: Vec<FsConfig>,
+    pub net: Vec<NetConfig>,
 }
 
 impl Machine {
@@ -111,6 +112,7 @@ impl Machine {
             disks: self.disks.clone(),
             pmem: iter::once(guest).chain(self.pmem.iter().cloned()).collect(),
             fs: self.fs.clone(),
+            net: self.net.clone(),
             spare_slots: *origin == Origin::BootTemplate,
             restore: origin.template(),
             control_fd: inherited.control,

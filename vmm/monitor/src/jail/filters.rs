@@ -10,7 +10,7 @@ use seccompiler::{
 };
 
 use super::Thread;
-use crate::virtio::{blk, fs};
+use crate::virtio::{blk, fs, net};
 
 /// `_IO(KVMIO, 0x80)`, the one ioctl of a vCPU thread in normal life; `KVM_GET_REGS`,
 /// `KVM_GET_SREGS` for the message about an internal error; and those that save a vCPU:
@@ -113,7 +113,7 @@ pub(super) fn program(thread: Thread) -> Result<BpfProgram, BackendError> {
         rules.insert(call, Vec::new());
     }
     match thread {
-        Thread::Vcpu => allow_ioctls(&mut rules, VCPU_IOCTLS)?,
+        Thread::Vcpu => allow_ioctls(&mut rules, &[VCPU_IOCTLS, net::ACTIVATE_IOCTLS].concat())?,
         Thread::EventLoop => {
             allow_ioctls(&mut rules, EVENT_LOOP_IOCTLS)?;
             // socket(2) makes unix sockets only.

@@ -12,6 +12,7 @@ pub mod blk;
 pub mod events;
 pub mod fs;
 pub mod mmio;
+pub mod net;
 mod plain;
 pub mod pmem;
 pub mod queue;

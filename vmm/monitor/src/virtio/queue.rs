@@ -6,11 +6,12 @@
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::{GuestMemory, Memory};
@@ -18,6 +19,9 @@ use crate::memory::{GuestMemory, Memory};
 /// Bits of the transport's InterruptStatus (virtio 1.3 §4.2.2).
 pub const INTERRUPT_USED: u32 = 1;
 pub const INTERRUPT_CONFIG: u32 = 2;
+
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (§2.7.6).
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
 
 /// Chains served in one go, in queue sizes, before other events get their turn.
 const ROUNDS: usize = 4;
@@ -118,12 +122,12 @@ impl VirtQueue {
         Ring {
             index: self.index,
             budget: usize::from(self.queue.size()) * ROUNDS,
+            first_used: self.queue.next_used(),
             queue: &mut self.queue,
             memory: &self.memory,
             interrupt: &self.interrupt,
             kick: &self.kick,
             quiet: false,
-            used: false,
         }
     }
 
@@ -152,13 +156,18 @@ pub struct Ring<'a> {
     budget: usize,
     /// The driver's notifications are off.
     quiet: bool,
-    /// The driver has something to be told of.
-    used: bool,
+    /// Where the used ring ended before.
+    first_used: u16,
 }
 
 impl<'a> Ring<'a> {
     pub fn memory(&self) -> &'a GuestMemory {
         self.memory
+    }
+
+    /// Entries of the queue.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
     }
 
     /// The next chain that is available. After `None` the queue's event comes when there is one.
@@ -199,22 +208,85 @@ impl<'a> Ring<'a> {
 
     /// Returns a chain, `len` bytes of which were written.
     pub fn complete(&mut self, head: u16, len: u32) -> Result<(), QueueError> {
+        self.complete_all(&[(head, len)])
+    }
+
+    /// Returns several chains, each with the bytes of it that were written: the driver sees all of
+    /// them at once, or none (§5.1.6.4 asks for that).
+    pub fn complete_all(&mut self, chains: &[(u16, u32)]) -> Result<(), QueueError> {
         let index = self.index;
-        self.used = true;
-        self.queue
-            .add_used(self.memory, head, len)
+        self.add_used(chains)
             .map_err(|source| QueueError::Ring { index, source })
+    }
+
+    /// §2.7.8.
+    fn add_used(&mut self, chains: &[(u16, u32)]) -> Result<(), virtio_queue::Error> {
+        let size = self.queue.size();
+        let mut next = self.queue.next_used();
+        for &(head, len) in chains {
+            if head >= size {
+                return Err(virtio_queue::Error::InvalidDescriptorIndex);
+            }
+            let offset = 4 + u64::from(next % size) * 8;
+            // struct virtq_used_elem: le32 id, le32 len.
+            let element = u64::from(head) | u64::from(len) << 32;
+            self.memory
+                .write_obj(element.to_le(), at(self.queue.used_ring(), offset)?)
+                .map_err(virtio_queue::Error::GuestMemory)?;
+            next = next.wrapping_add(1);
+        }
+        self.queue.set_next_used(next);
+        self.memory
+            .store(
+                next.to_le(),
+                at(self.queue.used_ring(), 2)?,
+                Ordering::Release,
+            )
+            .map_err(virtio_queue::Error::GuestMemory)
     }
 
     /// Interrupts the driver once, if chains were completed and it wants to know.
     pub fn finish(self) -> Result<(), QueueError> {
         let index = self.index;
-        let ring = |source| QueueError::Ring { index, source };
-        if self.used && self.queue.needs_notification(self.memory).map_err(ring)? {
+        let wanted = self
+            .wants_interrupt()
+            .map_err(|source| QueueError::Ring { index, source })?;
+        if wanted {
             self.interrupt.signal_used()?;
         }
         Ok(())
     }
+
+    /// §2.7.7.2: with EVENT_IDX, when the used ring has passed the entry that the driver named.
+    fn wants_interrupt(&self) -> Result<bool, virtio_queue::Error> {
+        let (first, next) = (self.first_used, self.queue.next_used());
+        if first == next {
+            return Ok(false);
+        }
+        // The driver may go to sleep at this very moment: the ring first, then its wish.
+        fence(Ordering::SeqCst);
+        let (offset, is_event) = match self.queue.event_idx_enabled() {
+            true => (4 + 2 * u64::from(self.queue.size()), true),
+            false => (0, false),
+        };
+        let wish: u16 = self
+            .memory
+            .load(at(self.queue.avail_ring(), offset)?, Ordering::Relaxed)
+            .map_err(virtio_queue::Error::GuestMemory)?;
+        let wish = u16::from_le(wish);
+        Ok(if is_event {
+            next.wrapping_sub(wish).wrapping_sub(1) < next.wrapping_sub(first)
+        } else {
+            wish & AVAIL_F_NO_INTERRUPT == 0
+        })
+    }
+}
+
+/// An address in a ring, which the driver chose.
+fn at(ring: u64, offset: u64) -> Result<GuestAddress, virtio_queue::Error> {
+    ring.checked_add(offset)
+        .map(GuestAddress)
+        .ok_or(virtio_queue::Error::AddressOverflow)
 }
 
 /// A queue's registers and positions, to be saved.

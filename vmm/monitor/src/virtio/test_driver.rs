@@ -156,6 +156,39 @@ impl Driver {
         Some(len)
     }
 
+    /// Makes a chain available whose descriptors begin at number `head`, and has nothing served.
+    pub(crate) fn offer(&mut self, queue: usize, head: u16, descriptors: &[(u64, u32, u32)]) {
+        let rings = GuestAddress(queue as u64 * RINGS_LEN);
+        for (index, &(addr, len, flags)) in (head..).zip(descriptors) {
+            let last = usize::from(index - head) + 1 == descriptors.len();
+            let next = if last { 0 } else { VRING_DESC_F_NEXT };
+            let flags = u16::try_from(flags | next).unwrap();
+            let descriptor = RawDescriptor::from(Descriptor::new(addr, len, flags, index + 1));
+            let at = rings.unchecked_add(u64::from(index) * 16);
+            self.memory.write_obj(descriptor, at).unwrap();
+        }
+        self.publish(queue, head);
+    }
+
+    /// The entries of the used ring, as (head, length), from number `first` on.
+    pub(crate) fn used_since(&self, queue: usize, first: u16) -> Vec<(u32, u32)> {
+        let used = self.used(queue);
+        let now: u16 = self.memory.read_obj(used.unchecked_add(2)).unwrap();
+        let entry = |number: u16| {
+            let at = 4 + u64::from(number % self.sizes[queue]) * 8;
+            self.memory.read_obj(used.unchecked_add(at)).unwrap()
+        };
+        (first..now)
+            .map(entry)
+            .map(|e: u64| ((e & 0xffff_ffff) as u32, (e >> 32) as u32))
+            .collect()
+    }
+
+    /// Whether the driver was interrupted since it was last asked.
+    pub(crate) fn interrupted(&self) -> u32 {
+        self.interrupt_status.swap(0, Ordering::SeqCst)
+    }
+
     /// Puts the chain that starts at descriptor `head` into the avail ring.
     fn publish(&mut self, queue: usize, head: u16) {
         let size = self.sizes[queue];

@@ -8,12 +8,15 @@ use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_NEXT;
 use virtiofsd::filesystem::FsOptions;
 use virtiofsd::fuse::{InHeader, InitInCompat, InitInExt, Opcode, ROOT_ID};
 use vm_memory::ByteValued;
-use walnut_vmm_config::{DiskConfig, FsConfig, FsSource, Owner, PmemConfig, VsockConfig};
+use walnut_vmm_config::{
+    DiskConfig, FsConfig, FsSource, Mac, NetBackend, NetConfig, Owner, PmemConfig, VsockConfig,
+};
 
 use super::*;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Blk;
 use crate::virtio::fs::Fs;
+use crate::virtio::net::Net;
 use crate::virtio::pmem::Pmem;
 use crate::virtio::vsock::Vsock;
 
@@ -231,4 +234,31 @@ fn fs() {
         answer: fine,
     };
     goes_on(|| Fs::new(&config).unwrap(), &init, &lookup);
+}
+
+#[test]
+fn net() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let peer = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let config = NetConfig {
+        backend: NetBackend::Stream(path),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        mtu: None,
+    };
+    let packet = Exchange {
+        queue: 1,
+        readable: &[7; 12 + 60],
+        writable: 0,
+        answer: |_| {},
+    };
+    let mut machine = goes_on(|| Net::new(&config).unwrap(), &packet, &packet);
+    assert_eq!(machine.read(CONFIG), 2);
+    // Each of the two machines sent it on a connection of its own.
+    for _ in 0..2 {
+        let (mut stream, _) = peer.accept().unwrap();
+        let mut frame = [0; 4 + 60];
+        std::io::Read::read_exact(&mut stream, &mut frame).unwrap();
+        assert_eq!(frame[..5], [0, 0, 0, 60, 7]);
+    }
 }

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The device while its driver is ready: moves packets between the queues and the backend.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::time::Timespec;
+
+use super::backend::Backend;
+use super::chain::{self, Chain, Slice};
+use super::{F_MRG_RXBUF, HEADER_LEN, Link, NUM_BUFFERS, RX, TX};
+use crate::virtio::queue::Ring;
+use crate::virtio::{Activation, Interrupt, QueueError, QueueHandler, VirtQueue};
+
+/// Packets that are given to the backend at once.
+const BATCH: usize = 16;
+
+pub(super) struct NetHandler {
+    queues: Vec<VirtQueue>,
+    link: Arc<Link>,
+    mergeable: bool,
+    interrupt: Interrupt,
+    /// The backend takes no more for now.
+    blocked: bool,
+}
+
+/// Why serving stopped.
+enum Stop {
+    Queue(QueueError),
+    Backend(io::Error),
+}
+
+impl From<QueueError> for Stop {
+    fn from(error: QueueError) -> Self {
+        Self::Queue(error)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Backend(error)
+    }
+}
+
+impl NetHandler {
+    pub(super) fn new(activation: Activation, link: Arc<Link>) -> io::Result<Self> {
+        if link.up.load(Ordering::SeqCst) {
+            let mut backend = lock(&link);
+            backend.negotiated(activation.features)?;
+            let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+            epoll::add(&link.epoll, backend.fd(), EventData::new_u64(0), flags)?;
+        }
+        Ok(Self {
+            queues: activation.queues,
+            link,
+            mergeable: activation.features & F_MRG_RXBUF != 0,
+            interrupt: activation.interrupt,
+            blocked: false,
+        })
+    }
+
+    fn serve_rx(&mut self) -> Result<(), QueueError> {
+        let Some(queue) = self.queues.get_mut(RX) else {
+            return Ok(());
+        };
+        if !self.link.up.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut ring = queue.ring();
+        let mut room = Room {
+            chains: Vec::new(),
+            len: 0,
+            most_chains: if self.mergeable { usize::MAX } else { 1 },
+        };
+        let stop = receive(&mut **lock(&self.link), &mut ring, &mut room);
+        ring.put_back(room.chains.len());
+        ring.finish()?;
+        self.after(stop)
+    }
+
+    fn serve_tx(&mut self) -> Result<(), QueueError> {
+        let Some(queue) = self.queues.get_mut(TX) else {
+            return Ok(());
+        };
+        if self.blocked {
+            return Ok(());
+        }
+        let up = self.link.up.load(Ordering::SeqCst);
+        let mut ring = queue.ring();
+        let stop = send(&mut **lock(&self.link), up, &mut ring);
+        ring.finish()?;
+        let stop = stop.map(|blocked| self.blocked = blocked);
+        self.after(stop)
+    }
+
+    /// A backend that failed is gone: the link goes down, the guest goes on.
+    fn after(&mut self, stop: Result<(), Stop>) -> Result<(), QueueError> {
+        match stop {
+            Ok(()) => Ok(()),
+            Err(Stop::Queue(error)) => Err(error),
+            Err(Stop::Backend(error)) => {
+                log::warn!("net: the link is down: {error}");
+                self.link.up.store(false, Ordering::SeqCst);
+                self.blocked = false;
+                self.unwatch();
+                self.interrupt.signal_config()?;
+                // What the guest has sent meanwhile is lost, but not waiting.
+                self.queues.get(TX).map_or(Ok(()), VirtQueue::wake)
+            }
+        }
+    }
+
+    fn unwatch(&self) {
+        // Fails only where it is not watched.
+        let _ = epoll::delete(&self.link.epoll, lock(&self.link).fd());
+    }
+}
+
+impl Drop for NetHandler {
+    fn drop(&mut self) {
+        self.unwatch();
+    }
+}
+
+impl QueueHandler for NetHandler {
+    fn queue_ready(&mut self, index: usize) -> Result<(), QueueError> {
+        match index {
+            TX => self.serve_tx(),
+            _ => self.serve_rx(),
+        }
+    }
+
+    fn event_ready(&mut self) -> Result<(), QueueError> {
+        let mut events = [MaybeUninit::uninit(); 1];
+        let at_once = Timespec::default();
+        epoll::wait(&self.link.epoll, &mut events, Some(&at_once))
+            .map_err(|error| QueueError::Events(error.into()))?;
+        if !self.link.up.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let flushed = lock(&self.link).flush();
+        match flushed {
+            Err(error) => self.after(Err(error.into()))?,
+            Ok(true) if std::mem::take(&mut self.blocked) => self.serve_tx()?,
+            Ok(_) => {}
+        }
+        self.serve_rx()
+    }
+
+    fn queues(&self) -> &[VirtQueue] {
+        &self.queues
+    }
+}
+
+fn lock(link: &Link) -> MutexGuard<'_, Box<dyn Backend>> {
+    // A poisoned lock means that a handler panicked; release builds abort there.
+    link.backend.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// rx buffers that were taken, and hold no packet yet.
+struct Room<'a> {
+    chains: Vec<Chain<'a>>,
+    len: usize,
+    /// That make one packet's buffer.
+    most_chains: usize,
+}
+
+impl<'a> Room<'a> {
+    /// Takes buffers until they hold `wanted` bytes; whether they do.
+    fn grow(&mut self, ring: &mut Ring<'a>, wanted: usize) -> Result<bool, QueueError> {
+        while self.len < wanted && self.chains.len() < self.most_chains {
+            let Some(chain) = ring.take()? else { break };
+            let head = chain.head_index();
+            match Chain::room(ring.memory(), chain) {
+                Ok(chain) => {
+                    self.len += chain.len;
+                    self.chains.push(chain);
+                }
+                Err(error) => {
+                    // In the order in which they were taken: those before it stay the driver's.
+                    log::debug!("net: an rx buffer was returned: {error}");
+                    if self.chains.is_empty() {
+                        ring.complete(head, 0)?;
+                    } else {
+                        ring.put_back(1);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(self.len >= wanted)
+    }
+
+    /// The driver has given all that it can.
+    fn is_all(&self, ring: &Ring<'_>) -> bool {
+        self.chains.len() >= self.most_chains.min(usize::from(ring.size()))
+    }
+
+    fn slices(&self) -> Vec<Slice<'a>> {
+        self.chains
+            .iter()
+            .flat_map(|chain| &chain.slices)
+            .cloned()
+            .collect()
+    }
+
+    /// Returns the first buffers, which hold a packet of `len` bytes now.
+    fn complete(
+        &mut self,
+        ring: &mut Ring<'a>,
+        slices: &[Slice<'a>],
+        len: usize,
+    ) -> Result<(), QueueError> {
+        let (mut used, mut rest) = (Vec::new(), len);
+        for chain in &self.chains {
+            if rest == 0 {
+                break;
+            }
+            let filled = chain.len.min(rest);
+            rest -= filled;
+            used.push((chain.head, u32::try_from(filled).unwrap_or(u32::MAX)));
+        }
+        let count = u16::try_from(used.len()).unwrap_or(u16::MAX);
+        chain::write(slices, NUM_BUFFERS, &count.to_le_bytes());
+        ring.complete_all(&used)?;
+        self.len -= self
+            .chains
+            .drain(..used.len())
+            .map(|chain| chain.len)
+            .sum::<usize>();
+        Ok(())
+    }
+}
+
+/// Fills rx buffers while there are some and there is something to put in.
+fn receive<'a>(
+    backend: &mut dyn Backend,
+    ring: &mut Ring<'a>,
+    room: &mut Room<'a>,
+) -> Result<(), Stop> {
+    while let Some(most) = backend.most()? {
+        if !room.grow(ring, most)? {
+            if room.chains.is_empty() {
+                break;
+            }
+            // Perhaps it is a small one.
+            match backend.fetch()? {
+                Some(len) if len <= room.len => {}
+                Some(len) if room.is_all(ring) => {
+                    log::debug!("net: no buffer of the driver's holds {len} bytes");
+                    backend.discard();
+                    continue;
+                }
+                _ => break,
+            }
+        }
+        let slices = room.slices();
+        match backend.receive(&slices)? {
+            Some(len) if len >= HEADER_LEN => room.complete(ring, &slices, len)?,
+            Some(_) => {}
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Gives the driver's packets to the backend, or to nobody; whether that takes no more.
+fn send(backend: &mut dyn Backend, up: bool, ring: &mut Ring<'_>) -> Result<bool, Stop> {
+    loop {
+        let (mut heads, mut packets) = (Vec::new(), Vec::new());
+        while heads.len() < BATCH {
+            let Some(chain) = ring.take()? else { break };
+            heads.push(chain.head_index());
+            packets.push(match Chain::packet(ring.memory(), chain) {
+                Ok(packet) => packet.slices,
+                Err(error) => {
+                    log::debug!("net: a packet was dropped: {error}");
+                    Vec::new()
+                }
+            });
+        }
+        let sent = if up {
+            backend.send(&packets)
+        } else {
+            Ok(packets.len())
+        };
+        // When it failed, all of them are lost.
+        let done = sent.as_ref().map_or(heads.len(), |done| *done);
+        for &head in &heads[..done] {
+            ring.complete(head, 0)?;
+        }
+        ring.put_back(heads.len() - done);
+        sent?;
+        if done < heads.len() {
+            return Ok(true);
+        }
+        if heads.len() < BATCH {
+            return Ok(false);
+        }
+    }
+}

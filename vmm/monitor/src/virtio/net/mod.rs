@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! virtio-net (virtio 1.3 §5.1): one pair of queues between the guest's driver and a [`Backend`].
+//! Served by the monitor's event loop.
+//!
+//! - `mod.rs`: the device and its configuration
+//! - `chain.rs`: a guest's chain to the guest memory of a packet
+//! - `handler.rs`: packets moved between queues and backend
+//! - `backend.rs`: what a backend is; `tap.rs`, `stream.rs`: the two there are
+//!
+//! Nothing but the queues is to be saved: a packet on its way may be lost.
+
+mod backend;
+mod chain;
+mod handler;
+mod stream;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod vectors;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::event::epoll;
+use thiserror::Error;
+use walnut_vmm_config::{MAX_MTU, MIN_MTU, Mac, NetBackend, NetConfig};
+
+use self::backend::Backend;
+use self::handler::NetHandler;
+use self::stream::Stream;
+use self::tap::Tap;
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+
+pub use self::tap::ACTIVATE_IOCTLS;
+
+/// §5.1.
+const TYPE: u32 = 1;
+
+// Queues, §5.1.2.
+const RX: usize = 0;
+const TX: usize = 1;
+
+const QUEUE_SIZES: &[u16] = &[256, 256];
+
+// Feature bits, §5.1.3.
+const F_CSUM: u64 = 1 << 0;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_MTU: u64 = 1 << 3;
+const F_MAC: u64 = 1 << 5;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_GUEST_TSO6: u64 = 1 << 8;
+const F_GUEST_ECN: u64 = 1 << 9;
+const F_HOST_TSO4: u64 = 1 << 11;
+const F_HOST_TSO6: u64 = 1 << 12;
+const F_HOST_ECN: u64 = 1 << 13;
+const F_MRG_RXBUF: u64 = 1 << 15;
+const F_STATUS: u64 = 1 << 16;
+const F_GUEST_USO4: u64 = 1 << 54;
+const F_GUEST_USO6: u64 = 1 << 55;
+const F_HOST_USO: u64 = 1 << 56;
+
+/// `struct virtio_net_hdr` (§5.1.6), with `num_buffers`, as it always is for VERSION_1.
+const HEADER_LEN: usize = 12;
+/// Where `num_buffers` is in it.
+const NUM_BUFFERS: usize = 10;
+
+/// Destination, source, type.
+const ETHERNET_HEADER_LEN: usize = 14;
+
+/// A packet that is to be segmented, or was merged of several, and its Ethernet header (§5.1.6.3.1).
+const MAX_FRAME: usize = 65_535 + ETHERNET_HEADER_LEN;
+
+/// The one bit of `status` (§5.1.4).
+const S_LINK_UP: u16 = 1;
+
+#[derive(Debug, Error)]
+pub enum NetError {
+    #[error("an MTU is {MIN_MTU} to {MAX_MTU} bytes, not {0}")]
+    Mtu(u16),
+    #[error("{0} is no address that an interface can have")]
+    Mac(Mac),
+    #[error("there is no network interface {0}")]
+    NoTap(String),
+    #[error("{0:?} is no name of a network interface")]
+    TapName(String),
+    #[error("cannot open {path} for the tap {name}", path = tap::DEVICE)]
+    OpenTun {
+        name: String,
+        source: rustix::io::Errno,
+    },
+    #[error("cannot {what} the tap {name}")]
+    Tap {
+        what: &'static str,
+        name: String,
+        source: std::io::Error,
+    },
+    #[error("cannot connect to {path}")]
+    Connect {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("cannot use the socket of the network")]
+    Socket(#[source] std::io::Error),
+    #[error("cannot wait for the network")]
+    Events(#[source] std::io::Error),
+}
+
+/// What device and handler share.
+struct Link {
+    backend: Mutex<Box<dyn Backend>>,
+    /// The backend's descriptor is in it while a handler lives.
+    epoll: OwnedFd,
+    up: AtomicBool,
+}
+
+pub struct Net {
+    mac: Mac,
+    mtu: u16,
+    /// Of the backend.
+    offloads: u64,
+    link: Arc<Link>,
+}
+
+impl Net {
+    pub fn new(config: &NetConfig) -> Result<Self, NetError> {
+        if config.mac.is_multicast() || config.mac.is_zero() {
+            return Err(NetError::Mac(config.mac));
+        }
+        let (backend, mtu): (Box<dyn Backend>, u16) = match &config.backend {
+            NetBackend::Tap(name) => {
+                let tap = Tap::open(name)?;
+                let mtu = tap.mtu();
+                (Box::new(tap), mtu)
+            }
+            NetBackend::Stream(path) => (Box::new(Stream::connect(path)?), MAX_MTU),
+            NetBackend::StreamFd(fd) => {
+                let socket = crate::run::inherited(*fd);
+                (Box::new(Stream::new(socket)?), MAX_MTU)
+            }
+        };
+        Self::over(backend, config.mac, config.mtu.unwrap_or(mtu))
+    }
+
+    fn over(backend: Box<dyn Backend>, mac: Mac, mtu: u16) -> Result<Self, NetError> {
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
+            return Err(NetError::Mtu(mtu));
+        }
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|error| NetError::Events(error.into()))?;
+        Ok(Self {
+            mac,
+            mtu,
+            offloads: backend.offloads(),
+            link: Arc::new(Link {
+                backend: Mutex::new(backend),
+                epoll,
+                up: AtomicBool::new(true),
+            }),
+        })
+    }
+}
+
+impl VirtioDevice for Net {
+    fn device_type(&self) -> u32 {
+        TYPE
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF | self.offloads
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        // §5.1.4: mac, status, max_virtqueue_pairs, mtu.
+        let mut config = [0; 12];
+        config[..6].copy_from_slice(&self.mac.0);
+        let up = self.link.up.load(Ordering::SeqCst);
+        let status = if up { S_LINK_UP } else { 0 };
+        config[6..8].copy_from_slice(&status.to_le_bytes());
+        config[10..].copy_from_slice(&self.mtu.to_le_bytes());
+        read_config_bytes(&config, offset, data);
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.link.epoll.as_fd())
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {
+        let handler = NetHandler::new(activation, Arc::clone(&self.link));
+        Ok(Box::new(handler.map_err(ActivateError::Event)?))
+    }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A tap device of the host (kernel: Documentation/networking/tuntap.rst). It speaks our header, so
+//! that checksums and segmentation are the host kernel's, or that of whoever gets the packet.
+
+use std::io::{Error, Result};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::backend::Backend;
+use super::chain::{self, Slice};
+use super::vectors::{self, Vectors};
+use super::{
+    F_CSUM, F_GUEST_CSUM, F_GUEST_ECN, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_USO4, F_GUEST_USO6,
+    F_HOST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_HOST_USO, HEADER_LEN, MAX_FRAME, NetError,
+};
+
+pub(super) const DEVICE: &str = "/dev/net/tun";
+
+// linux/if_tun.h.
+const TUNSETIFF: u64 = 0x4004_54ca;
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+const TUN_F_CSUM: u32 = 0x01;
+const TUN_F_TSO4: u32 = 0x02;
+const TUN_F_TSO6: u32 = 0x04;
+const TUN_F_TSO_ECN: u32 = 0x08;
+const TUN_F_USO4: u32 = 0x20;
+const TUN_F_USO6: u32 = 0x40;
+
+/// What the thread that activates the device must be allowed to ask for.
+pub const ACTIVATE_IOCTLS: &[u64] = &[TUNSETOFFLOAD];
+
+const OFFLOADS: u64 = F_CSUM
+    | F_GUEST_CSUM
+    | F_GUEST_TSO4
+    | F_GUEST_TSO6
+    | F_GUEST_ECN
+    | F_HOST_TSO4
+    | F_HOST_TSO6
+    | F_HOST_ECN;
+/// Since Linux 6.2.
+const USO: u64 = F_GUEST_USO4 | F_GUEST_USO6 | F_HOST_USO;
+
+pub(super) struct Tap {
+    fd: OwnedFd,
+    mtu: u16,
+    offloads: u64,
+    /// Bytes that a packet has at most, by what was negotiated.
+    most: usize,
+    /// Its first bytes are a packet that there was no room for.
+    fetched: Vec<u8>,
+    fetched_len: Option<usize>,
+}
+
+impl Tap {
+    /// One that is there already: making one is not for the monitor to do.
+    pub(super) fn open(name: &str) -> std::result::Result<Self, NetError> {
+        let mut request = libc::ifreq {
+            ifr_name: interface_name(name)?,
+            ifr_ifru: libc::__c_anonymous_ifr_ifru {
+                ifru_flags: i16::try_from(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)
+                    .expect("15 bits"),
+            },
+        };
+        let mtu = mtu_of(name)?;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::open(DEVICE, flags, Mode::empty()).map_err(|source| NetError::OpenTun {
+                name: name.to_owned(),
+                source,
+            })?;
+        let failed = |what| {
+            move |source| NetError::Tap {
+                what,
+                name: name.to_owned(),
+                source,
+            }
+        };
+        set(&fd, TUNSETIFF, (&raw mut request).cast()).map_err(failed("attach to"))?;
+        let mut header_len = libc::c_int::try_from(HEADER_LEN).expect("a small number");
+        set(&fd, TUNSETVNETHDRSZ, (&raw mut header_len).cast()).map_err(failed("set up"))?;
+        let mut tap = Self {
+            fd,
+            mtu,
+            offloads: OFFLOADS | USO,
+            most: HEADER_LEN + MAX_FRAME,
+            fetched: Vec::new(),
+            fetched_len: None,
+        };
+        if tap.set_offloads(tap.offloads).is_err() {
+            tap.offloads = OFFLOADS;
+        }
+        tap.set_offloads(0).map_err(failed("set up"))?;
+        Ok(tap)
+    }
+
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn set_offloads(&self, features: u64) -> Result<()> {
+        let map = [
+            (F_GUEST_CSUM, TUN_F_CSUM),
+            (F_GUEST_TSO4, TUN_F_TSO4),
+            (F_GUEST_TSO6, TUN_F_TSO6),
+            (F_GUEST_ECN, TUN_F_TSO_ECN),
+            (F_GUEST_USO4, TUN_F_USO4),
+            (F_GUEST_USO6, TUN_F_USO6),
+        ];
+        let flags = map
+            .iter()
+            .filter(|(feature, _)| features & feature != 0)
+            .fold(0, |flags, (_, flag)| flags | flag);
+        #[expect(unsafe_code, reason = "an ioctl that no crate wraps")]
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNSETOFFLOAD, u64::from(flags)) };
+        checked(done)
+    }
+
+    /// The packet that is next, into our own memory.
+    fn read(&mut self) -> Result<Option<usize>> {
+        self.fetched.resize(HEADER_LEN + MAX_FRAME, 0);
+        loop {
+            match rustix::io::read(&self.fd, &mut *self.fetched) {
+                Ok(len) => return Ok(Some(len)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Backend for Tap {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn offloads(&self) -> u64 {
+        self.offloads
+    }
+
+    fn negotiated(&mut self, features: u64) -> Result<()> {
+        self.set_offloads(features)
+    }
+
+    fn most(&mut self) -> Result<Option<usize>> {
+        Ok(Some(self.fetched_len.unwrap_or(self.most)))
+    }
+
+    fn fetch(&mut self) -> Result<Option<usize>> {
+        if self.fetched_len.is_none() {
+            self.fetched_len = self.read()?;
+        }
+        Ok(self.fetched_len)
+    }
+
+    fn receive(&mut self, slices: &[Slice<'_>]) -> Result<Option<usize>> {
+        match self.fetched_len.take() {
+            Some(len) => Ok(Some(chain::write(slices, 0, &self.fetched[..len]))),
+            None => vectors::read(self.fd(), slices),
+        }
+    }
+
+    fn discard(&mut self) {
+        self.fetched_len = None;
+    }
+
+    fn send(&mut self, packets: &[Vec<Slice<'_>>]) -> Result<usize> {
+        for (sent, packet) in packets.iter().enumerate() {
+            if packet.is_empty() {
+                continue;
+            }
+            let mut all = Vectors::default();
+            for slice in packet {
+                all.push(slice);
+            }
+            match all.write(self.fd()) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(sent),
+                // The header or the frame makes no sense to the kernel, or the interface is down.
+                Err(error) if is_refusal(&error) => log::debug!("net: a packet: {error}"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(packets.len())
+    }
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINVAL | libc::EIO | libc::EFAULT | libc::EMSGSIZE | libc::ENOBUFS | libc::ENOMEM
+        )
+    )
+}
+
+/// As the kernel takes it: NUL-terminated, no path.
+fn interface_name(name: &str) -> std::result::Result<[libc::c_char; libc::IFNAMSIZ], NetError> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+    let fits = (1..libc::IFNAMSIZ).contains(&name.len());
+    if !fits || !name.bytes().all(plain) || matches!(name, "." | "..") {
+        return Err(NetError::TapName(name.to_owned()));
+    }
+    let mut bytes = [0; libc::IFNAMSIZ];
+    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    Ok(bytes)
+}
+
+fn mtu_of(name: &str) -> std::result::Result<u16, NetError> {
+    let path = Path::new("/sys/class/net").join(name).join("mtu");
+    let text = std::fs::read_to_string(path).map_err(|_| NetError::NoTap(name.to_owned()))?;
+    let mtu: u32 = text
+        .trim()
+        .parse()
+        .map_err(|_| NetError::NoTap(name.to_owned()))?;
+    Ok(u16::try_from(mtu)
+        .unwrap_or(u16::MAX)
+        .min(walnut_vmm_config::MAX_MTU))
+}
+
+fn set(fd: &OwnedFd, request: u64, argument: *mut libc::c_void) -> Result<()> {
+    #[expect(unsafe_code, reason = "an ioctl that no crate wraps")]
+    // SAFETY: both requests read (and TUNSETIFF writes) the structure that their caller made for
+    // them, and keep no reference to it.
+    let done = unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) };
+    checked(done)
+}
+
+fn checked(done: libc::c_int) -> Result<()> {
+    if done < 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(())
+}
