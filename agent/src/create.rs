@@ -30,7 +30,7 @@ use crate::process::Process;
 use crate::security::Sets;
 use crate::spec::{self, Spec, SpecError};
 use crate::streams::{ChildEnds, Streams, StreamsError};
-use crate::{security, sysctl, user};
+use crate::{network, security, sysctl, user};
 
 /// How long the making of a process may take; under emulation, with a cold image, it takes long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,6 +52,8 @@ pub fn container(
         base.files.push(write_file(file)?);
     }
     let mounted = clock::boottime_us();
+    network::set_up(&request.interfaces)
+        .map_err(|error| Failure::of(Stage::Network, error.errno(), &error))?;
     let mut spec = Spec::parse(&request.spec).map_err(|e| spec_failure(&e))?;
     let in_rootfs = |error: PathError| Failure::of(Stage::Rootfs, error.errno(), &error);
     let rootfs = Rootfs::open(&spec.root).map_err(in_rootfs)?;

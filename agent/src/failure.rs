@@ -29,6 +29,7 @@ pub enum Stage {
     WorkingDir,
     Exec,
     Streams,
+    Network,
 }
 
 impl Failure {
@@ -67,6 +68,7 @@ impl From<Failure> for agent::Failed {
             Stage::WorkingDir => agent::Stage::WORKING_DIR,
             Stage::Exec => agent::Stage::EXEC,
             Stage::Streams => agent::Stage::STREAMS,
+            Stage::Network => agent::Stage::NETWORK,
         };
         Self {
             stage: stage.into(),

@@ -31,6 +31,7 @@ mod init;
 mod launcher;
 mod loopback;
 mod mounts;
+mod network;
 mod paths;
 mod pid1;
 mod process;

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network interfaces, addresses and routes of the calling thread's network namespace: rtnetlink(7),
+//! one request and its acknowledgement at a time. The agent sets up the guest's interfaces by it,
+//! the engine the host's bridge.
+
+#![deny(unsafe_code)]
+
+mod cidr;
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::io::Errno;
+use thiserror::Error;
+
+pub use cidr::{Cidr, CidrError};
+
+#[derive(Debug, Error)]
+pub enum NetlinkError {
+    #[error("open a netlink socket")]
+    Open(#[source] std::io::Error),
+    #[error("{what}")]
+    Exchange {
+        what: String,
+        source: std::io::Error,
+    },
+    #[error("{what}: {}", .errno)]
+    Refused { what: String, errno: Errno },
+}
+
+impl NetlinkError {
+    /// What the kernel said, if it said something.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+/// An interface, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link(u32);
+
+/// What [`Netlink::set`] changes; what is `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Change<'a> {
+    pub name: Option<&'a str>,
+    pub mtu: Option<u32>,
+    pub up: bool,
+    /// The bridge that it becomes a port of.
+    pub bridge: Option<Link>,
+    pub mac: Option<[u8; 6]>,
+}
+
+/// A connection to the kernel.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: netlink_sys::Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// # Errors
+    /// The kernel has no netlink, or no socket for us.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            Ok(socket)
+        };
+        Ok(Self {
+            socket: open().map_err(NetlinkError::Open)?,
+            sequence: 0,
+        })
+    }
+
+    /// The interface of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn link(&mut self, name: &str) -> Result<Link, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        let what = format!("find the network interface {name}");
+        let answer = self.call(RouteNetlinkMessage::GetLink(message), 0, &what)?;
+        match answer {
+            Some(RouteNetlinkMessage::NewLink(link)) => Ok(Link(link.header.index)),
+            _ => Err(NetlinkError::Refused {
+                what,
+                errno: Errno::NODEV,
+            }),
+        }
+    }
+
+    /// # Errors
+    /// The kernel refuses the change.
+    pub fn set(&mut self, link: Link, change: &Change<'_>) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.0;
+        if change.up {
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+        }
+        let name = change.name.map(|name| LinkAttribute::IfName(name.into()));
+        let mac = change.mac.map(|mac| LinkAttribute::Address(mac.into()));
+        let bridge = change.bridge.map(|link| LinkAttribute::Controller(link.0));
+        let mtu = change.mtu.map(LinkAttribute::Mtu);
+        message
+            .attributes
+            .extend([name, mac, bridge, mtu].into_iter().flatten());
+        let what = format!("set up network interface {}", link.0);
+        self.order(RouteNetlinkMessage::SetLink(message), 0, &what)
+    }
+
+    /// Makes a bridge.
+    ///
+    /// # Errors
+    /// It is there already (`EEXIST`), or the caller may not.
+    pub fn add_bridge(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        let kind = LinkInfo::Kind(InfoKind::Bridge);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
+        let what = format!("create the bridge {name}");
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.order(RouteNetlinkMessage::NewLink(message), flags, &what)
+    }
+
+    /// # Errors
+    /// The caller may not.
+    pub fn delete(&mut self, link: Link) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.0;
+        let what = format!("delete network interface {}", link.0);
+        self.order(RouteNetlinkMessage::DelLink(message), 0, &what)
+    }
+
+    /// Gives the interface an address, which is in use at once: nobody is asked whether it is taken.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn add_address(&mut self, link: Link, cidr: Cidr) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(cidr.address);
+        message.header.prefix_len = cidr.prefix;
+        message.header.index = link.0;
+        message.attributes = vec![
+            AddressAttribute::Local(cidr.address),
+            AddressAttribute::Address(cidr.address),
+        ];
+        match cidr.address {
+            IpAddr::V4(_) => {
+                if let Some(last) = cidr.broadcast() {
+                    message.attributes.push(AddressAttribute::Broadcast(last));
+                }
+            }
+            IpAddr::V6(_) => {
+                let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+                message.attributes.push(flags);
+            }
+        }
+        let what = format!("give network interface {} the address {cidr}", link.0);
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.order(RouteNetlinkMessage::NewAddress(message), flags, &what)
+    }
+
+    /// Routes whatever no other route is for over `gateway`.
+    ///
+    /// # Errors
+    /// The gateway is on no network of the interface's.
+    pub fn add_default_route(&mut self, link: Link, gateway: IpAddr) -> Result<(), NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(gateway);
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        let address = match gateway {
+            IpAddr::V4(address) => RouteAddress::Inet(address),
+            IpAddr::V6(address) => RouteAddress::Inet6(address),
+        };
+        message.attributes = vec![
+            RouteAttribute::Gateway(address),
+            RouteAttribute::Oif(link.0),
+        ];
+        let what = format!("route over {gateway}");
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.order(RouteNetlinkMessage::NewRoute(message), flags, &what)
+    }
+
+    fn order(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        what: &str,
+    ) -> Result<(), NetlinkError> {
+        self.call(message, flags | NLM_F_ACK, what).map(drop)
+    }
+
+    /// Sends one request; the one message or acknowledgement that answers it.
+    fn call(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        what: &str,
+    ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+        let broken = |source| NetlinkError::Exchange {
+            what: what.to_owned(),
+            source,
+        };
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map_err(broken)?;
+        loop {
+            let (answer, _) = self.socket.recv_from_full().map_err(broken)?;
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
+                .map_err(|error| broken(std::io::Error::other(error)))?;
+            if answer.header.sequence_number != self.sequence {
+                continue;
+            }
+            return match answer.payload {
+                NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+                NetlinkPayload::Error(error) => match error.code {
+                    None => Ok(None),
+                    Some(code) => Err(NetlinkError::Refused {
+                        what: what.to_owned(),
+                        errno: Errno::from_raw_os_error(-code.get()),
+                    }),
+                },
+                _ => Ok(None),
+            };
+        }
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+#[cfg(test)]
+mod tests;

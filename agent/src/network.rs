@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The machine's network interfaces, set up as the host says: name, MTU, addresses, default routes.
+//! Nothing is asked of the network itself, so nothing is waited for.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use walnut_netlink::{Change, Cidr, CidrError, Netlink, NetlinkError};
+use walnut_protocol::agent::Interface;
+
+const CLASS: &str = "/sys/class/net";
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("read {CLASS}")]
+    List(#[source] io::Error),
+    #[error("there is no network interface with the address {mac:?}")]
+    NoInterface { mac: String },
+    #[error("{0:?} is no name for a network interface")]
+    Name(String),
+    #[error(transparent)]
+    Cidr(#[from] CidrError),
+    #[error("{0:?} is no IP address")]
+    Gateway(String),
+    #[error("set {parameter} of {interface}")]
+    Parameter {
+        parameter: &'static str,
+        interface: String,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+impl NetworkError {
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::List(error) | Self::Parameter { source: error, .. } => {
+                error.raw_os_error().unwrap_or(0)
+            }
+            Self::NoInterface { .. } => libc::ENODEV,
+            Self::Name(_) | Self::Cidr(_) | Self::Gateway(_) => libc::EINVAL,
+            Self::Netlink(error) => error.errno().map_or(0, rustix::io::Errno::raw_os_error),
+        }
+    }
+}
+
+/// An interface as it shall be, checked.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted<'a> {
+    mac: &'a str,
+    name: &'a str,
+    mtu: Option<u32>,
+    addresses: Vec<Cidr>,
+    gateways: Vec<IpAddr>,
+}
+
+impl<'a> Wanted<'a> {
+    fn parse(interface: &'a Interface) -> Result<Self, NetworkError> {
+        let name = interface.name.as_str();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if !(1..libc::IFNAMSIZ).contains(&name.len()) || !name.bytes().all(plain) {
+            return Err(NetworkError::Name(name.chars().take(40).collect()));
+        }
+        let gateway = |text: &String| {
+            let error = || NetworkError::Gateway(text.chars().take(80).collect());
+            text.parse().map_err(|_| error())
+        };
+        Ok(Self {
+            mac: &interface.mac,
+            name,
+            mtu: Some(interface.mtu).filter(|mtu| *mtu > 0),
+            addresses: interface
+                .addresses
+                .iter()
+                .map(|text| text.parse())
+                .collect::<Result<_, _>>()?,
+            gateways: interface
+                .gateways
+                .iter()
+                .map(gateway)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(|cidr| cidr.address.is_ipv6())
+    }
+}
+
+/// Sets up all of them, in order.
+///
+/// # Errors
+/// One that makes no sense, that is not there, or that the kernel refuses.
+pub fn set_up(interfaces: &[Interface]) -> Result<(), NetworkError> {
+    if interfaces.is_empty() {
+        return Ok(());
+    }
+    let mut netlink = Netlink::open()?;
+    for interface in interfaces {
+        one(&mut netlink, &Wanted::parse(interface)?)?;
+    }
+    Ok(())
+}
+
+fn one(netlink: &mut Netlink, wanted: &Wanted<'_>) -> Result<(), NetworkError> {
+    let found = find(Path::new(CLASS), wanted.mac)?;
+    let link = netlink.link(&found)?;
+    if found != wanted.name {
+        let name = Change {
+            name: Some(wanted.name),
+            ..Change::default()
+        };
+        netlink.set(link, &name)?;
+    }
+    ipv6(wanted)?;
+    let up = Change {
+        mtu: wanted.mtu,
+        up: true,
+        ..Change::default()
+    };
+    netlink.set(link, &up)?;
+    for cidr in &wanted.addresses {
+        netlink.add_address(link, *cidr)?;
+    }
+    for gateway in &wanted.gateways {
+        netlink.add_default_route(link, *gateway)?;
+    }
+    Ok(())
+}
+
+/// Before it goes up: no duplicate address is looked for, and no router's word is taken.
+fn ipv6(wanted: &Wanted<'_>) -> Result<(), NetworkError> {
+    let dir = Path::new(IPV6).join(wanted.name);
+    if !dir.exists() {
+        return Ok(());
+    }
+    let parameters: &[_] = if wanted.has_ipv6() {
+        &[("accept_dad", "0"), ("accept_ra", "0")]
+    } else {
+        &[("disable_ipv6", "1")]
+    };
+    for &(parameter, value) in parameters {
+        fs::write(dir.join(parameter), value).map_err(|source| NetworkError::Parameter {
+            parameter,
+            interface: wanted.name.into(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// The name of the interface with this address.
+fn find(class: &Path, mac: &str) -> Result<String, NetworkError> {
+    for entry in fs::read_dir(class).map_err(NetworkError::List)? {
+        let entry = entry.map_err(NetworkError::List)?;
+        let address = fs::read_to_string(entry.path().join("address")).unwrap_or_default();
+        if address.trim_end().eq_ignore_ascii_case(mac) {
+            return Ok(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Err(NetworkError::NoInterface {
+        mac: mac.chars().take(40).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface() -> Interface {
+        Interface {
+            mac: "02:00:00:00:00:01".into(),
+            name: "eth0".into(),
+            mtu: 65520,
+            addresses: vec!["10.0.2.100/24".into()],
+            gateways: vec!["10.0.2.2".into()],
+            ..Interface::default()
+        }
+    }
+
+    #[test]
+    fn what_the_host_says_is_checked() {
+        let interface = interface();
+        let wanted = Wanted::parse(&interface).unwrap();
+        assert!(!wanted.has_ipv6());
+        assert_eq!(wanted.gateways, [IpAddr::from([10, 0, 2, 2])]);
+        let refused = |change: fn(&mut Interface)| {
+            let mut bad = interface.clone();
+            change(&mut bad);
+            Wanted::parse(&bad).unwrap_err().to_string()
+        };
+        assert!(refused(|i| i.name = "../x".into()).contains("no name"));
+        assert!(refused(|i| i.name = "x".repeat(16)).contains("no name"));
+        assert!(refused(|i| i.addresses = vec!["10.0.2.100".into()]).contains("CIDR"));
+        assert!(refused(|i| i.gateways = vec!["x".into()]).contains("no IP address"));
+    }
+
+    #[test]
+    fn found_by_its_address() {
+        let class = tempfile::tempdir().unwrap();
+        for (name, mac) in [("lo", "00:00:00:00:00:00"), ("eth7", "02:00:00:00:00:0a")] {
+            fs::create_dir(class.path().join(name)).unwrap();
+            fs::write(class.path().join(name).join("address"), format!("{mac}\n")).unwrap();
+        }
+        assert_eq!(find(class.path(), "02:00:00:00:00:0A").unwrap(), "eth7");
+        assert!(find(class.path(), "02:00:00:00:00:0b").is_err());
+    }
+}
