@@ -11,7 +11,7 @@ use walnut_netlink::{Change, Cidr, CidrError, Netlink, NetlinkError};
 use walnut_protocol::agent::Interface;
 
 const CLASS: &str = "/sys/class/net";
-const IPV6: &str = "/proc/sys/net/ipv6/conf";
+const PARAMETERS: &str = "/proc/sys/net";
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -57,6 +57,7 @@ struct Wanted<'a> {
     mtu: Option<u32>,
     addresses: Vec<Cidr>,
     gateways: Vec<IpAddr>,
+    announce: bool,
 }
 
 impl<'a> Wanted<'a> {
@@ -84,6 +85,7 @@ impl<'a> Wanted<'a> {
                 .iter()
                 .map(gateway)
                 .collect::<Result<_, _>>()?,
+            announce: interface.announce,
         })
     }
 
@@ -117,16 +119,21 @@ fn one(netlink: &mut Netlink, wanted: &Wanted<'_>) -> Result<(), NetworkError> {
         };
         netlink.set(link, &name)?;
     }
-    ipv6(wanted)?;
-    let up = Change {
+    parameters(wanted)?;
+    let mtu = Change {
         mtu: wanted.mtu,
+        ..Change::default()
+    };
+    netlink.set(link, &mtu)?;
+    // Announced is what it has when it goes up.
+    for cidr in &wanted.addresses {
+        netlink.add_address(link, *cidr)?;
+    }
+    let up = Change {
         up: true,
         ..Change::default()
     };
     netlink.set(link, &up)?;
-    for cidr in &wanted.addresses {
-        netlink.add_address(link, *cidr)?;
-    }
     for gateway in &wanted.gateways {
         netlink.add_default_route(link, *gateway)?;
     }
@@ -134,22 +141,27 @@ fn one(netlink: &mut Netlink, wanted: &Wanted<'_>) -> Result<(), NetworkError> {
 }
 
 /// Before it goes up: no duplicate address is looked for, and no router's word is taken.
-fn ipv6(wanted: &Wanted<'_>) -> Result<(), NetworkError> {
-    let dir = Path::new(IPV6).join(wanted.name);
-    if !dir.exists() {
-        return Ok(());
+fn parameters(wanted: &Wanted<'_>) -> Result<(), NetworkError> {
+    let mut all: Vec<(&str, &'static str, &str)> = Vec::new();
+    if wanted.announce {
+        all.push(("ipv4", "arp_notify", "1"));
     }
-    let parameters: &[_] = if wanted.has_ipv6() {
-        &[("accept_dad", "0"), ("accept_ra", "0")]
-    } else {
-        &[("disable_ipv6", "1")]
-    };
-    for &(parameter, value) in parameters {
-        fs::write(dir.join(parameter), value).map_err(|source| NetworkError::Parameter {
-            parameter,
-            interface: wanted.name.into(),
-            source,
-        })?;
+    if wanted.has_ipv6() {
+        all.extend([("ipv6", "accept_dad", "0"), ("ipv6", "accept_ra", "0")]);
+    } else if !wanted.addresses.is_empty() {
+        all.push(("ipv6", "disable_ipv6", "1"));
+    }
+    for (family, parameter, value) in all {
+        let dir = Path::new(PARAMETERS).join(family).join("conf");
+        match fs::write(dir.join(wanted.name).join(parameter), value) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.map_err(|source| NetworkError::Parameter {
+                parameter,
+                interface: wanted.name.into(),
+                source,
+            })?,
+        }
     }
     Ok(())
 }

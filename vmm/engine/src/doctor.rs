@@ -13,6 +13,7 @@ use walnut_protocol::chain;
 use walnut_vmm_host::{DEVICE, NO_VIRTUALIZATION, has_virtualization};
 
 use crate::container::limits::DEFAULT_MEMORY_MIB;
+use crate::network;
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::storage::disk;
 use crate::units::{GIB, MIB, human_size};
@@ -55,6 +56,7 @@ pub fn run(paths: &Paths) -> anyhow::Result<u8> {
     findings.push(state(paths));
     findings.push(room(&paths.root));
     findings.push(mkfs());
+    findings.push(passt());
     findings.push(memory());
     findings.push(cgroups());
     // Nothing comes after it: this process is in another namespace then.
@@ -123,6 +125,14 @@ fn files() -> Vec<Finding> {
             }
         })
         .collect()
+}
+
+fn passt() -> Finding {
+    if network::installed() {
+        finding(Verdict::Good, "network", network::DOCTOR_GOOD)
+    } else {
+        finding(Verdict::Weak, "network", network::DOCTOR_WEAK)
+    }
 }
 
 fn state(paths: &Paths) -> Finding {

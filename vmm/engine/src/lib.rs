@@ -18,6 +18,7 @@ pub mod image;
 pub mod image_verbs;
 pub mod log_file;
 pub mod logger;
+pub mod network;
 pub mod paths;
 pub mod record;
 pub mod run;

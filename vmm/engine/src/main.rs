@@ -71,7 +71,7 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
 
 fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow::Result<u8> {
     use verb::{
-        console, cp, exec, files, inspect, life, logs, ps, remove, start, stats, top, update,
+        cp, exec, files, inspect, life, logs, ports, ps, remove, start, stats, top, update,
     };
     Ok(match command {
         ContainerCommand::Attach(args) => life::attach(&args, paths)?,
@@ -86,7 +86,7 @@ fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow:
         ContainerCommand::Logs(args) => logs::logs(&args, paths)?,
         ContainerCommand::Ls(args) => ps::ps(&args, paths)?,
         ContainerCommand::Pause(args) => life::pause(&args, paths, true)?,
-        ContainerCommand::Port(args) => console::port(&args, paths)?,
+        ContainerCommand::Port(args) => ports::port(&args, paths)?,
         ContainerCommand::Prune(args) => remove::prune(&args, paths)?,
         ContainerCommand::Rename(args) => life::rename(&args, paths)?,
         ContainerCommand::Restart(args) => life::restart(&args, paths)?,

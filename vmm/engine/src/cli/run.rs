@@ -75,7 +75,7 @@ pub struct CreateArgs {
 // What a container is to be.
 #[derive(Debug, Args)]
 pub struct ContainerArgs {
-    /// Add a host name to /etc/hosts (host:ip)
+    /// Add a host name to /etc/hosts (host:ip); host-gateway is the host's loopback
     #[arg(long, value_name = "HOST:IP")]
     pub add_host: Vec<String>,
     /// Add Linux capabilities
@@ -143,6 +143,9 @@ pub struct ContainerArgs {
     /// Read environment variables from a file
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
+    /// Expose a port, for -P
+    #[arg(long, value_name = "PORT[/PROTOCOL]")]
+    pub expose: Vec<String>,
     #[arg(long, hide = true)]
     pub gpus: Option<String>,
     /// Add supplementary groups
@@ -181,6 +184,8 @@ pub struct ContainerArgs {
     /// private, none, shareable, or host for the machine's
     #[arg(long, value_name = "MODE")]
     pub ipc: Option<String>,
+    #[arg(long, hide = true, value_name = "IP")]
+    pub ip: Option<String>,
     /// Set a label
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,
@@ -193,6 +198,9 @@ pub struct ContainerArgs {
     /// max-size=SIZE and max-file=N rotate the log
     #[arg(long, value_name = "OPTION")]
     pub log_opt: Vec<String>,
+    /// Address of the network interface (02:42:0a:00:02:64)
+    #[arg(long, value_name = "MAC")]
+    pub mac_address: Option<String>,
     /// Memory limit, such as 64m or 1.5g; the machine has a little more
     #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
     pub memory: Option<u64>,
@@ -212,11 +220,18 @@ pub struct ContainerArgs {
     /// Do without the image's health check
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// none is what there is
+    /// user (unless given, where passt is installed), none, or tap:NAME
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
-    #[arg(short, long, hide = true)]
+    /// Let a port of the container be reached on the host, at 127.0.0.1 unless an address is given
+    #[arg(short, long, value_name = "[IP:][HOST:]PORT[/PROTOCOL]")]
     pub publish: Vec<String>,
+    /// The same for all ports that the image exposes, each at a port of the host that is free
+    #[arg(short = 'P', long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
+          hide_possible_values = true)]
+    pub publish_all: bool,
     /// Put an init before the command, which reaps processes and passes signals on
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true",
@@ -388,6 +403,7 @@ pub(super) fn short_of(long: &str) -> Option<char> {
         "memory" => 'm',
         "publish" => 'p',
         "quiet" => 'q',
+        "publish-all" => 'P',
         "tty" => 't',
         "user" => 'u',
         "volume" => 'v',

@@ -10,6 +10,7 @@ use super::{
     env, label, log_option, signal, sysctl, volume,
 };
 use crate::cli::run::ContainerArgs;
+use crate::network;
 use crate::supervisor::restart::Policy;
 use crate::units::{MilliCpus, parse_size};
 
@@ -29,6 +30,7 @@ pub struct ImageDefaults {
     pub user: String,
     pub stop_signal: String,
     pub health: Option<Healthcheck>,
+    pub exposed: Vec<String>,
 }
 
 impl From<&oci_spec::image::ImageConfiguration> for ImageDefaults {
@@ -45,6 +47,7 @@ impl From<&oci_spec::image::ImageConfiguration> for ImageDefaults {
             stop_signal: config.stop_signal().clone().unwrap_or_default(),
             // Docker's own: the specification does not know it.
             health: None,
+            exposed: config.exposed_ports().clone().unwrap_or_default(),
         }
     }
 }
@@ -96,6 +99,7 @@ impl Container {
                 .map(|s| host(s))
                 .collect::<Result<_, _>>()?,
             dns: dns(args)?,
+            network: network::Wanted::from_flags(args)?,
             stop_signal: stop_signal.unwrap_or(0),
             stop_timeout_s: args.stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
             storage_size: storage_size(&args.storage_opt)?,
@@ -120,6 +124,7 @@ impl Container {
         image: &ImageDefaults,
     ) -> Result<(), ContainerError> {
         self.args = full_command(entrypoint, command, image)?;
+        self.network.apply_image(&image.exposed);
         self.env = env::merge(&self.hostname, self.tty, &image.env, &self.env);
         if self.cwd.is_empty() {
             // An image's is relative to the root.
@@ -186,15 +191,10 @@ pub fn check_name(name: &str) -> Result<(), ContainerError> {
 
 /// What Docker has and a machine here can't hold, refused in words.
 fn not_held(args: &ContainerArgs) -> Result<(), ContainerError> {
-    let network = args.network.as_deref();
     let why = if args.gpus.is_some() {
         "--gpus: a machine has no devices of the host"
     } else if !args.device.is_empty() {
         "--device: a machine has no devices of the host"
-    } else if !args.publish.is_empty() {
-        "--publish: there is no network yet, so nothing to publish"
-    } else if !matches!(network, None | Some("none" | "default")) {
-        "--network: there is none but \"none\" yet"
     } else {
         return Ok(());
     };
@@ -295,10 +295,14 @@ fn host(text: &str) -> Result<(String, String), ContainerError> {
         .strip_prefix('[')
         .and_then(|a| a.strip_suffix(']'))
         .unwrap_or(address);
-    let parsed: IpAddr = bare.parse().map_err(|_| invalid())?;
+    let address = match bare {
+        // What it is, is known when the container has a network.
+        network::HOST_GATEWAY => bare.to_owned(),
+        bare => bare.parse::<IpAddr>().map_err(|_| invalid())?.to_string(),
+    };
     let clean = !name.is_empty() && !name.contains(char::is_whitespace);
     if clean {
-        Ok((name.to_owned(), parsed.to_string()))
+        Ok((name.to_owned(), address))
     } else {
         Err(invalid())
     }
@@ -341,6 +345,7 @@ mod tests {
             user: "alice".into(),
             stop_signal: "SIGINT".into(),
             health: None,
+            exposed: vec!["80/tcp".into()],
         }
     }
 
@@ -445,9 +450,10 @@ mod tests {
                 "--gpus: a machine has no devices of the host",
             ),
             (
-                &["-p", "80:80", "image"],
-                "--publish: there is no network yet, so nothing to publish",
+                &["-p", "80:x", "image"],
+                "invalid argument \"80:x\" for \"-p, --publish\" flag: invalid containerPort: x",
             ),
+            (&["--network", "nonet", "image"], "network nonet not found"),
         ] {
             assert_eq!(resolve(line).unwrap_err().to_string(), said, "{line:?}");
         }
@@ -465,5 +471,7 @@ mod tests {
         assert_eq!(host("a:1.2.3.4").unwrap(), ("a".into(), "1.2.3.4".into()));
         assert_eq!(host("a:[::1]").unwrap(), ("a".into(), "::1".into()));
         assert_eq!(host("a=::1").unwrap(), ("a".into(), "::1".into()));
+        let gateway = host("host.walnut.internal:host-gateway").unwrap();
+        assert_eq!(gateway.1, network::HOST_GATEWAY);
     }
 }

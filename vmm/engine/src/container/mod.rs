@@ -30,6 +30,7 @@ pub use security::{Seccomp, Security};
 pub use volume::{Tmpfs, Volume};
 
 use crate::log_file;
+use crate::network;
 use crate::supervisor::restart::{Policy, RestartError};
 
 #[derive(Debug, Error)]
@@ -38,6 +39,8 @@ pub enum ContainerError {
     Env(#[from] env::EnvError),
     #[error(transparent)]
     Volume(#[from] volume::VolumeError),
+    #[error(transparent)]
+    Network(#[from] crate::network::WantedError),
     #[error(transparent)]
     Limit(#[from] limits::LimitError),
     #[error(transparent)]
@@ -120,6 +123,8 @@ pub struct Container {
     pub sysctls: HashMap<String, String>,
     pub hosts: Vec<(String, String)>,
     pub dns: Dns,
+    #[serde(default)]
+    pub network: network::Wanted,
     pub stop_signal: u32,
     pub stop_timeout_s: i32,
     /// Of the writable layer, in bytes.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::RecordError;
+use crate::network::Attachment;
 use crate::times::Timestamp;
 
 pub(super) const NAME: &str = "state.json";
@@ -58,6 +59,13 @@ pub struct State {
     /// By `stop` or `kill`: `unless-stopped` does not bring it up again.
     pub manually_stopped: bool,
     pub health: Option<Health>,
+    /// While it runs.
+    #[serde(skip_serializing_if = "is_default")]
+    pub network: Attachment,
+}
+
+fn is_default(network: &Attachment) -> bool {
+    *network == Attachment::default()
 }
 
 /// Docker's `State.Health`.
@@ -106,6 +114,7 @@ impl State {
         if self.is_live() {
             self.status = Status::Exited;
             self.exit_code = KILLED;
+            self.network = Attachment::default();
             self.finished = Some(Timestamp::now());
         }
         self.starting = false;

@@ -2,9 +2,9 @@
 //! /etc/hosts, /etc/hostname and /etc/resolv.conf, as the engine writes them for each container.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 
 use crate::container::{Container, Dns};
+use crate::network::{Attachment, HOST_GATEWAY, Resolver};
 
 pub const HOSTS: &str = "/run/walnut/files/hosts";
 pub const HOSTNAME: &str = "/run/walnut/files/hostname";
@@ -17,23 +17,18 @@ pub(super) const GENERATED: &[(&str, &str)] = &[
     (RESOLV_CONF, "/etc/resolv.conf"),
 ];
 
-/// Where the host keeps its own.
-const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
-/// More than any honest one has.
-const MAX_RESOLV_CONF: usize = 64 << 10;
-
-pub fn all(container: &Container) -> [(&'static str, String); 3] {
-    let host = std::fs::read_to_string(HOST_RESOLV_CONF).unwrap_or_default();
+pub fn all(container: &Container, network: &Attachment) -> [(&'static str, String); 3] {
+    let host = Resolver::of_host();
     [
-        (HOSTS, hosts(&container.hostname, &container.hosts)),
+        (HOSTS, hosts(&container.hostname, &container.hosts, network)),
         (HOSTNAME, format!("{}\n", container.hostname)),
-        (RESOLV_CONF, resolv_conf(&container.dns, &host)),
+        (RESOLV_CONF, resolv_conf(&container.dns, &host, network)),
     ]
 }
 
-/// Docker's, and the container's own name: without an interface it is the loopback's second
-/// address, as Debian has it.
-fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+/// Docker's, and the container's own name: without an address it is the loopback's second one, as
+/// Debian has it.
+fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -43,34 +38,29 @@ fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
          ff02::2\tip6-allrouters\n",
     );
     for (name, address) in extra {
-        let _ = writeln!(text, "{address}\t{name}");
+        match network.host_gateway {
+            Some(gateway) if address == HOST_GATEWAY => {
+                let _ = writeln!(text, "{gateway}\t{name}");
+            }
+            // There is no way to the host.
+            None if address == HOST_GATEWAY => {}
+            _ => {
+                let _ = writeln!(text, "{address}\t{name}");
+            }
+        }
     }
-    let _ = writeln!(text, "127.0.1.1\t{hostname}");
+    let own = network.address().unwrap_or([127, 0, 1, 1].into());
+    let _ = writeln!(text, "{own}\t{hostname}");
     text
 }
 
-/// The host's, less name servers on its loopback, which a machine of its own can't reach; what the
-/// flags say goes before it.
-fn resolv_conf(dns: &Dns, host: &str) -> String {
-    let host = if host.len() > MAX_RESOLV_CONF {
-        ""
-    } else {
-        host
-    };
-    let lines = || {
-        host.lines()
-            .filter_map(|line| line.trim().split_once(char::is_whitespace))
-    };
-    let of = |keyword: &'static str| {
-        lines()
-            .filter(move |(key, _)| *key == keyword)
-            .map(|(_, rest)| rest.trim().to_owned())
-    };
+/// The host's, with servers that the container can reach; what the flags say goes before it.
+fn resolv_conf(dns: &Dns, host: &Resolver, network: &Attachment) -> String {
     let mut text = String::new();
     let servers: Vec<String> = if dns.servers.is_empty() {
-        of("nameserver")
-            .filter(|server| !is_loopback(server))
-            .collect()
+        let reached = |server: &&std::net::IpAddr| !server.is_loopback();
+        let known = network.resolvers.iter().filter(reached);
+        known.map(ToString::to_string).collect()
     } else {
         dns.servers.clone()
     };
@@ -79,9 +69,7 @@ fn resolv_conf(dns: &Dns, host: &str) -> String {
     }
     // `--dns-search .` asks for none at all.
     let search = match dns.search.as_slice() {
-        [] => of("search")
-            .next_back()
-            .or_else(|| of("domain").next_back()),
+        [] => host.search.clone(),
         [dot] if dot == "." => None,
         domains => Some(domains.join(" ")),
     };
@@ -89,7 +77,7 @@ fn resolv_conf(dns: &Dns, host: &str) -> String {
         let _ = writeln!(text, "search {search}");
     }
     let options = match dns.options.as_slice() {
-        [] => of("options").next_back(),
+        [] => host.options.clone(),
         options => Some(options.join(" ")),
     };
     if let Some(options) = options {
@@ -98,30 +86,37 @@ fn resolv_conf(dns: &Dns, host: &str) -> String {
     text
 }
 
-/// `fe80::1%eth0` has no meaning in another machine, either.
-fn is_loopback(server: &str) -> bool {
-    server.contains('%')
-        || server
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn hosts_know_the_container() {
-        let text = hosts("box", &[("db".into(), "10.0.0.2".into())]);
-        assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
-        assert!(text.ends_with("10.0.0.2\tdb\n127.0.1.1\tbox\n"));
+    fn network() -> Attachment {
+        Attachment {
+            addresses: vec!["10.0.2.100/24".into()],
+            resolvers: vec![[127, 0, 0, 1].into(), [9, 9, 9, 9].into()],
+            host_gateway: Some([10, 0, 2, 2].into()),
+            ..Attachment::default()
+        }
     }
 
     #[test]
-    fn the_hosts_servers_but_its_own() {
-        let host = "# c\nnameserver 127.0.0.53\nnameserver  9.9.9.9\nsearch a b\noptions edns0\n";
+    fn hosts_know_the_container() {
+        let extra = [
+            ("db".into(), "10.0.0.2".into()),
+            ("host".into(), HOST_GATEWAY.into()),
+        ];
+        let text = hosts("box", &extra, &Attachment::default());
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
+        assert!(text.ends_with("10.0.0.2\tdb\n127.0.1.1\tbox\n"));
+        let text = hosts("box", &extra, &network());
+        assert!(text.ends_with("10.0.0.2\tdb\n10.0.2.2\thost\n10.0.2.100\tbox\n"));
+    }
+
+    #[test]
+    fn servers_that_can_be_reached() {
+        let host = Resolver::parse("nameserver 127.0.0.53\nsearch a b\noptions edns0\n");
         assert_eq!(
-            resolv_conf(&Dns::default(), host),
+            resolv_conf(&Dns::default(), &host, &network()),
             "nameserver 9.9.9.9\nsearch a b\noptions edns0\n"
         );
         let dns = Dns {
@@ -130,9 +125,13 @@ mod tests {
             options: vec!["ndots:2".into()],
         };
         assert_eq!(
-            resolv_conf(&dns, host),
+            resolv_conf(&dns, &host, &network()),
             "nameserver 1.1.1.1\noptions ndots:2\n"
         );
-        assert_eq!(resolv_conf(&Dns::default(), ""), "");
+        let none = Attachment::default();
+        assert_eq!(
+            resolv_conf(&Dns::default(), &Resolver::default(), &none),
+            ""
+        );
     }
 }

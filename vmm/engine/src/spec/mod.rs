@@ -24,6 +24,7 @@ use thiserror::Error;
 use walnut_protocol::agent::{CreateRequest, GuestFile};
 
 use crate::container::{Container, Limits, Seccomp, security};
+use crate::network::Session;
 use crate::storage::Layout;
 
 #[derive(Debug, Error)]
@@ -71,9 +72,10 @@ const READONLY_PATHS: &[&str] = &[
 pub fn request(
     container: &Container,
     layout: &Layout,
+    network: &Session,
     tty_size: Option<(u32, u32)>,
 ) -> Result<CreateRequest, SpecError> {
-    let files = files::all(container).map(|(path, content)| GuestFile {
+    let files = files::all(container, &network.attachment).map(|(path, content)| GuestFile {
         path: path.to_owned(),
         mode: 0o644,
         content: content.into_bytes(),
@@ -93,6 +95,7 @@ pub fn request(
         sysctls: container.sysctls.clone(),
         volumes: layout.fills.clone(),
         init: container.init,
+        interfaces: network.interfaces(),
         ..CreateRequest::default()
     })
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use walnut_protocol::agent::{CreateRequest, Empty, ShutdownRequest, StartRequest, WaitResponse};
-use walnut_protocol::{CallError, Client};
+use walnut_protocol::{CallError, Client, chain};
 
 use super::SupervisorError;
 use super::output::Outputs;
@@ -20,6 +20,7 @@ use super::process::{Streams, created, exit_code, started};
 use super::shared::CALL_TIMEOUT;
 use crate::container::Container;
 use crate::log_file::Stream;
+use crate::network::{Attachment, Session};
 use crate::run::calls::{Command, Commander, wait_in_background};
 use crate::run::signals::{Caught, SignalError, Signals};
 use crate::run::stdio;
@@ -55,6 +56,7 @@ pub(super) struct Life<'a> {
     vm: Vm,
     /// Of a machine that was restored: it has been woken.
     agent: Option<Client>,
+    network: &'a mut Session,
     dir: Arc<RunDir>,
     signals: &'a Signals,
 }
@@ -64,12 +66,12 @@ impl<'a> Life<'a> {
     pub fn new(
         container: &'a Container,
         layout: &Layout,
-        (vm, dir): (Vm, Arc<RunDir>),
+        (vm, network, dir): (Vm, &'a mut Session, Arc<RunDir>),
         outputs: &'a Outputs,
         signals: &'a Signals,
         tty_size: Option<(u32, u32)>,
     ) -> Result<Self, SupervisorError> {
-        let create = spec::request(container, layout, tty_size)?;
+        let create = spec::request(container, layout, network, tty_size)?;
         let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");
         Ok(Self {
             container,
@@ -79,6 +81,7 @@ impl<'a> Life<'a> {
             has_disk: !layout.disks.is_empty(),
             vm,
             agent: None,
+            network,
             dir,
             signals,
         })
@@ -157,7 +160,7 @@ impl<'a> Life<'a> {
     pub fn run(
         mut self,
         timings: &mut Timings,
-        begun: impl FnOnce(),
+        begun: impl FnOnce(&Attachment),
     ) -> Result<Ended, SupervisorError> {
         let result = self.run_container(timings, begun);
         self.outputs.shared.machine_ends();
@@ -181,8 +184,10 @@ impl<'a> Life<'a> {
     fn run_container(
         &mut self,
         timings: &mut Timings,
-        begun: impl FnOnce(),
+        begun: impl FnOnce(&Attachment),
     ) -> Result<Ended, SupervisorError> {
+        // Before the container can do anything, its ports are listened on.
+        self.network.settle()?;
         let agent = match self.agent.take() {
             Some(agent) => agent,
             None => self.vm.agent()?,
@@ -204,7 +209,7 @@ impl<'a> Life<'a> {
         let outputs = self
             .pump(streams, &agent)
             .map_err(SupervisorError::Streams)?;
-        begun();
+        begun(&self.network.attachment);
         let ended = self.wait(&agent)?;
         for output in outputs {
             // A thread that panicked has said so.
@@ -246,7 +251,9 @@ impl<'a> Life<'a> {
         let mut commander =
             Commander::new(agent.within(CALL_TIMEOUT), self.container.id.to_string());
         loop {
-            let events = self.vm.poll(&[done.as_fd(), self.signals.as_fd()])?;
+            let mut fds = vec![done.as_fd(), self.signals.as_fd()];
+            fds.extend(self.network.wanted());
+            let events = self.vm.poll(&fds)?;
             if events.ready[0] {
                 return match waiter.recv() {
                     Ok(answer) => Ok(answer?),
@@ -258,6 +265,11 @@ impl<'a> Life<'a> {
             }
             while let Some(caught) = self.signals.next()? {
                 self.pass_on(caught, &mut interrupts, &mut commander)?;
+            }
+            if events.ready.get(2) == Some(&true)
+                && let Err(e) = self.network.start()
+            {
+                log::warn!("the container has no network: {}", chain(&e));
             }
         }
     }

@@ -32,6 +32,7 @@ use walnut_protocol::{CallError, chain};
 use crate::events::Event;
 use crate::image::{Image, ImageError, Platform, Quiet, Reference, ReferenceError, Store};
 use crate::log_file::LogWriter;
+use crate::network::{Attachment, NetworkError, Session};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Alive, Config, Entry, RecordError, Registry, State, Status};
 use crate::run::signals::{SignalError, Signals};
@@ -61,6 +62,8 @@ pub enum SupervisorError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Volumes(#[from] VolumesError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
@@ -189,8 +192,8 @@ impl Supervisor<'_> {
         let mut told = Some(told);
         loop {
             let since = Instant::now();
-            let tell = || {
-                if let Err(e) = shared.update(false, running) {
+            let tell = |network: &Attachment| {
+                if let Err(e) = shared.update(false, |state| running(state, network)) {
                     log::warn!("{}", chain(&e));
                 }
                 told.take().into_iter().for_each(|told| told(Ok(())));
@@ -283,23 +286,26 @@ impl Supervisor<'_> {
         outputs: &Outputs,
         signals: &Signals,
         timings: &mut Timings,
-        begun: impl FnOnce(),
+        begun: impl FnOnce(&Attachment),
     ) -> Result<Ended, SupervisorError> {
         let container = &self.config.container;
-        let (machine, layout, _claims) = self.machine()?;
+        let mut network = Session::prepare(container)?;
+        let (mut machine, layout, _claims) = self.machine(&mut network)?;
         let start = Start::choose(self, &machine)?;
         let mut origin = start.origin();
         loop {
             let vm = Vm::start(self.artifacts, &machine, &origin, Arc::clone(dir))?;
             timings.mark("cli");
-            let vm = (vm, Arc::clone(dir));
+            let vm = (vm, &mut network, Arc::clone(dir));
             let mut life = Life::new(container, &layout, vm, outputs, signals, self.tty_size)?;
             match life.wait_ready(ready_timeout(), timings) {
                 Err(error) if start.gives_up(&origin, &error) => origin = Origin::Boot,
                 ready => {
                     ready?;
-                    return life.run(timings, || {
-                        begun();
+                    // From here on it is the monitor's alone: the network goes with it.
+                    machine.inherited.clear();
+                    return life.run(timings, |network| {
+                        begun(network);
                         start.afterwards(&origin);
                     });
                 }
@@ -308,7 +314,10 @@ impl Supervisor<'_> {
     }
 
     /// The claims hold as long as the machine is to live.
-    fn machine(&self) -> Result<(Machine, Layout, Vec<Claim>), SupervisorError> {
+    fn machine(
+        &self,
+        network: &mut Session,
+    ) -> Result<(Machine, Layout, Vec<Claim>), SupervisorError> {
         let container = &self.config.container;
         let source = self.source();
         let disk = self.writable_disk(&source)?;
@@ -321,7 +330,8 @@ impl Supervisor<'_> {
             disks: layout.disks.clone(),
             pmem: layout.pmem.clone(),
             fs: layout.fs.clone(),
-            net: Vec::new(),
+            net: network.config().into_iter().collect(),
+            inherited: network.take_socket().into_iter().collect(),
         };
         Ok((machine, layout, claims))
     }
@@ -377,7 +387,8 @@ pub fn image_of(config: &Config, paths: &Paths) -> Result<Option<Image>, Supervi
     Ok(Some(image))
 }
 
-fn running(state: &mut State) {
+fn running(state: &mut State, network: &Attachment) {
+    state.network = network.clone();
     state.status = Status::Running;
     state.starting = false;
     state.started = Some(Timestamp::now());
@@ -399,6 +410,7 @@ fn has_ended(state: &mut State, ended: Ended) {
     state.starting = false;
     state.exit_code = i32::from(ended.code);
     state.oom_killed = ended.oom_killed;
+    state.network = Attachment::default();
     state.finished = Some(Timestamp::now());
     state.pid = 0;
 }
@@ -407,6 +419,7 @@ fn machine_ended(state: &mut State, error: &SupervisorError) {
     state.status = Status::Exited;
     state.starting = false;
     state.exit_code = MACHINE_ENDED;
+    state.network = Attachment::default();
     state.error = chain(error);
     state.finished = Some(Timestamp::now());
     state.pid = 0;

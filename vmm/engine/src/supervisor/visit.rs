@@ -9,6 +9,7 @@ use super::life::{CREATE_TIMEOUT, SYNC_TIMEOUT};
 use super::process::created;
 use super::{Supervisor, SupervisorError, ready_timeout};
 use crate::files::Files;
+use crate::network::Session;
 use crate::spec;
 use crate::vm::rundir::RunDir;
 use crate::vm::{Origin, Ready, Vm};
@@ -36,11 +37,13 @@ impl Supervisor<'_> {
         let (dir, _) =
             RunDir::create(self.paths, self.entry.short()).map_err(SupervisorError::from)?;
         let dir = Arc::new(dir);
-        let (machine, layout, _claims) = self.machine()?;
+        // It runs nothing that could want one.
+        let mut network = Session::default();
+        let (machine, layout, _claims) = self.machine(&mut network)?;
         let mut vm = Vm::start(self.artifacts, &machine, &Origin::Boot, Arc::clone(&dir))
             .map_err(SupervisorError::from)?;
-        let create =
-            spec::request(&self.config.container, &layout, None).map_err(SupervisorError::from)?;
+        let create = spec::request(&self.config.container, &layout, &network, None)
+            .map_err(SupervisorError::from)?;
         match vm
             .wait_ready(ready_timeout(), &[])
             .map_err(SupervisorError::from)?

@@ -22,6 +22,7 @@ use super::{Id, Key, Record, TemplateError, Templates};
 use crate::cli::{Cli, Command as CliCommand};
 use crate::container::{Container, ContainerError, ImageDefaults};
 use crate::image::{Digest, Hashing};
+use crate::network::Session;
 use crate::paths::{Artifacts, Paths, private_dir};
 use crate::spec;
 use crate::storage::{Layout, Source};
@@ -51,6 +52,8 @@ pub fn make(
         disks: Vec::new(),
         pmem: Vec::new(),
         fs: Vec::new(),
+        net: Vec::new(),
+        inherited: Vec::new(),
     };
     let files = part.files();
     let (dir, _) = RunDir::create(paths, &format!("t-{id}"))?;
@@ -103,7 +106,7 @@ fn try_clone(
     }
     let agent = vm.agent()?.within(PATIENCE);
     wake(&agent).map_err(TemplateError::Try)?;
-    let request = spec::request(&container, &layout, None)?;
+    let request = spec::request(&container, &layout, &Session::default(), None)?;
     let token = created(agent.create(&request).map_err(TemplateError::Try)?)?;
     let mut streams = Streams::connect(&dir.vsock(), &token, false, false)?;
     let start = StartRequest {

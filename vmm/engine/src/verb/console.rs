@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `walnut console`: what the kernel of a container's machine has said; `walnut port`: what of it
-//! is reachable.
+//! `walnut console`: what the kernel of a container's machine has said.
 
 use std::fs;
 use std::io::{self, Write};
 
-use super::{Known, VerbError, refused};
-use crate::cli::look::{ConsoleArgs, PortArgs};
+use super::{Known, VerbError};
+use crate::cli::look::ConsoleArgs;
 use crate::paths::Paths;
 
 pub fn console(args: &ConsoleArgs, paths: &Paths) -> Result<u8, VerbError> {
@@ -20,16 +19,4 @@ pub fn console(args: &ConsoleArgs, paths: &Paths) -> Result<u8, VerbError> {
         .into_bytes();
     io::stdout().write_all(&shown).map_err(VerbError::Stdout)?;
     Ok(0)
-}
-
-/// Nothing is published before there is a network.
-pub fn port(args: &PortArgs, paths: &Paths) -> Result<u8, VerbError> {
-    Known::find(&args.name, paths)?;
-    match &args.port {
-        None => Ok(0),
-        Some(port) => refused(format!(
-            "No public port '{port}' published for {}",
-            args.name
-        )),
-    }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use serde_json::{Value, json};
 
-use super::{Known, VerbError, complain, refused};
+use super::{Known, VerbError, complain, ports, refused};
 use crate::cli::look::InspectArgs;
 use crate::container::{Container, Seccomp};
 use crate::format::Inspect;
@@ -117,7 +117,7 @@ fn document(known: &Known, paths: &Paths, size: bool) -> Value {
         },
         "Mounts": mounts(container),
         "Config": config_document(config),
-        "NetworkSettings": { "Ports": {}, "Networks": {} },
+        "NetworkSettings": ports::settings(known),
         "Machine": {
             "Memory": u64::from(container.limits.machine_memory_mib()) << 20,
             "Cpus": container.limits.machine_cpus(),
@@ -210,8 +210,9 @@ fn host_config(config: &Config) -> Value {
     json!({
         "Binds": binds,
         "LogConfig": { "Type": container.log.driver, "Config": log_config },
-        "NetworkMode": "none",
-        "PortBindings": {},
+        "NetworkMode": container.network.mode.name(),
+        "PortBindings": ports::bindings(&container.network.publish),
+        "PublishAllPorts": container.network.publish_all,
         "RestartPolicy": {
             "Name": container.restart.name(),
             "MaximumRetryCount": container.restart.max_retries(),

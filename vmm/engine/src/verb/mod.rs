@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod life;
 pub mod logs;
 mod machine;
+pub mod ports;
 pub mod ps;
 pub mod remove;
 pub mod start;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
 
-use super::VerbError;
+use super::{VerbError, ports};
 use crate::cli::look::PsArgs;
 use crate::format::Listing;
 use crate::paths::Paths;
@@ -79,7 +79,7 @@ fn row(entry: &Entry, config: &Config, state: &State, args: &PsArgs, size: bool)
         "Command": quoted(&command, args.no_trunc),
         "CreatedAt": config.created.listed(),
         "RunningFor": format!("{} ago", human_duration(now.since(config.created))),
-        "Ports": "",
+        "Ports": ports::listed(container, &state.network),
         "State": state.status.to_string(),
         "Status": status(state, now),
         "Health": state.health.as_ref().map_or("", |health| health.status.as_str()),
@@ -89,7 +89,7 @@ fn row(entry: &Entry, config: &Config, state: &State, args: &PsArgs, size: bool)
         "Label": container.labels,
         "Mounts": mounts.join(","),
         "LocalVolumes": container.volumes.iter().filter(|v| v.is_named()).count().to_string(),
-        "Networks": "none",
+        "Networks": container.network.mode.name(),
         "Platform": "linux/amd64",
     })
 }

@@ -2,6 +2,7 @@
 //! The machine's document: what the monitor is told to build.
 
 use std::iter;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use walnut_vmm_config::{
@@ -80,6 +81,8 @@ pub struct Machine {
     pub pmem: Vec<PmemConfig>,
     pub fs: Vec<FsConfig>,
     pub net: Vec<NetConfig>,
+    /// What `net` names by its number, for the monitor to inherit.
+    pub inherited: Vec<OwnedFd>,
 }
 
 impl Machine {

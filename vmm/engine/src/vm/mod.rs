@@ -135,9 +135,10 @@ impl Vm {
         let config = config_file(&document).map_err(VmError::Config)?;
         let log = File::create(dir.monitor_log()).map_err(VmError::Config)?;
         // The monitor inherits these. No other thread starts a program meanwhile.
+        let network = machine.inherited.iter().map(AsFd::as_fd);
         let theirs = theirs.as_ref().map(AsFd::as_fd);
         let fds = [config.as_fd(), lifeline_read.as_fd(), report.as_fd()];
-        for fd in fds.into_iter().chain(theirs) {
+        for fd in fds.into_iter().chain(theirs).chain(network) {
             fcntl_setfd(fd, FdFlags::empty()).map_err(config_error)?;
         }
         let child = Command::new(&artifacts.monitor)

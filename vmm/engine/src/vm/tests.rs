@@ -50,6 +50,8 @@ impl Bench {
             disks: Vec::new(),
             pmem: Vec::new(),
             fs: Vec::new(),
+            net: Vec::new(),
+            inherited: Vec::new(),
         };
         Vm::start(&artifacts, &machine, &Origin::Boot, dir).unwrap()
     }

@@ -17,8 +17,10 @@ use super::{ETHERNET_HEADER_LEN, F_GUEST_CSUM, HEADER_LEN, NetError};
 
 const LENGTH_LEN: usize = 4;
 
-/// What passt takes (ETH_MAX_MTU), and sends.
-const MAX_FRAME: usize = 65_535;
+/// What passt takes (ETH_MAX_MTU).
+const MAX_SENT: usize = 65_535;
+/// A whole IP packet, its Ethernet header, and a VLAN's.
+const MAX_RECEIVED: usize = 65_535 + ETHERNET_HEADER_LEN + 4;
 
 /// Room for frames that have come in one piece.
 const BUFFER_LEN: usize = 128 << 10;
@@ -65,7 +67,7 @@ impl Stream {
             return Ok(None);
         };
         let len = u32::from_be_bytes(*length) as usize;
-        if len > MAX_FRAME {
+        if len > MAX_RECEIVED {
             let message = format!("a frame of {len} bytes");
             return Err(Error::new(ErrorKind::InvalidData, message));
         }
@@ -140,11 +142,11 @@ impl Stream {
 /// 0 for one that does not go.
 fn frame_len(packet: &[Slice<'_>]) -> usize {
     let len: usize = behind(packet, HEADER_LEN).map(|slice| slice.len()).sum();
-    if len > MAX_FRAME { 0 } else { len }
+    if len > MAX_SENT { 0 } else { len }
 }
 
 fn wire_length(len: usize) -> [u8; LENGTH_LEN] {
-    u32::try_from(len).expect("at most MAX_FRAME").to_be_bytes()
+    u32::try_from(len).expect("at most MAX_SENT").to_be_bytes()
 }
 
 impl Backend for Stream {

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--network user`: published ports, the way out, and what happens when something is missing, taken
+//! or killed. All traffic stays on the loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use walnut_tests::harness::{Home, skip};
+
+const NO_KVM: &str = "no KVM that runs a stock kernel";
+const NO_PASST: &str = "no passt";
+/// Answers each connection to port 80 with what it said, and then its end.
+const ECHO: &str = "nc -ll -p 80 -e cat";
+/// The host's own programs, in a container of busybox.
+const HOST_PROGRAMS: [&str; 6] = [
+    "-v",
+    "/usr:/usr:ro",
+    "-v",
+    "/usr/lib:/lib:ro",
+    "-v",
+    "/usr/lib64:/lib64:ro",
+];
+/// For one answer from a container.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn home() -> Option<Home> {
+    let passt = Path::new("/usr/bin/passt").exists();
+    match Home::new() {
+        None => skip(NO_KVM),
+        Some(_) if !passt => skip(NO_PASST),
+        home => return home,
+    }
+    None
+}
+
+/// Ports that nobody has at the moment.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held: Vec<_> = (0..N)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    std::array::from_fn(|i| held[i].local_addr().unwrap().port())
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Sends `text`, and its end; what comes back.
+fn echo(port: u16, text: &[u8]) -> Vec<u8> {
+    let mut stream = connect(port);
+    stream.write_all(text).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+/// Waits until something in the container listens on these ports.
+fn wait_for_listeners(home: &Home, ports: &[&str]) {
+    let script = "for port; do until netstat -ltun | grep -q \":$port \"; do :; done; done";
+    let line = [&["exec", "web", "sh", "-c", script, "sh"], ports].concat();
+    home.walnut(line).run().succeeded();
+}
+
+/// Of the passts that have this in their command line.
+fn passts(with: &str) -> Vec<rustix::process::Pid> {
+    let of = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_one = line.contains("passt ") && line.contains(with);
+        let pid = entry.file_name().to_string_lossy().parse().ok();
+        pid.filter(|_| is_one)
+            .and_then(rustix::process::Pid::from_raw)
+    };
+    let processes = fs::read_dir("/proc").unwrap();
+    processes.filter_map(Result::ok).filter_map(of).collect()
+}
+
+fn wait_for_end(pids: &[rustix::process::Pid]) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    for pid in pids {
+        if let Ok(fd) = pidfd_open(*pid, PidfdFlags::empty()) {
+            poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_published_port() {
+    let Some(home) = home() else { return };
+    let [port] = free_ports();
+    let (publish, place) = (format!("{port}:80"), format!("127.0.0.1:{port}"));
+    home.background_with("web", &["-p", &publish], ECHO);
+    wait_for_listeners(&home, &["80"]);
+    // It is listened on, and the half-closed connection brings all of it back.
+    let long: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    assert!(echo(port, &long) == long);
+    assert_eq!(home.says(&["port", "web"]), format!("80/tcp -> {place}"));
+    assert_eq!(home.says(&["port", "web", "80"]), place);
+    home.walnut(["port", "web", "81/udp"])
+        .run()
+        .exited(1)
+        .complains(&["no public port '81/udp' published for web"]);
+    let listed = home.says(&["ps", "--format", "{{.Ports}} {{.Networks}}"]);
+    assert_eq!(listed, format!("{place}->80/tcp default"));
+    let inspected = home.says(&[
+        "inspect",
+        "-f",
+        "{{.NetworkSettings.IPAddress}} {{json .NetworkSettings.Ports}}",
+        "web",
+    ]);
+    let expected =
+        format!("10.0.2.100 {{\"80/tcp\":[{{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"{port}\"}}]}}");
+    assert_eq!(inspected, expected);
+    // A second one can't have it, and is not started.
+    let image = home.busybox();
+    let taken = format!("Bind for {place} failed: port is already allocated");
+    home.walnut(["run", "--rm", "-p", &publish, &image, "echo", "ran"])
+        .run()
+        .exited(125)
+        .says("")
+        .complains(&[&taken]);
+    let passts = passts(&place.replace(':', "/"));
+    assert_eq!(passts.len(), 1);
+    home.walnut(["rm", "-f", "web"]).run().succeeded();
+    wait_for_end(&passts);
+    TcpListener::bind(&place).unwrap();
+    home.assert_clean();
+}
+
+#[test]
+fn udp_and_several() {
+    let Some(home) = home() else { return };
+    let [first, second, udp] = free_ports();
+    let flags = [
+        format!("{first}:80"),
+        format!("{second}:81"),
+        format!("{udp}:53/udp"),
+    ];
+    let mut flags: Vec<&str> = flags.iter().flat_map(|f| ["-p", f]).collect();
+    flags.extend(["-P", "--expose", "7/udp"]);
+    flags.extend(HOST_PROGRAMS);
+    let script = "nc -ll -p 80 -e cat & nc -ll -p 81 -e echo other & \
+                  perl -MIO::Socket -e '$s = IO::Socket::INET->new(Proto => \"udp\", LocalPort => 53); \
+                  $s->send($d) while $s->recv($d, 65535)'";
+    home.background_with("web", &flags, script);
+    wait_for_listeners(&home, &["80", "81", "53"]);
+    assert_eq!(echo(first, b"one"), b"one");
+    assert_eq!(echo(second, b""), b"other\n");
+    let any = home.says(&["port", "web", "7/udp"]);
+    assert!(any.starts_with("127.0.0.1:"), "{any}");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(("127.0.0.1", udp)).unwrap();
+    for len in [1, 1400, 60_000] {
+        let datagram: Vec<u8> = (0..=255).cycle().take(len).collect();
+        socket.send(&datagram).unwrap();
+        let mut answer = vec![0; 65_535];
+        let len = socket.recv(&mut answer).unwrap();
+        assert!(answer[..len] == datagram, "{len}");
+    }
+    home.remove_all();
+}
+
+#[test]
+fn the_host_where_it_is_asked_for() {
+    let Some(home) = home() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let image = home.busybox();
+    // Its side stays open: passt of 2023 does not pass on an end that comes after the guest's.
+    let script = format!(
+        "mkfifo p; nc host.walnut.internal {port} <p & exec 3>p; echo from inside >&3; wait"
+    );
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut said = [0; 12];
+        stream.read_exact(&mut said).unwrap();
+        stream.write_all(b"from outside\n").unwrap();
+        said
+    });
+    let line = [
+        "run",
+        "--rm",
+        "--add-host",
+        "host.walnut.internal:host-gateway",
+        &image,
+        "sh",
+        "-c",
+        &script,
+    ];
+    home.walnut(line).run().succeeded().says("from outside\n");
+    assert_eq!(server.join().unwrap(), *b"from inside\n");
+    // Without it, there is no such name, and no way by the address.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!("nc -w 2 10.0.2.2 {port} </dev/null || echo no way");
+    home.walnut(["run", "--rm", &image, "sh", "-c", &script])
+        .run()
+        .succeeded()
+        .says("no way\n");
+    assert!(listener.accept().is_err());
+}
+
+#[test]
+fn what_the_container_sees() {
+    let Some(home) = home() else { return };
+    let image = home.busybox();
+    let see = |flags: &[&str], command: &str| {
+        let line = [&["run", "--rm"], flags, &[&image, "sh", "-c", command]].concat();
+        home.says(&line)
+    };
+    let link = see(
+        &["--mac-address", "02:00:00:00:00:77", "--hostname", "box"],
+        "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; hostname -i; ip route",
+    );
+    assert_eq!(
+        link,
+        "02:00:00:00:00:77\n65520\n10.0.2.100\ndefault via 10.0.2.2 dev eth0 \n\
+         10.0.2.0/24 dev eth0 scope link  src 10.0.2.100"
+    );
+    let resolver = see(
+        &[
+            "--dns",
+            "192.0.2.53",
+            "--dns-search",
+            "a.test",
+            "--dns-option",
+            "ndots:2",
+        ],
+        "cat /etc/resolv.conf",
+    );
+    assert_eq!(
+        resolver,
+        "nameserver 192.0.2.53\nsearch a.test\noptions ndots:2"
+    );
+    assert_eq!(see(&["--network", "none"], "ls /sys/class/net"), "lo");
+    let forwarding = see(
+        &["--sysctl", "net.ipv4.ip_forward=1"],
+        "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/eth0/forwarding",
+    );
+    assert_eq!(forwarding, "1\n1");
+}
+
+#[test]
+fn without_passt() {
+    let Some(home) = home() else { return };
+    let image = home.busybox();
+    let run = |flags: &[&str]| {
+        let line = [&["run", "--rm"], flags, &[&image, "ls", "/sys/class/net"]].concat();
+        home.walnut(&line).env("PATH", "/nowhere").run()
+    };
+    let missing = ["there is no passt on the PATH", "install the package passt"];
+    run(&["--network", "user"])
+        .exited(125)
+        .says("")
+        .complains(&missing);
+    run(&["-p", "8080:80"])
+        .exited(125)
+        .says("")
+        .complains(&missing);
+    run(&[])
+        .succeeded()
+        .says("lo\n")
+        .complains(&["the container has no network", "--network none"]);
+    let quiet = run(&["--network", "none"]);
+    quiet.succeeded().says("lo\n");
+    assert!(quiet.stderr.is_empty(), "{}", quiet.story());
+}
+
+#[test]
+fn mistakes() {
+    let home = Home::without_kvm();
+    let image = home.busybox();
+    for (flags, said) in [
+        (&["-p", "x:80"][..], "invalid hostPort: x"),
+        (&["-p", "80:0"], "invalid containerPort: 0"),
+        (&["-p", "80:80/icmp"], "invalid proto: icmp"),
+        (&["-p", "host:80:80"], "invalid IP address: host"),
+        (&["--network", "nosuch"], "network nosuch not found"),
+        (&["--mac-address", "02:00"], "is not a valid mac address"),
+        (
+            &["--ip", "10.0.0.1"],
+            "supported on user defined networks only",
+        ),
+    ] {
+        let line = [&["create"], flags, &[image.as_str(), "true"]].concat();
+        home.walnut(&line)
+            .run()
+            .exited(125)
+            .says("")
+            .complains(&[said]);
+    }
+}
+
+#[test]
+fn a_passt_that_was_killed_takes_the_link_down() {
+    let Some(home) = home() else { return };
+    let [port] = free_ports();
+    home.background_with("web", &["-p", &format!("{port}:80")], ECHO);
+    wait_for_listeners(&home, &["80"]);
+    assert_eq!(echo(port, b"before"), b"before");
+    let passts = passts(&format!("127.0.0.1/{port}:80"));
+    for pid in &passts {
+        rustix::process::kill_process(*pid, rustix::process::Signal::KILL).unwrap();
+    }
+    wait_for_end(&passts);
+    // The carrier goes a moment later; the container lives.
+    let script = "while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do :; done; echo down";
+    assert_eq!(home.says(&["exec", "web", "sh", "-c", script]), "down");
+    let logs: String = fs::read_dir(home.state().join("vm"))
+        .unwrap()
+        .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("monitor.log")).ok())
+        .collect();
+    assert!(logs.contains("net: the link is down"), "{logs}");
+    home.remove_all();
+}
+
+#[test]
+fn passt_goes_with_a_supervisor_that_was_killed() {
+    let Some(home) = home() else { return };
+    let [port] = free_ports();
+    home.background_with("web", &["-p", &format!("{port}:80")], ECHO);
+    let passts = passts(&format!("127.0.0.1/{port}:80"));
+    assert_eq!(passts.len(), 1);
+    let supervisor = home.says(&["inspect", "-f", "{{.State.Pid}}", "web"]);
+    let supervisor = rustix::process::Pid::from_raw(supervisor.parse().unwrap()).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    wait_for_end(&passts);
+    home.remove_all();
+}

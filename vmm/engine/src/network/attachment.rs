@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's network for one life of its machine.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::{Deserialize, Serialize};
+use walnut_netlink::Cidr;
+use walnut_protocol::agent::Interface;
+use walnut_vmm_config::{MAX_MTU, Mac, NetBackend, NetConfig};
+
+use super::passt::{self, Passt, Plan};
+use super::{Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, ports};
+use crate::container::Container;
+
+/// Of every container's one interface.
+const INTERFACE: &str = "eth0";
+
+/// What the container has, as it is recorded while it runs.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Attachment {
+    /// Docker's name of the network; empty is none.
+    pub network: String,
+    pub mac: Option<Mac>,
+    /// `10.0.2.100/24`.
+    pub addresses: Vec<String>,
+    pub gateways: Vec<IpAddr>,
+    pub mtu: u32,
+    /// Name servers for a container that asks for none of its own.
+    pub resolvers: Vec<IpAddr>,
+    /// What `host-gateway` stands for.
+    pub host_gateway: Option<IpAddr>,
+    pub ports: Vec<Bound>,
+}
+
+impl Attachment {
+    /// The container's own address, without its prefix.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.cidr().map(|cidr| cidr.address)
+    }
+
+    pub fn cidr(&self) -> Option<Cidr> {
+        self.addresses.first()?.parse().ok()
+    }
+
+    fn interfaces(&self) -> Vec<Interface> {
+        let of = |mac: Mac| Interface {
+            mac: mac.to_string(),
+            name: INTERFACE.to_owned(),
+            mtu: self.mtu,
+            addresses: self.addresses.clone(),
+            gateways: self.gateways.iter().map(ToString::to_string).collect(),
+            // passt sends to the address that it saw last: none, before the first frame.
+            announce: !self.ports.is_empty(),
+            ..Interface::default()
+        };
+        self.mac.map(of).into_iter().collect()
+    }
+}
+
+/// The attachment with what keeps it up.
+#[derive(Debug, Default)]
+pub struct Session {
+    pub attachment: Attachment,
+    config: Option<NetConfig>,
+    /// The monitor's end of the network.
+    socket: Option<OwnedFd>,
+    passt: Option<Passt>,
+}
+
+impl Session {
+    /// Makes ready what the container asks for. The network comes up while the machine does:
+    /// [`Self::settle`] says whether it has.
+    ///
+    /// # Errors
+    /// A port is taken, or something that is needed is missing.
+    pub fn prepare(container: &Container) -> Result<Self, NetworkError> {
+        let wanted = &container.network;
+        match &wanted.mode {
+            Mode::None => Ok(Self::default()),
+            Mode::Default if !passt::installed() => {
+                if !wanted.all_published().is_empty() {
+                    return Err(NetworkError::NoPasst);
+                }
+                log::warn!(
+                    "the container has no network: there is no passt on the PATH; {PACKAGE}, or \
+                     give --network none to do without"
+                );
+                Ok(Self::default())
+            }
+            Mode::User if !passt::installed() => Err(NetworkError::NoPasst),
+            Mode::Default | Mode::User => Self::user(container),
+            Mode::Tap(name) => Ok(Self::tap(container, name)),
+        }
+    }
+
+    fn user(container: &Container) -> Result<Self, NetworkError> {
+        let ports = ports::choose(&container.network.all_published())?;
+        let host = Resolver::of_host();
+        let forward_dns = host.is_local();
+        let mut names = container.hosts.iter();
+        let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
+        // This passt sends answers to UDP from the host's loopback by the same way as all else.
+        let by_answer = |port: &Bound| port.protocol == Protocol::Udp && port.address.is_loopback();
+        let host_loopback = by_name || ports.iter().any(by_answer);
+        let attachment = Attachment {
+            network: "user".to_owned(),
+            mac: Some(container.network.mac.unwrap_or(mac_of(passt::ADDRESS))),
+            addresses: vec![passt::address().to_string()],
+            gateways: vec![passt::GATEWAY.into()],
+            mtu: MAX_MTU.into(),
+            resolvers: if forward_dns {
+                vec![passt::RESOLVER.into()]
+            } else {
+                host.servers
+            },
+            host_gateway: by_name.then_some(passt::GATEWAY.into()),
+            ports: ports.clone(),
+        };
+        let flags = SocketFlags::CLOEXEC;
+        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|error| NetworkError::Socket(error.into()))?;
+        let plan = Plan {
+            address: passt::address(),
+            ports,
+            forward_dns,
+            host_loopback,
+        };
+        Ok(Self {
+            config: attachment.mac.map(|mac| NetConfig {
+                backend: NetBackend::StreamFd(near.as_raw_fd()),
+                mac,
+                mtu: None,
+            }),
+            attachment,
+            socket: Some(near),
+            passt: Some(Passt::new(plan, far)?),
+        })
+    }
+
+    /// Whoever made the tap knows what is on it: the container gets the interface, and asks.
+    fn tap(container: &Container, name: &str) -> Self {
+        let mac = container
+            .network
+            .mac
+            .unwrap_or_else(|| of_id(container.id.as_str()));
+        let config = NetConfig {
+            backend: NetBackend::Tap(name.to_owned()),
+            mac,
+            mtu: None,
+        };
+        Self {
+            attachment: Attachment {
+                network: container.network.mode.name(),
+                mac: Some(mac),
+                resolvers: Resolver::of_host().servers,
+                ..Attachment::default()
+            },
+            config: Some(config),
+            ..Self::default()
+        }
+    }
+
+    /// For the machine's document.
+    pub fn config(&self) -> Option<NetConfig> {
+        self.config.clone()
+    }
+
+    /// For the monitor, which inherits it.
+    pub fn take_socket(&mut self) -> Option<OwnedFd> {
+        self.socket.take()
+    }
+
+    /// For the agent.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        self.attachment.interfaces()
+    }
+
+    /// Waits until the published ports are listened on.
+    ///
+    /// # Errors
+    /// Why they are not.
+    pub fn settle(&mut self) -> Result<(), NetworkError> {
+        self.passt.as_mut().map_or(Ok(()), Passt::settle)
+    }
+
+    /// Readable when [`Self::start`] is due.
+    pub fn wanted(&self) -> Option<BorrowedFd<'_>> {
+        self.passt.as_ref().and_then(Passt::wanted)
+    }
+
+    /// Starts what was put off until the container needs it.
+    ///
+    /// # Errors
+    /// Why it has no network now.
+    pub fn start(&mut self) -> Result<(), NetworkError> {
+        let Some(passt) = &mut self.passt else {
+            return Ok(());
+        };
+        passt.start()?;
+        passt.settle()
+    }
+}
+
+/// As Docker makes them: locally administered, and the address.
+fn mac_of(address: std::net::Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    Mac([0x02, 0x42, a, b, c, d])
+}
+
+/// Locally administered, and the first digits of the container's ID.
+fn of_id(id: &str) -> Mac {
+    let mut mac = [0x02, 0x42, 0, 0, 0, 0];
+    for (byte, digits) in mac[2..].iter_mut().zip(id.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
+    }
+    Mac(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_interfaces() {
+        assert_eq!(mac_of(passt::ADDRESS).to_string(), "02:42:0a:00:02:64");
+        assert_eq!(of_id("0123456789ab").to_string(), "02:42:01:23:45:67");
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's network: what was asked for ([`Wanted`]), and what it has while it runs
+//! ([`Attachment`]), from the flags to the processes behind it.
+//!
+//! - `wanted.rs`: the flags, checked
+//! - `publish.rs`: `-p`
+//! - `ports.rs`: ports of the host, looked at before anything is started
+//! - `user.rs`: a network without root: passt(1)
+
+mod attachment;
+mod passt;
+mod ports;
+mod publish;
+mod resolver;
+mod wanted;
+
+use std::io;
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+pub use attachment::{Attachment, Session};
+pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
+pub use ports::Bound;
+pub use publish::{Protocol, Publish, PublishError};
+pub use resolver::Resolver;
+pub use wanted::{HOST_GATEWAY, Mode, Wanted, WantedError};
+
+/// How the package is called, for messages.
+pub const PACKAGE: &str = "install the package passt (Debian, Ubuntu, Fedora: passt)";
+
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    #[error(
+        "there is no passt on the PATH, which --network user needs: {PACKAGE}, or give --network none"
+    )]
+    NoPasst,
+    #[error("Bind for {address}:{port} failed: {why}")]
+    Bind {
+        address: IpAddr,
+        port: u16,
+        why: String,
+    },
+    #[error("Bind for {address}:{port} failed: port is already published by this container")]
+    Twice { address: IpAddr, port: u16 },
+    #[error("start passt")]
+    Spawn(#[source] io::Error),
+    #[error("passt failed{}", said(.0))]
+    Passt(String),
+    #[error("make a socket for the network")]
+    Socket(#[source] io::Error),
+}
+
+fn said(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(": {text}")
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! passt(1), one for each container: its frames become sockets of an ordinary process of the host.
+//!
+//! It gets one end of a socket pair, the monitor the other; it ends when that one is closed, so it
+//! never outlives the machine, whatever happens to whom. It puts itself into a sandbox of its own.
+//!
+//! It takes some time to start and 20 MiB while it lives. So it is started when it is needed: at
+//! once where ports are published, otherwise when the guest has sent its first frame.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use walnut_netlink::Cidr;
+
+use super::{Bound, NetworkError, Protocol};
+
+const PROGRAM: &str = "passt";
+
+pub const DOCTOR_GOOD: &str = "passt is there: containers have a network without root";
+pub const DOCTOR_WEAK: &str = "there is no passt: containers have no network unless it is --network tap:NAME; install the package passt";
+
+/// Of every container on a network of its own; rarely anybody's LAN.
+pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+pub(super) const PREFIX: u8 = 24;
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// Passed on to the host's own resolver, where that listens on the loopback.
+pub(super) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+/// The other side's, on each of those networks. With an address and a link named, passt asks for no
+/// route of the host's: it starts on a host that is offline, and goes on when that changes.
+const GATEWAY_MAC: &str = "02:42:0a:00:02:02";
+
+/// What it is to do.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub address: Cidr,
+    pub ports: Vec<Bound>,
+    /// Queries to [`RESOLVER`] go to the host's.
+    pub forward_dns: bool,
+    /// The gateway's address is the host's loopback.
+    pub host_loopback: bool,
+}
+
+impl Plan {
+    fn arguments(&self, fd: i32) -> Vec<OsString> {
+        let mut all: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
+        add(&["--quiet", "--ipv4-only", "--fd", &fd.to_string()]);
+        add(&["--interface", "lo", "--mac-addr", GATEWAY_MAC]);
+        add(&["--address", &self.address.address.to_string()]);
+        add(&["--netmask", &self.address.prefix.to_string()]);
+        add(&["--gateway", &GATEWAY.to_string()]);
+        add(&["--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra"]);
+        if self.forward_dns {
+            add(&["--dns-forward", &RESOLVER.to_string()]);
+        }
+        if !self.host_loopback {
+            add(&["--no-map-gw"]);
+        }
+        for port in &self.ports {
+            let flag = match port.protocol {
+                Protocol::Tcp => "--tcp-ports",
+                Protocol::Udp => "--udp-ports",
+            };
+            let Bound {
+                address,
+                host,
+                container,
+                ..
+            } = port;
+            add(&[flag, &format!("{address}/{host}:{container}")]);
+        }
+        all
+    }
+}
+
+/// A passt that is on its way, or may be needed later.
+#[derive(Debug)]
+pub(super) enum Passt {
+    /// Its end of the socket pair: readable when the guest has something to say.
+    Later {
+        plan: Plan,
+        socket: OwnedFd,
+    },
+    Starting {
+        child: Child,
+        stderr: File,
+    },
+    Running,
+}
+
+impl Passt {
+    pub(super) fn new(plan: Plan, socket: OwnedFd) -> Result<Self, NetworkError> {
+        if plan.ports.is_empty() {
+            return Ok(Self::Later { plan, socket });
+        }
+        start(&plan, socket)
+    }
+
+    /// Readable when it is time to call [`Self::start`].
+    pub(super) fn wanted(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Later { socket, .. } => Some(socket.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Starts one that was put off.
+    pub(super) fn start(&mut self) -> Result<(), NetworkError> {
+        if let Self::Later { plan, socket } = std::mem::replace(self, Self::Running) {
+            *self = start(&plan, socket)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until it listens: it goes into the background then.
+    pub(super) fn settle(&mut self) -> Result<(), NetworkError> {
+        if let Self::Starting { child, stderr } = self {
+            let mut said = Vec::new();
+            // It closes its end when it goes into the background, or ends.
+            let read = stderr.take(MAX_SAID).read_to_end(&mut said);
+            let status = child.wait().map_err(NetworkError::Spawn)?;
+            read.map_err(NetworkError::Spawn)?;
+            *self = Self::Running;
+            if !status.success() {
+                return Err(NetworkError::Passt(reason(&String::from_utf8_lossy(&said))));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of what it says before it goes into the background.
+const MAX_SAID: u64 = 64 << 10;
+
+fn start(plan: &Plan, socket: OwnedFd) -> Result<Passt, NetworkError> {
+    let program = find().ok_or(NetworkError::NoPasst)?;
+    fcntl_setfd(&socket, FdFlags::empty()).map_err(|e| NetworkError::Socket(e.into()))?;
+    let mut child = Command::new(program)
+        .args(plan.arguments(socket.as_raw_fd()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(NetworkError::Spawn)?;
+    drop(socket);
+    let stderr = child.stderr.take().map(OwnedFd::from).map(File::from);
+    let stderr = stderr.ok_or_else(|| NetworkError::Spawn(io::ErrorKind::BrokenPipe.into()))?;
+    Ok(Passt::Starting { child, stderr })
+}
+
+/// What is about the failure, of all that it says.
+fn reason(said: &str) -> String {
+    let about_itself = |line: &&str| {
+        !line.is_empty() && !line.contains("to syslog") && !line.starts_with("Don't run as root")
+    };
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(about_itself).collect();
+    lines.join("; ").chars().take(400).collect()
+}
+
+/// Whether there is one.
+pub fn installed() -> bool {
+    find().is_some()
+}
+
+fn find() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(PROGRAM))
+        .find(|program| rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_ok())
+}
+
+/// Every container's is the same: each is on a network of its own.
+pub(super) fn address() -> Cidr {
+    Cidr {
+        address: IpAddr::V4(ADDRESS),
+        prefix: PREFIX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passt_is_told() {
+        let plan = Plan {
+            address: address(),
+            ports: vec![Bound {
+                address: [127, 0, 0, 1].into(),
+                host: 5353,
+                container: 53,
+                protocol: Protocol::Udp,
+            }],
+            forward_dns: true,
+            host_loopback: false,
+        };
+        let line = plan.arguments(7).join(" ".as_ref()).into_string().unwrap();
+        assert!(line.contains("--fd 7 ") && line.contains("--no-map-gw"));
+        assert!(line.contains("--dns-forward 10.0.2.3 "));
+        assert!(line.ends_with("--udp-ports 127.0.0.1/5353:53"));
+    }
+
+    #[test]
+    fn what_it_says_is_cleared_up() {
+        let said = "Failed to send 47 bytes to syslog\nDon't run as root. Changing to nobody...\n\
+                    \nFailed to send 1 bytes to syslog\nFailed to bind any port for '-t x', exiting\n";
+        assert_eq!(reason(said), "Failed to bind any port for '-t x', exiting");
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the flags say about a container's network.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use walnut_vmm_config::{Mac, MacError};
+
+use super::{Protocol, Publish, PublishError};
+use crate::cli::run::ContainerArgs;
+
+/// What stands for the host's loopback in `--add-host NAME:host-gateway`.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
+#[derive(Debug, Error)]
+pub enum WantedError {
+    #[error("invalid argument \"{text}\" for \"-p, --publish\" flag: {source}")]
+    Publish { text: String, source: PublishError },
+    #[error("invalid range format for --expose: {text}, error: {source}")]
+    Expose { text: String, source: PublishError },
+    #[error("{0} is not a valid mac address")]
+    Mac(#[from] MacError),
+    #[error("{0} is not a valid mac address")]
+    MulticastMac(Mac),
+    #[error("network {0} not found")]
+    Unknown(String),
+    #[error("conflicting options: port publishing and --network {0}")]
+    PublishNothing(String),
+    #[error("conflicting options: mac-address and the network mode")]
+    MacNothing,
+    #[error("user specified IP address is supported on user defined networks only")]
+    Address,
+}
+
+/// `--network`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// User, where passt is installed.
+    #[default]
+    Default,
+    None,
+    User,
+    /// A tap that is there already; its addresses are its owner's business.
+    Tap(String),
+}
+
+impl Mode {
+    /// As `inspect` shows it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Default => "default".to_owned(),
+            Self::None => "none".to_owned(),
+            Self::User => "user".to_owned(),
+            Self::Tap(name) => format!("tap:{name}"),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, WantedError> {
+        match text {
+            "default" => Ok(Self::Default),
+            "none" => Ok(Self::None),
+            "user" => Ok(Self::User),
+            other => match other.strip_prefix("tap:") {
+                Some(name) if !name.is_empty() => Ok(Self::Tap(name.to_owned())),
+                _ => Err(WantedError::Unknown(other.chars().take(80).collect())),
+            },
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Wanted {
+    pub mode: Mode,
+    pub publish: Vec<Publish>,
+    /// Every exposed port goes to some port of the host.
+    pub publish_all: bool,
+    pub exposed: Vec<(u16, Protocol)>,
+    pub mac: Option<Mac>,
+}
+
+impl Wanted {
+    /// # Errors
+    /// What makes no sense, in Docker's words.
+    pub fn from_flags(args: &ContainerArgs) -> Result<Self, WantedError> {
+        let mode = args
+            .network
+            .as_deref()
+            .map_or(Ok(Mode::Default), Mode::parse)?;
+        let mut publish = Vec::new();
+        for text in &args.publish {
+            let parsed = Publish::parse(text).map_err(|source| WantedError::Publish {
+                text: text.clone(),
+                source,
+            })?;
+            publish.extend(parsed);
+        }
+        if matches!(mode, Mode::Tap(_)) && !publish.is_empty() {
+            return Err(WantedError::PublishNothing(mode.name()));
+        }
+        let mut exposed = Vec::new();
+        for text in &args.expose {
+            exposed.extend(expose(text)?);
+        }
+        let mac: Option<Mac> = args.mac_address.as_deref().map(str::parse).transpose()?;
+        if let Some(mac) = mac.filter(|mac| mac.is_multicast() || mac.is_zero()) {
+            return Err(WantedError::MulticastMac(mac));
+        }
+        if mac.is_some() && mode == Mode::None {
+            return Err(WantedError::MacNothing);
+        }
+        if args.ip.is_some() {
+            return Err(WantedError::Address);
+        }
+        let mut wanted = Self {
+            mode,
+            publish,
+            publish_all: args.publish_all,
+            exposed: Vec::new(),
+            mac,
+        };
+        wanted.expose(exposed);
+        Ok(wanted)
+    }
+
+    /// What the image exposes; one that makes no sense is passed over.
+    pub fn apply_image(&mut self, exposed: &[String]) {
+        let ports = exposed.iter().filter_map(|text| expose(text).ok());
+        self.expose(ports.flatten());
+    }
+
+    fn expose(&mut self, ports: impl IntoIterator<Item = (u16, Protocol)>) {
+        self.exposed.extend(ports);
+        self.exposed.sort_unstable();
+        self.exposed.dedup();
+    }
+
+    /// The ports to be published, those of `-P` last.
+    pub fn all_published(&self) -> Vec<Publish> {
+        let mut all = self.publish.clone();
+        if self.publish_all {
+            let named =
+                |port: &(u16, Protocol)| all.iter().any(|p| (p.container, p.protocol) == *port);
+            let rest: Vec<_> = self.exposed.iter().filter(|port| !named(port)).collect();
+            all.extend(rest.into_iter().map(|&(container, protocol)| Publish {
+                address: super::publish::DEFAULT_ADDRESS,
+                host: None,
+                container,
+                protocol,
+            }));
+        }
+        all
+    }
+}
+
+fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {
+    Publish::parse_exposed(text).map_err(|source| WantedError::Expose {
+        text: text.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes() {
+        assert_eq!(Mode::parse("none").unwrap(), Mode::None);
+        assert_eq!(Mode::parse("tap:t0").unwrap(), Mode::Tap("t0".into()));
+        for bad in ["", "tap:", "nonet"] {
+            let error = Mode::parse(bad).unwrap_err().to_string();
+            assert_eq!(error, format!("network {bad} not found"));
+        }
+    }
+
+    #[test]
+    fn exposed_ports_are_published_once() {
+        let mut wanted = Wanted {
+            publish: Publish::parse("8080:80").unwrap(),
+            publish_all: true,
+            ..Wanted::default()
+        };
+        wanted.apply_image(&["80/tcp".into(), "53/udp".into(), "nonsense".into()]);
+        let all: Vec<_> = wanted
+            .all_published()
+            .iter()
+            .map(|p| (p.host, p.container, p.protocol))
+            .collect();
+        assert_eq!(
+            all,
+            [
+                (Some((8080, 8080)), 80, Protocol::Tcp),
+                (None, 53, Protocol::Udp)
+            ]
+        );
+    }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `walnut port`, and what `ps` and `inspect` say about a container's network.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::{Known, VerbError, refused};
+use crate::cli::look::PortArgs;
+use crate::container::Container;
+use crate::network::{Attachment, Bound, Publish};
+use crate::paths::Paths;
+
+/// Where the ports of a container are, a line each.
+pub fn port(args: &PortArgs, paths: &Paths) -> Result<u8, VerbError> {
+    let known = Known::find(&args.name, paths)?;
+    let ports = &known.state.network.ports;
+    let mut out = io::stdout().lock();
+    let mut say = |line: String| out.write_all(line.as_bytes()).map_err(VerbError::Stdout);
+    let Some(wanted) = &args.port else {
+        for bound in ports {
+            say(format!("{} -> {}\n", inside(bound), outside(bound)))?;
+        }
+        return Ok(0);
+    };
+    let whole = match wanted.contains('/') {
+        true => wanted.to_ascii_lowercase(),
+        false => format!("{wanted}/tcp"),
+    };
+    let mut found = ports
+        .iter()
+        .filter(|bound| inside(bound) == whole)
+        .peekable();
+    if found.peek().is_none() {
+        return refused(format!(
+            "no public port '{wanted}' published for {}",
+            args.name
+        ));
+    }
+    for bound in found {
+        say(format!("{}\n", outside(bound)))?;
+    }
+    Ok(0)
+}
+
+/// `ps`'s column: what is published, then what is exposed only.
+pub fn listed(container: &Container, network: &Attachment) -> String {
+    let published = network
+        .ports
+        .iter()
+        .map(|bound| format!("{}->{}", outside(bound), inside(bound)));
+    let exposed = container
+        .network
+        .exposed
+        .iter()
+        .filter(|&&(port, protocol)| {
+            !network
+                .ports
+                .iter()
+                .any(|bound| (bound.container, bound.protocol) == (port, protocol))
+        });
+    let exposed = exposed.map(|(port, protocol)| format!("{port}/{protocol}"));
+    let is_up = !network.network.is_empty();
+    published
+        .chain(exposed.filter(|_| is_up))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// `HostConfig.PortBindings`: what was asked for.
+pub fn bindings(publish: &[Publish]) -> Value {
+    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for one in publish {
+        let host = match one.host {
+            None => String::new(),
+            Some((first, last)) if first == last => first.to_string(),
+            Some((first, last)) => format!("{first}-{last}"),
+        };
+        all.entry(format!("{}/{}", one.container, one.protocol))
+            .or_default()
+            .push(json!({ "HostIp": one.address.to_string(), "HostPort": host }));
+    }
+    json!(all)
+}
+
+/// `NetworkSettings`: what it has while it runs.
+pub(super) fn settings(known: &Known) -> Value {
+    let network = &known.state.network;
+    let mut ports: BTreeMap<String, Value> = BTreeMap::new();
+    for bound in &network.ports {
+        let place = json!({
+            "HostIp": bound.address.to_string(),
+            "HostPort": bound.host.to_string(),
+        });
+        let places = ports.entry(inside(bound)).or_insert_with(|| json!([]));
+        places
+            .as_array_mut()
+            .into_iter()
+            .for_each(|all| all.push(place.clone()));
+    }
+    for (port, protocol) in &known.config.container.network.exposed {
+        let name = format!("{port}/{protocol}");
+        ports.entry(name).or_insert(Value::Null);
+    }
+    let address = network.address().map(|a| a.to_string()).unwrap_or_default();
+    let prefix = network.cidr().map_or(0, |cidr| cidr.prefix);
+    let gateway = network.gateways.first().map(ToString::to_string);
+    let mac = network.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    let networks = match network.network.as_str() {
+        "" => json!({}),
+        name => json!({
+            name: {
+                "IPAddress": address,
+                "IPPrefixLen": prefix,
+                "Gateway": gateway.clone().unwrap_or_default(),
+                "MacAddress": mac,
+            }
+        }),
+    };
+    json!({
+        "Ports": ports,
+        "IPAddress": address,
+        "IPPrefixLen": prefix,
+        "Gateway": gateway.unwrap_or_default(),
+        "MacAddress": mac,
+        "Networks": networks,
+    })
+}
+
+fn inside(bound: &Bound) -> String {
+    format!("{}/{}", bound.container, bound.protocol)
+}
+
+fn outside(bound: &Bound) -> String {
+    SocketAddr::new(bound.address, bound.host).to_string()
+}
