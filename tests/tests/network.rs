@@ -253,6 +253,82 @@ fn what_the_container_sees() {
     assert_eq!(forwarding, "1\n1");
 }
 
+/// Runs `ip ARGS`.
+fn ip(line: &str) {
+    let done = std::process::Command::new("ip")
+        .args(line.split(' '))
+        .status();
+    assert!(done.unwrap().success(), "ip {line}");
+}
+
+/// A tap that goes with the test.
+struct TestTap;
+
+impl TestTap {
+    fn new(mtu: u32) -> Self {
+        ip("tuntap add walnut-t0 mode tap vnet_hdr");
+        let tap = Self;
+        ip("addr add 192.0.2.1/24 dev walnut-t0");
+        ip(&format!("link set walnut-t0 mtu {mtu} up"));
+        tap
+    }
+}
+
+impl Drop for TestTap {
+    fn drop(&mut self) {
+        ip("link delete walnut-t0");
+    }
+}
+
+#[test]
+fn a_tap() {
+    let Some(home) = home() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return skip("making a tap needs root");
+    }
+    let _tap = TestTap::new(9000);
+    let network = "tap:walnut-t0,ip=192.0.2.2/24,gateway=192.0.2.1";
+    home.background_with("web", &["--network", network], ECHO);
+    wait_for_listeners(&home, &["80"]);
+    // Directly at its own address, and large segments both ways.
+    let long: Vec<u8> = (0..=255).cycle().take(4 << 20).collect();
+    let mut stream = TcpStream::connect("192.0.2.2:80").unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let mut answer = vec![0; long.len()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| stream.write_all(&long).unwrap());
+        reader.read_exact(&mut answer).unwrap();
+    });
+    assert!(answer == long);
+    let ping = [
+        "exec",
+        "web",
+        "ping",
+        "-c",
+        "1",
+        "-s",
+        "8900",
+        "-W",
+        "10",
+        "192.0.2.1",
+    ];
+    let said = home.says(&ping);
+    assert!(said.contains("1 packets received"), "{said}");
+    assert_eq!(
+        home.says(&["exec", "web", "cat", "/sys/class/net/eth0/mtu"]),
+        "9000"
+    );
+    let address = ["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web"];
+    assert_eq!(home.says(&address), "192.0.2.2");
+    let image = home.busybox();
+    home.walnut(["run", "--rm", "--network", "tap:nosuch", &image, "true"])
+        .run()
+        .exited(125)
+        .complains(&["there is no network interface nosuch"]);
+    home.remove_all();
+}
+
 #[test]
 fn without_passt() {
     let Some(home) = home() else { return };

@@ -220,7 +220,7 @@ pub struct ContainerArgs {
     /// Do without the image's health check
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// user (unless given, where passt is installed), none, or tap:NAME
+    /// user (unless given, where passt is installed), none, or tap:NAME[,ip=CIDR][,gateway=IP]
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
     /// Let a port of the container be reached on the host, at 127.0.0.1 unless an address is given

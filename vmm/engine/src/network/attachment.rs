@@ -11,7 +11,7 @@ use walnut_protocol::agent::Interface;
 use walnut_vmm_config::{MAX_MTU, Mac, NetBackend, NetConfig};
 
 use super::passt::{self, Passt, Plan};
-use super::{Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, ports};
+use super::{Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, Tap, ports};
 use crate::container::Container;
 
 /// Of every container's one interface.
@@ -53,7 +53,7 @@ impl Attachment {
             addresses: self.addresses.clone(),
             gateways: self.gateways.iter().map(ToString::to_string).collect(),
             // passt sends to the address that it saw last: none, before the first frame.
-            announce: !self.ports.is_empty(),
+            announce: !self.ports.is_empty() || self.network.starts_with("tap:"),
             ..Interface::default()
         };
         self.mac.map(of).into_iter().collect()
@@ -92,7 +92,7 @@ impl Session {
             }
             Mode::User if !passt::installed() => Err(NetworkError::NoPasst),
             Mode::Default | Mode::User => Self::user(container),
-            Mode::Tap(name) => Ok(Self::tap(container, name)),
+            Mode::Tap(tap) => Ok(Self::tap(container, tap)),
         }
     }
 
@@ -140,14 +140,14 @@ impl Session {
         })
     }
 
-    /// Whoever made the tap knows what is on it: the container gets the interface, and asks.
-    fn tap(container: &Container, name: &str) -> Self {
+    /// Whoever made the tap knows what is on it.
+    fn tap(container: &Container, tap: &Tap) -> Self {
         let mac = container
             .network
             .mac
             .unwrap_or_else(|| of_id(container.id.as_str()));
         let config = NetConfig {
-            backend: NetBackend::Tap(name.to_owned()),
+            backend: NetBackend::Tap(tap.name.clone()),
             mac,
             mtu: None,
         };
@@ -155,6 +155,8 @@ impl Session {
             attachment: Attachment {
                 network: container.network.mode.name(),
                 mac: Some(mac),
+                addresses: tap.address.iter().cloned().collect(),
+                gateways: tap.gateway.into_iter().collect(),
                 resolvers: Resolver::of_host().servers,
                 ..Attachment::default()
             },

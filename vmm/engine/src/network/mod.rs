@@ -24,7 +24,7 @@ pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
 pub use ports::Bound;
 pub use publish::{Protocol, Publish, PublishError};
 pub use resolver::Resolver;
-pub use wanted::{HOST_GATEWAY, Mode, Wanted, WantedError};
+pub use wanted::{HOST_GATEWAY, Mode, Tap, Wanted, WantedError};
 
 /// How the package is called, for messages.
 pub const PACKAGE: &str = "install the package passt (Debian, Ubuntu, Fedora: passt)";

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the flags say about a container's network.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use walnut_netlink::Cidr;
 use walnut_vmm_config::{Mac, MacError};
 
 use super::{Protocol, Publish, PublishError};
@@ -23,6 +26,10 @@ pub enum WantedError {
     MulticastMac(Mac),
     #[error("network {0} not found")]
     Unknown(String),
+    #[error(
+        "invalid --network {0}: expected tap:NAME, and perhaps ,ip=ADDRESS/PREFIX and ,gateway=ADDRESS"
+    )]
+    Tap(String),
     #[error("conflicting options: port publishing and --network {0}")]
     PublishNothing(String),
     #[error("conflicting options: mac-address and the network mode")]
@@ -40,8 +47,37 @@ pub enum Mode {
     Default,
     None,
     User,
-    /// A tap that is there already; its addresses are its owner's business.
-    Tap(String),
+    Tap(Tap),
+}
+
+/// A tap that is there already; what is on it is its owner's business.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Tap {
+    pub name: String,
+    /// `10.9.0.2/24`; the container may ask for one itself.
+    pub address: Option<String>,
+    pub gateway: Option<IpAddr>,
+}
+
+impl Tap {
+    /// `NAME[,ip=ADDRESS/PREFIX][,gateway=ADDRESS]`
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(',');
+        let mut tap = Self {
+            name: parts.next().filter(|name| !name.is_empty())?.to_owned(),
+            address: None,
+            gateway: None,
+        };
+        for part in parts {
+            match part.split_once('=')? {
+                ("ip", address) => tap.address = Some(address.parse::<Cidr>().ok()?.to_string()),
+                ("gateway", address) => tap.gateway = Some(address.parse().ok()?),
+                _ => return None,
+            }
+        }
+        Some(tap)
+    }
 }
 
 impl Mode {
@@ -51,7 +87,7 @@ impl Mode {
             Self::Default => "default".to_owned(),
             Self::None => "none".to_owned(),
             Self::User => "user".to_owned(),
-            Self::Tap(name) => format!("tap:{name}"),
+            Self::Tap(tap) => format!("tap:{}", tap.name),
         }
     }
 
@@ -61,8 +97,10 @@ impl Mode {
             "none" => Ok(Self::None),
             "user" => Ok(Self::User),
             other => match other.strip_prefix("tap:") {
-                Some(name) if !name.is_empty() => Ok(Self::Tap(name.to_owned())),
-                _ => Err(WantedError::Unknown(other.chars().take(80).collect())),
+                Some(tap) => Tap::parse(tap)
+                    .map(Self::Tap)
+                    .ok_or_else(|| WantedError::Tap(other.to_owned())),
+                None => Err(WantedError::Unknown(other.chars().take(80).collect())),
             },
         }
     }
@@ -167,8 +205,20 @@ mod tests {
     #[test]
     fn modes() {
         assert_eq!(Mode::parse("none").unwrap(), Mode::None);
-        assert_eq!(Mode::parse("tap:t0").unwrap(), Mode::Tap("t0".into()));
-        for bad in ["", "tap:", "nonet"] {
+        let plain = Mode::parse("tap:t0").unwrap();
+        assert_eq!(plain.name(), "tap:t0");
+        let Mode::Tap(tap) = Mode::parse("tap:t0,ip=10.9.0.2/24,gateway=10.9.0.1").unwrap() else {
+            panic!("no tap")
+        };
+        assert_eq!(tap.address.as_deref(), Some("10.9.0.2/24"));
+        assert_eq!(tap.gateway, Some([10, 9, 0, 1].into()));
+        for bad in ["tap:", "tap:t0,ip=10.9.0.2", "tap:t0,x=1", "tap:t0,"] {
+            assert!(
+                matches!(Mode::parse(bad), Err(WantedError::Tap(_))),
+                "{bad}"
+            );
+        }
+        for bad in ["", "nonet"] {
             let error = Mode::parse(bad).unwrap_err().to_string();
             assert_eq!(error, format!("network {bad} not found"));
         }
