@@ -282,7 +282,8 @@ fn the_first_run_leaves_a_template_behind() {
     let templates = home.root().join("templates");
     fs::create_dir_all(&templates).unwrap();
     let made = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
-    made.add_watch(&templates, AddWatchFlags::IN_MOVED_TO).unwrap();
+    made.add_watch(&templates, AddWatchFlags::IN_MOVED_TO)
+        .unwrap();
     let image = home.busybox();
     let done = home
         .walnut(["run", "--rm", &image, "echo", "hello"])
@@ -290,7 +291,11 @@ fn the_first_run_leaves_a_template_behind() {
         .run();
     done.succeeded().says("hello\n");
     let deadline = PollTimeout::from(60_000u16);
-    let ready = poll(&mut [PollFd::new(made.as_fd(), PollFlags::POLLIN)], deadline).unwrap();
+    let ready = poll(
+        &mut [PollFd::new(made.as_fd(), PollFlags::POLLIN)],
+        deadline,
+    )
+    .unwrap();
     assert_eq!(ready, 1, "no template after a minute\n{}", done.story());
     clone(&home, &[], "true");
 }

@@ -119,9 +119,9 @@ pub(crate) fn from_oci(host: &str, error: OciDistributionError) -> RegistryError
         },
         OciDistributionError::ServerError { code, message, .. } => from_status(code, &message),
         OciDistributionError::UnauthorizedError { .. } => from_status(401, ""),
-        OciDistributionError::AuthenticationFailure(message) => {
-            RegistryError::Denied(words(&message).unwrap_or_else(|| "authentication failed".into()))
-        }
+        OciDistributionError::AuthenticationFailure(message) => RegistryError::Denied(
+            words(&message).unwrap_or_else(|| "unauthorized: authentication required".into()),
+        ),
         OciDistributionError::IoError(error) => RegistryError::Read(error),
         other => RegistryError::Nonsense(format!("{other}")),
     }

@@ -147,3 +147,31 @@ fn a_machine_without_certificates_has_its_own_registries() {
     assert_eq!(done.status.code(), Some(1), "{}", text(&done.stderr));
     assert!(text(&done.stderr).contains("are ca-certificates installed?"));
 }
+
+#[test]
+fn tokens_are_had_for_what_is_done() {
+    let Some(registry) = Registry::with_tokens() else {
+        return;
+    };
+    let home = Home::new();
+    let host = registry.host();
+    let name = format!("{host}/me/app:1");
+    home.import(&name, 10_000);
+    home.fails(&["push", &name], "unauthorized");
+    let args = ["login", "-u", USER, "--password-stdin", &host];
+    let done = login(home.command(&args), PASSWORD);
+    assert_eq!(
+        text(&done.stdout),
+        "Login Succeeded\n",
+        "{}",
+        text(&done.stderr)
+    );
+    home.ok(&["push", &name]);
+    home.ok(&["rmi", &name]);
+    home.ok(&["pull", &name]);
+    // Without a password, too.
+    Home::new().ok(&["pull", &name]);
+    let other = format!("{host}/other/app:2");
+    home.ok(&["tag", &name, &other]);
+    home.ok(&["push", &other]);
+}

@@ -9,6 +9,7 @@ mod breaks;
 mod hostile;
 mod platforms;
 mod real;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
+use crate::tokens::{self, SERVICE};
+
 /// A user of [`Registry::with_password`], and what the registry has of the password (bcrypt).
 pub const USER: &str = "me";
 pub const PASSWORD: &str = "secret";
@@ -23,14 +25,14 @@ pub struct Registry {
 impl Registry {
     /// `None`, loudly, where there is no such program.
     pub fn start() -> Option<Self> {
-        Self::with("", |_| "")
+        Self::with("", |_| String::new())
     }
 
     /// TLS, with a certificate by an authority that nobody else knows: [`Registry::authority`].
     pub fn with_tls() -> Option<Self> {
         let tls = |dir: &Path| {
             certify(dir);
-            ""
+            String::new()
         };
         Self::with(", tls: {certificate: DIR/own.pem, key: DIR/key.pem}", tls)
     }
@@ -38,12 +40,23 @@ impl Registry {
     pub fn with_password() -> Option<Self> {
         Self::with("", |dir| {
             std::fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
-            "auth: {htpasswd: {realm: test, path: DIR/htpasswd}}\n"
+            "auth: {htpasswd: {realm: test, path: DIR/htpasswd}}\n".to_owned()
+        })
+    }
+
+    /// Tokens, given out by [`tokens::serve`].
+    pub fn with_tokens() -> Option<Self> {
+        Self::with("", |dir| {
+            let port = tokens::serve(dir);
+            format!(
+                "auth: {{token: {{realm: \"http://127.0.0.1:{port}/token\", service: {SERVICE}, \
+                 issuer: {SERVICE}, rootcertbundle: DIR/tokens.pem}}}}\n"
+            )
         })
     }
 
     /// `DIR` in what is configured becomes the registry's directory.
-    fn with(http: &str, prepare: impl FnOnce(&Path) -> &'static str) -> Option<Self> {
+    fn with(http: &str, prepare: impl FnOnce(&Path) -> String) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         // Free a moment ago; nobody else takes ports at random so fast.
         let port = TcpListener::bind("127.0.0.1:0")
