@@ -220,6 +220,17 @@ impl Shared {
             .ok_or_else(|| format!("container {} is not running", self.entry.short()))
     }
 
+    /// As [`Self::agent`], of a container that is just being made once it is; none where it will not
+    /// run any more.
+    fn agent_to_come(&self) -> Option<Client> {
+        let mut inner = self.lock();
+        while inner.agent.is_none() && !inner.over {
+            inner = self.wait_on(inner, None);
+        }
+        let agent = inner.agent.as_ref();
+        agent.map(|agent| agent.within(CALL_TIMEOUT))
+    }
+
     /// The container's input, once it runs; none where it has none, or will not run any more.
     pub fn stdin(&self) -> Option<Arc<UnixStream>> {
         let mut inner = self.lock();
@@ -244,7 +255,7 @@ impl Shared {
         self.stop_here();
         let runs = self.runs();
         let timeout = u64::try_from(timeout_s.unwrap_or(self.stop_timeout_s)).ok();
-        if let Ok(agent) = self.agent() {
+        if let Some(agent) = self.agent_to_come() {
             let signal = signal.unwrap_or(self.stop_signal);
             match self.send(&agent, signal) {
                 // It has just ended, or takes no signals: SIGKILL will tell.
