@@ -6,7 +6,7 @@
 //! stays on the host comes by virtio-fs: one device that holds each volume under a name, one for
 //! `--rootfs`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -93,6 +93,13 @@ pub struct Layout {
     pub fills: Vec<agent::Volume>,
 }
 
+/// Of an image that is no larger, filling the page tables costs less than the exits of a start.
+const SMALL: u64 = 4 << 20;
+
+fn is_small(image: &Path) -> bool {
+    fs::metadata(image).is_ok_and(|meta| meta.len() <= SMALL)
+}
+
 impl Layout {
     /// `disk` is the formatted file that the writable layer is kept on; a tmpfs serves without.
     pub fn new(container: &Container, source: &Source, disk: Option<&Path>) -> Self {
@@ -110,7 +117,7 @@ impl Layout {
             Source::Image(path) => {
                 layout.pmem.push(config::PmemConfig {
                     path: path.clone(),
-                    prefault: false,
+                    prefault: is_small(path),
                 });
                 layout
                     .mounts
