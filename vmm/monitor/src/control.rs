@@ -21,7 +21,7 @@ use crate::memory::Memory;
 use crate::pause::{PauseError, Vcpus};
 use crate::report::chain;
 use crate::snapshot::memory::{self, Pagemap, SnapshotMemoryError};
-use crate::snapshot::{Parts, SnapshotError, State, working_set};
+use crate::snapshot::{SnapshotError, State, VERSION, working_set};
 
 /// A command is a few words.
 const MESSAGE_MAX: usize = 256;
@@ -139,7 +139,8 @@ impl Control {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .state();
-        let parts = Parts {
+        let saved = State {
+            version: VERSION.to_owned(),
             memory_mib: machine.memory_mib,
             extents: memory::save(&machine.memory, &machine.pagemap, &machine.mapped, to)?,
             vm: VmState::save(&machine.vm)?,
@@ -147,7 +148,7 @@ impl Control {
             devices: frozen.iter().map(|device| device.save()).collect(),
             serial,
         };
-        Ok(State::new(parts).write(state)?)
+        Ok(saved.write(state)?)
     }
 
     /// Whether there may be more.

@@ -20,6 +20,9 @@ use crate::virtio::mmio::TransportState;
 use memory::Extent;
 use working_set::Run;
 
+/// A snapshot is for the version that wrote it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Some 50 KiB for each of 32 vCPUs, and the extents.
 const STATE_MAX: u64 = 16 << 20;
 
@@ -43,7 +46,8 @@ pub enum SnapshotError {
 /// Everything but the bytes of memory.
 #[derive(Deserialize, Serialize)]
 pub struct State {
-    version: String,
+    /// [`VERSION`], of whoever wrote it.
+    pub version: String,
     pub memory_mib: u32,
     pub extents: Vec<Extent>,
     pub vm: VmState,
@@ -54,29 +58,7 @@ pub struct State {
     pub serial: SerialState,
 }
 
-/// What a machine is made of.
-pub struct Parts {
-    pub memory_mib: u32,
-    pub extents: Vec<Extent>,
-    pub vm: VmState,
-    pub vcpus: Vec<VcpuState>,
-    pub devices: Vec<TransportState>,
-    pub serial: SerialState,
-}
-
 impl State {
-    pub fn new(parts: Parts) -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            memory_mib: parts.memory_mib,
-            extents: parts.extents,
-            vm: parts.vm,
-            vcpus: parts.vcpus,
-            devices: parts.devices,
-            serial: parts.serial,
-        }
-    }
-
     pub fn write(&self, to: &File) -> Result<(), SnapshotError> {
         encode(self, to).map_err(SnapshotError::Write)
     }
@@ -101,7 +83,7 @@ impl Snapshot {
         };
         let state = &snapshot.state;
         let differs = |what| Err(SnapshotError::Machine { what });
-        if state.version != env!("CARGO_PKG_VERSION") {
+        if state.version != VERSION {
             return differs(format!("walnut {}", state.version));
         }
         if state.memory_mib != memory_mib {
