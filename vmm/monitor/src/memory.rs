@@ -21,6 +21,9 @@ pub type GuestMemory = GuestMemoryMmap<BitmapMmapRegion>;
 /// Shared by every thread that touches guest memory.
 pub type Memory = Arc<GuestMemory>;
 
+/// What memory is mapped, copied and counted in.
+pub const PAGE: u64 = 4096;
+
 /// One huge page: regions start on such a boundary, so that the host can back them with huge pages.
 pub const HUGE_PAGE: usize = 2 << 20;
 

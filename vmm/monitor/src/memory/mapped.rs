@@ -13,10 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
-use super::HUGE_PAGE;
-
-/// What a file's offset in a mapping is a multiple of.
-const PAGE: u64 = 4096;
+use super::{HUGE_PAGE, PAGE};
 
 /// Less than this is copied: small segments are those that a kernel writes to.
 const LEAST: usize = 4 << 20;

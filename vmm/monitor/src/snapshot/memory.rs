@@ -13,9 +13,7 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryRegion as _};
 
 use crate::memory::mapped::map_private;
-use crate::memory::{GuestMemory, MemoryError, host_address};
-
-const PAGE: u64 = 4096;
+use crate::memory::{GuestMemory, MemoryError, PAGE, host_address};
 
 /// Zero pages between two extents that make them one: fewer mappings, and the file has a hole there.
 const GAP: u64 = 64 * PAGE;

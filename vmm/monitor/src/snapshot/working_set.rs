@@ -11,9 +11,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion as _};
 
 use super::memory::{Page, Pagemap};
-use crate::memory::{GuestMemory, host_address};
-
-const PAGE: u64 = 4096;
+use crate::memory::{GuestMemory, PAGE, host_address};
 
 /// Pages in a row.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]

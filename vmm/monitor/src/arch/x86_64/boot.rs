@@ -26,7 +26,7 @@ use super::layout::{
 };
 use super::mptable;
 use crate::memory::mapped::MappedFile;
-use crate::memory::{self, GuestMemory};
+use crate::memory::{self, GuestMemory, PAGE};
 
 const ELF_MAGIC: &[u8; 4] = b"\x7fELF";
 const PVH_MAGIC: u32 = 0x336e_c578;
@@ -37,7 +37,6 @@ const HDRS: u32 = u32::from_le_bytes(*b"HdrS");
 const LOADER_OTHER: u8 = 0xff;
 /// The 64-bit entry point lies this far into a bzImage's protected-mode code.
 const ENTRY_64: u64 = 0x200;
-const PAGE: u64 = 4096;
 
 /// Flat 64-bit code (0x10) and data (0x18), behind two null descriptors.
 const GDT_ENTRIES: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];

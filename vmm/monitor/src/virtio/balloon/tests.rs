@@ -5,10 +5,10 @@ use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Balloon, INFLATE, PAGE_REPORTING, QUEUE_SIZES, REPORTING};
+use crate::memory::PAGE;
 use crate::virtio::VirtioDevice as _;
 use crate::virtio::test_driver::Driver;
 
-const PAGE: u64 = 4096;
 const DEFLATE: usize = 1;
 
 fn driver(features: u64) -> (Driver, Balloon) {
