@@ -286,10 +286,12 @@ fn the_first_run_leaves_a_template_behind() {
         .unwrap();
     let image = home.busybox();
     let done = home
-        .walnut(["run", "--rm", &image, "echo", "hello"])
+        .walnut(["run", "--rm", "-v", "data:/data", &image, "echo", "hello"])
         .env("WALNUT_MAKE_TEMPLATES", "yes")
         .run();
     done.succeeded().says("hello\n");
+    // Who makes the template holds nothing of the run's.
+    assert_eq!(home.says(&["volume", "rm", "data"]), "data");
     let deadline = PollTimeout::from(60_000u16);
     let ready = poll(
         &mut [PollFd::new(made.as_fd(), PollFlags::POLLIN)],

@@ -22,6 +22,7 @@ pub mod visit;
 pub mod wire;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -84,6 +85,8 @@ pub enum SupervisorError {
     Call(#[from] CallError),
     #[error("connect the container's streams")]
     Streams(#[source] io::Error),
+    #[error("share a volume's lock with the monitor")]
+    Claim(#[source] io::Error),
     #[error("the agent did not answer")]
     NoAnswer,
     #[error("open the log {path}")]
@@ -302,7 +305,8 @@ impl Supervisor<'_> {
                 Err(error) if start.gives_up(&origin, &error) => origin = Origin::Boot,
                 ready => {
                     ready?;
-                    // From here on it is the monitor's alone: the network goes with it.
+                    // From here on it is the monitor's alone: the network goes with it, and no other
+                    // program that is started holds what is the machine's.
                     machine.inherited.clear();
                     return life.run(timings, |network| {
                         begun(network);
@@ -324,14 +328,19 @@ impl Supervisor<'_> {
         let mut layout = Layout::new(container, &source, disk.as_deref());
         let claims = volumes::claim(self.paths, self.entry.id(), &container.volumes)?;
         layout.add_named(container, &claims);
+        let net = network.config().into_iter().collect();
+        let mut inherited: Vec<OwnedFd> = network.take_socket().into_iter().collect();
+        for claim in &claims {
+            inherited.push(claim.shared().map_err(SupervisorError::Claim)?);
+        }
         let machine = Machine {
             cpus: container.limits.machine_cpus(),
             memory_mib: container.limits.machine_memory_mib(),
             disks: layout.disks.clone(),
             pmem: layout.pmem.clone(),
             fs: layout.fs.clone(),
-            net: network.config().into_iter().collect(),
-            inherited: network.take_socket().into_iter().collect(),
+            net,
+            inherited,
         };
         Ok((machine, layout, claims))
     }

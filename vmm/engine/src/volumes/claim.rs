@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::Errno;
 
 use super::{Volumes, VolumesError};
 use crate::container::Volume;
@@ -23,7 +24,15 @@ pub struct Claim {
     /// Nobody writes to it: neither the container nor its kernel.
     pub readonly: bool,
     /// Held for its lock.
-    _dir: File,
+    dir: File,
+}
+
+impl Claim {
+    /// For the monitor to inherit: should this process be killed, the lock is held until the last
+    /// write to the disk is done.
+    pub fn shared(&self) -> io::Result<OwnedFd> {
+        Ok(self.dir.try_clone()?.into())
+    }
 }
 
 /// Claims all named ones of a container's volumes, each once.
@@ -94,12 +103,6 @@ fn one(
         })
     };
     let file = open(&dir)?;
-    // The monitor inherits it: should this process be killed, the lock is held until the last
-    // write to the disk is done.
-    fcntl_setfd(&file, FdFlags::empty()).map_err(|source| RecordError::Lock {
-        path: dir.clone(),
-        source,
-    })?;
     if readonly {
         if !lock(&file, false, wait, &dir)? {
             return Ok(None);
@@ -113,7 +116,7 @@ fn one(
                 index,
                 path,
                 readonly: true,
-                _dir: file,
+                dir: file,
             }));
         }
     }
@@ -125,7 +128,7 @@ fn one(
         index,
         path,
         readonly: false,
-        _dir: file,
+        dir: file,
     }))
 }
 
