@@ -5,7 +5,9 @@
 //! - `wanted.rs`: the flags, checked
 //! - `publish.rs`: `-p`
 //! - `ports.rs`: ports of the host, looked at before anything is started
-//! - `user.rs`: a network without root: passt(1)
+//! - `passt.rs`: a network without root: passt(1)
+//! - `attachment.rs`: what one run has of it
+//! - `resolver.rs`: how the host looks names up
 
 mod attachment;
 mod passt;
