@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::fs;
+use std::{fs, io};
 
 use walnut_tests::harness::{Home, skip};
 
@@ -74,8 +74,16 @@ fn no_room_for_what_it_writes() {
         "{}",
         done.story()
     );
-    let rm = walnut(&["rm", "-f", "big", "other"]);
-    rm.succeeded();
+    // Not a byte is left: what becomes of it is known all the same.
+    let fill = fs::write(small.join("fill"), vec![0; 64 << 20]);
+    assert_eq!(fill.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    walnut(&["kill", "big"]).succeeded();
+    walnut(&["wait", "big"]).succeeded().says("137\n");
+    let format = "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}";
+    let ended = walnut(&["inspect", "--format", format, "big"]);
+    ended.succeeded().says("exited 137 \n");
+    walnut(&["rm", "-f", "big", "other"]).succeeded();
+    fs::remove_file(small.join("fill")).unwrap();
     assert_eq!(walnut(&["ps", "-aq"]).stdout, b"");
     walnut(&["run", "--rm", &image, "echo", "room"])
         .succeeded()

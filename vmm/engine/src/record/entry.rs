@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use walnut_protocol::chain;
 
 use super::{Config, RecordError, State, config, lock, lock_file, names};
 use crate::vm::rundir;
@@ -121,7 +122,10 @@ impl Entry {
             return Err(RecordError::NotFound(self.short().to_owned()));
         }
         state.after_sudden_death();
-        state.write(&self.dir, true)?;
+        if let Err(e) = state.write(&self.dir, true) {
+            // True all the same: whoever looks next finds the same.
+            log::warn!("{}", chain(&e));
+        }
         Ok(state)
     }
 
@@ -184,6 +188,14 @@ impl Entry {
             }
             lock(&dir, FlockOperation::LockExclusive, &self.dir)?;
         }
+        Ok(Alive(dir.into()))
+    }
+
+    /// [`Self::claim`] of one that is known to end, whatever is written: there may have been no room
+    /// to write it.
+    pub fn claim_ended(&self, _change: &Change) -> Result<Alive, RecordError> {
+        let dir = self.open_dir()?;
+        lock(&dir, FlockOperation::LockExclusive, &self.dir)?;
         Ok(Alive(dir.into()))
     }
 

@@ -13,7 +13,7 @@
 //!   ID/rw.ext4           its files
 //! ```
 //!
-//! Each file is replaced whole, by rename. A record that says running in a directory that nobody
+//! Each file is replaced whole, by rename (on a full disk, in its place). A record that says running in a directory that nobody
 //! has locked is a killed supervisor's: whoever reads it next writes the truth.
 
 mod config;
@@ -157,7 +157,23 @@ fn replace(dir: &Path, name: &str, bytes: &[u8], durable: bool) -> Result<(), Re
         }
         Ok(())
     };
-    write().map_err(|source| RecordError::Write { path, source })
+    let written = write().or_else(|e| {
+        let _ = std::fs::remove_file(&temp);
+        match e.kind() {
+            io::ErrorKind::StorageFull => overwrite(&path, bytes).map_err(|_| e),
+            _ => Err(e),
+        }
+    });
+    written.map_err(|source| RecordError::Write { path, source })
+}
+
+/// Where no room is left for a second file, the one that is there has its block: what became of a
+/// container is not lost because its files filled the disk.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

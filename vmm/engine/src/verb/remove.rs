@@ -52,7 +52,15 @@ fn remove(entry: &Entry, paths: &Paths, force: bool) -> Result<(), VerbError> {
         Err(RecordError::NotFound(_)) if force => return Ok(()),
         change => change?,
     };
-    match entry.claim(&change) {
+    let claimed = match entry.claim(&change) {
+        // Brought up again meanwhile, or without room to write that it ended.
+        Err(RecordError::Running(_)) if force => {
+            end(entry, paths)?;
+            entry.claim_ended(&change)
+        }
+        claimed => claimed,
+    };
+    match claimed {
         Err(RecordError::NotFound(_)) if force => Ok(()),
         Err(RecordError::Running(_)) => refused(words(entry, &entry.raw_state()?)?),
         Err(e) => Err(e.into()),
