@@ -58,6 +58,7 @@ struct Wanted<'a> {
     addresses: Vec<Cidr>,
     gateways: Vec<IpAddr>,
     announce: bool,
+    quiet: bool,
 }
 
 impl<'a> Wanted<'a> {
@@ -86,6 +87,7 @@ impl<'a> Wanted<'a> {
                 .map(gateway)
                 .collect::<Result<_, _>>()?,
             announce: interface.announce,
+            quiet: interface.quiet,
         })
     }
 
@@ -112,19 +114,14 @@ pub fn set_up(interfaces: &[Interface]) -> Result<(), NetworkError> {
 fn one(netlink: &mut Netlink, wanted: &Wanted<'_>) -> Result<(), NetworkError> {
     let found = find(Path::new(CLASS), wanted.mac)?;
     let link = netlink.link(&found)?;
-    if found != wanted.name {
-        let name = Change {
-            name: Some(wanted.name),
-            ..Change::default()
-        };
-        netlink.set(link, &name)?;
-    }
-    parameters(wanted)?;
-    let mtu = Change {
+    let change = Change {
+        name: Some(wanted.name).filter(|name| *name != found),
         mtu: wanted.mtu,
+        no_arp: wanted.quiet,
         ..Change::default()
     };
-    netlink.set(link, &mtu)?;
+    netlink.set(link, &change)?;
+    parameters(wanted)?;
     // Announced is what it has when it goes up.
     for cidr in &wanted.addresses {
         netlink.add_address(link, *cidr)?;

@@ -11,9 +11,10 @@
 //! ```
 
 mod home;
+pub mod network;
 mod program;
 mod skips;
 
-pub use home::{Home, TEMPLATES};
+pub use home::{Home, SOMEBODY, TEMPLATES};
 pub use program::{Done, Program};
 pub use skips::{SKIPS_FILE, skip};

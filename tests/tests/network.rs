@@ -7,43 +7,23 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
-use std::time::Duration;
 
+use walnut_tests::harness::network::{
+    HOST_PROGRAMS, PATIENCE, TestTap, free_ports, has_passt, passts, wait_for_end,
+};
 use walnut_tests::harness::{Home, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 const NO_PASST: &str = "no passt";
 /// Answers each connection to port 80 with what it said, and then its end.
 const ECHO: &str = "nc -ll -p 80 -e cat";
-/// The host's own programs, in a container of busybox.
-const HOST_PROGRAMS: [&str; 6] = [
-    "-v",
-    "/usr:/usr:ro",
-    "-v",
-    "/usr/lib:/lib:ro",
-    "-v",
-    "/usr/lib64:/lib64:ro",
-];
-/// For one answer from a container.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 fn home() -> Option<Home> {
-    let passt = Path::new("/usr/bin/passt").exists();
     match Home::new() {
         None => skip(NO_KVM),
-        Some(_) if !passt => skip(NO_PASST),
+        Some(_) if !has_passt() => skip(NO_PASST),
         home => return home,
     }
     None
-}
-
-/// Ports that nobody has at the moment.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let held: Vec<_> = (0..N)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    std::array::from_fn(|i| held[i].local_addr().unwrap().port())
 }
 
 fn connect(port: u16) -> TcpStream {
@@ -65,44 +45,13 @@ fn echo(port: u16, text: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// Waits until something in the container listens on these ports.
-fn wait_for_listeners(home: &Home, ports: &[&str]) {
-    let script = "for port; do until netstat -ltun | grep -q \":$port \"; do :; done; done";
-    let line = [&["exec", "web", "sh", "-c", script, "sh"], ports].concat();
-    home.walnut(line).run().succeeded();
-}
-
-/// Of the passts that have this in their command line.
-fn passts(with: &str) -> Vec<rustix::process::Pid> {
-    let of = |entry: fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let is_one = line.contains("passt ") && line.contains(with);
-        let pid = entry.file_name().to_string_lossy().parse().ok();
-        pid.filter(|_| is_one)
-            .and_then(rustix::process::Pid::from_raw)
-    };
-    let processes = fs::read_dir("/proc").unwrap();
-    processes.filter_map(Result::ok).filter_map(of).collect()
-}
-
-fn wait_for_end(pids: &[rustix::process::Pid]) {
-    use rustix::event::{PollFd, PollFlags, poll};
-    use rustix::process::{PidfdFlags, pidfd_open};
-    for pid in pids {
-        if let Ok(fd) = pidfd_open(*pid, PidfdFlags::empty()) {
-            poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).unwrap();
-        }
-    }
-}
-
 #[test]
 fn a_published_port() {
     let Some(home) = home() else { return };
     let [port] = free_ports();
     let (publish, place) = (format!("{port}:80"), format!("127.0.0.1:{port}"));
     home.background_with("web", &["-p", &publish], ECHO);
-    wait_for_listeners(&home, &["80"]);
+    home.wait_for_listeners("web", &["80"]);
     let long: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     assert!(echo(port, &long) == long);
     assert_eq!(home.says(&["port", "web"]), format!("80/tcp -> {place}"));
@@ -130,10 +79,10 @@ fn a_published_port() {
         .exited(125)
         .says("")
         .complains(&[&taken]);
-    let passts = passts(&place.replace(':', "/"));
-    assert_eq!(passts.len(), 1);
+    let found = passts(&place.replace(':', "/"));
+    assert_eq!(found.len(), 1);
     home.walnut(["rm", "-f", "web"]).run().succeeded();
-    wait_for_end(&passts);
+    wait_for_end(&found);
     TcpListener::bind(&place).unwrap();
     home.assert_clean();
 }
@@ -154,7 +103,7 @@ fn udp_and_several() {
                   perl -MIO::Socket -e '$s = IO::Socket::INET->new(Proto => \"udp\", LocalPort => 53); \
                   $s->send($d) while $s->recv($d, 65535)'";
     home.background_with("web", &flags, script);
-    wait_for_listeners(&home, &["80", "81", "53"]);
+    home.wait_for_listeners("web", &["80", "81", "53"]);
     assert_eq!(echo(first, b"one"), b"one");
     assert_eq!(echo(second, b"other"), b"other");
     let any = home.says(&["port", "web", "7/udp"]);
@@ -162,7 +111,8 @@ fn udp_and_several() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(("127.0.0.1", udp)).unwrap();
-    for len in [1, 1400, 60_000] {
+    // The last is as much as goes into one frame of passt, which knows no fragments.
+    for len in [1, 1400, 60_000, 65_492] {
         let datagram: Vec<u8> = (0..=255).cycle().take(len).collect();
         socket.send(&datagram).unwrap();
         let mut answer = vec![0; 65_535];
@@ -253,33 +203,6 @@ fn what_the_container_sees() {
     assert_eq!(forwarding, "1\n1");
 }
 
-/// Runs `ip ARGS`.
-fn ip(line: &str) {
-    let done = std::process::Command::new("ip")
-        .args(line.split(' '))
-        .status();
-    assert!(done.unwrap().success(), "ip {line}");
-}
-
-/// A tap that goes with the test.
-struct TestTap;
-
-impl TestTap {
-    fn new(mtu: u32) -> Self {
-        ip("tuntap add walnut-t0 mode tap vnet_hdr");
-        let tap = Self;
-        ip("addr add 192.0.2.1/24 dev walnut-t0");
-        ip(&format!("link set walnut-t0 mtu {mtu} up"));
-        tap
-    }
-}
-
-impl Drop for TestTap {
-    fn drop(&mut self) {
-        ip("link delete walnut-t0");
-    }
-}
-
 #[test]
 fn a_tap() {
     let Some(home) = home() else { return };
@@ -289,7 +212,7 @@ fn a_tap() {
     let _tap = TestTap::new(9000);
     let network = "tap:walnut-t0,ip=192.0.2.2/24,gateway=192.0.2.1";
     home.background_with("web", &["--network", network], ECHO);
-    wait_for_listeners(&home, &["80"]);
+    home.wait_for_listeners("web", &["80"]);
     // Directly at its own address, and large segments both ways.
     let long: Vec<u8> = (0..=255).cycle().take(4 << 20).collect();
     let mut stream = TcpStream::connect("192.0.2.2:80").unwrap();
@@ -385,13 +308,13 @@ fn a_passt_that_was_killed_takes_the_link_down() {
     let Some(home) = home() else { return };
     let [port] = free_ports();
     home.background_with("web", &["-p", &format!("{port}:80")], ECHO);
-    wait_for_listeners(&home, &["80"]);
+    home.wait_for_listeners("web", &["80"]);
     assert_eq!(echo(port, b"before"), b"before");
-    let passts = passts(&format!("127.0.0.1/{port}:80"));
-    for pid in &passts {
+    let found = passts(&format!("127.0.0.1/{port}:80"));
+    for pid in &found {
         rustix::process::kill_process(*pid, rustix::process::Signal::KILL).unwrap();
     }
-    wait_for_end(&passts);
+    wait_for_end(&found);
     // The carrier goes a moment later; the container lives.
     let script = "while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do :; done; echo down";
     assert_eq!(home.says(&["exec", "web", "sh", "-c", script]), "down");
@@ -408,11 +331,11 @@ fn passt_goes_with_a_supervisor_that_was_killed() {
     let Some(home) = home() else { return };
     let [port] = free_ports();
     home.background_with("web", &["-p", &format!("{port}:80")], ECHO);
-    let passts = passts(&format!("127.0.0.1/{port}:80"));
-    assert_eq!(passts.len(), 1);
+    let found = passts(&format!("127.0.0.1/{port}:80"));
+    assert_eq!(found.len(), 1);
     let supervisor = home.says(&["inspect", "-f", "{{.State.Pid}}", "web"]);
     let supervisor = rustix::process::Pid::from_raw(supervisor.parse().unwrap()).unwrap();
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
-    wait_for_end(&passts);
+    wait_for_end(&found);
     home.remove_all();
 }

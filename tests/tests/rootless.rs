@@ -6,29 +6,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 
-use walnut_tests::harness::{Home, Program, skip};
+use walnut_tests::harness::{Home, SOMEBODY, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
-
-/// Nobody that any system knows.
-const SOMEBODY: u32 = 65533;
-
-/// `walnut ARGS` by somebody who is in /dev/kvm's group, if this test is root's; the test's directory
-/// becomes theirs.
-fn walnut(home: &Home, args: &[&str]) -> Program {
-    if !rustix::process::geteuid().is_root() {
-        return home.walnut(args);
-    }
-    chown(home.path(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
-    let group = fs::metadata("/dev/kvm").unwrap().gid().to_string();
-    let id = SOMEBODY.to_string();
-    let command = home.walnut(args).into_command();
-    Program::new("setpriv")
-        .args(["--reuid", &id, "--regid", &id, "--groups", &group, "--"])
-        .args([command.get_program()])
-        .args(command.get_args())
-        .env("HOME", home.path())
-}
 
 #[test]
 fn a_volume_is_the_containers_users() {
@@ -49,7 +29,7 @@ fn a_volume_is_the_containers_users() {
     let seen = |user: &[&str], script| {
         let args = [&["run", "--rm", "-v", &volume, "-w", "/work"], user].concat();
         let args = [&args[..], &[&image, "sh", "-c", script]].concat();
-        let done = walnut(&home, &args).run();
+        let done = home.unprivileged(args).run();
         done.succeeded();
         String::from_utf8(done.stdout).unwrap()
     };
@@ -98,7 +78,7 @@ fn a_root_file_system_stays_roots() {
         "-c",
         script,
     ];
-    walnut(&home, &args)
+    home.unprivileged(args)
         .run()
         .succeeded()
         .says("0\n0\n0\n7\nrefused\n");
@@ -111,7 +91,7 @@ fn doctor_needs_no_root() {
         return skip(NO_KVM);
     };
     home.forget_templates();
-    let done = walnut(&home, &["doctor"]).run();
+    let done = home.unprivileged(["doctor"]).run();
     done.succeeded();
     let text = String::from_utf8_lossy(&done.stdout);
     assert!(text.contains("ok  userns"), "{}", done.story());

@@ -45,29 +45,6 @@ fn exec(home: &Home, name: &str, script: &str) -> String {
     String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
 }
 
-fn monitor_of(home: &Home, name: &str) -> rustix::process::Pid {
-    let supervisor = home.says(&["inspect", "-f", "{{.State.Pid}}", name]);
-    let children = format!("/proc/{supervisor}/task/{supervisor}/children");
-    let children = fs::read_to_string(children).unwrap_or_default();
-    let first = match children.split_whitespace().next() {
-        Some(pid) => pid.parse().unwrap(),
-        // A kernel without that file.
-        None => child_of(&supervisor),
-    };
-    rustix::process::Pid::from_raw(first).unwrap()
-}
-
-fn child_of(parent: &str) -> i32 {
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let is_child = |pid: &i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        rest.split_whitespace().nth(1) == Some(parent)
-    };
-    pids.find(is_child).unwrap()
-}
-
 const POSTGRES: &str = "export PATH=$PATH:/usr/lib/postgresql/15/bin PGDATA=/db/data PGHOST=/tmp\n";
 
 #[test]
@@ -98,7 +75,7 @@ fn postgres_loses_no_committed_row() {
     );
     assert_eq!(rows, "1000\n100000");
     // The power fails.
-    let monitor = monitor_of(&home, "db");
+    let monitor = home.monitor("db");
     rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
     let _ = home.walnut(["wait", "db"]).deadline(DEADLINE).run();
     home.walnut(["start", "db"]).run().succeeded();

@@ -59,6 +59,8 @@ pub struct Change<'a> {
     pub name: Option<&'a str>,
     pub mtu: Option<u32>,
     pub up: bool,
+    /// No address is resolved and no multicast group told of: frames go to whoever is on the other end.
+    pub no_arp: bool,
     /// The bridge that it becomes a port of.
     pub bridge: Option<Link>,
     pub mac: Option<[u8; 6]>,
@@ -109,9 +111,13 @@ impl Netlink {
     pub fn set(&mut self, link: Link, change: &Change<'_>) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = link.0;
-        if change.up {
-            message.header.flags = LinkFlags::Up;
-            message.header.change_mask = LinkFlags::Up;
+        let flags = [
+            (change.up, LinkFlags::Up),
+            (change.no_arp, LinkFlags::Noarp),
+        ];
+        for (_, flag) in flags.into_iter().filter(|(is_set, _)| *is_set) {
+            message.header.flags |= flag;
+            message.header.change_mask |= flag;
         }
         let name = change.name.map(|name| LinkAttribute::IfName(name.into()));
         let mac = change.mac.map(|mac| LinkAttribute::Address(mac.into()));

@@ -23,7 +23,7 @@ pub mod record;
 pub mod registry;
 pub mod report;
 mod rows;
-mod smaps;
+pub mod smaps;
 mod stage;
 mod stats;
 mod stream;

@@ -4,14 +4,18 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::program::Program;
 use crate::{kvm, place};
+
+/// Nobody that any system knows.
+pub const SOMEBODY: u32 = 65533;
 
 /// Names the directory of the templates that all tests share.
 pub const TEMPLATES: &str = "WALNUT_TEST_TEMPLATES";
@@ -87,6 +91,27 @@ impl Home {
             .logs_in([root, state])
     }
 
+    /// [`Self::walnut`] by [`SOMEBODY`] who is in /dev/kvm's group, where this is root; the test's
+    /// directory becomes theirs.
+    ///
+    /// # Panics
+    /// When there is no /dev/kvm.
+    #[must_use]
+    pub fn unprivileged(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Program {
+        if !rustix::process::geteuid().is_root() {
+            return self.walnut(args);
+        }
+        chown(self.path(), Some(SOMEBODY), Some(SOMEBODY)).expect("root may");
+        let group = fs::metadata("/dev/kvm").expect("KVM is there").gid();
+        let (group, id) = (group.to_string(), SOMEBODY.to_string());
+        let command = self.walnut(args).into_command();
+        Program::new("setpriv")
+            .args(["--reuid", &id, "--regid", &id, "--groups", &group, "--"])
+            .args([command.get_program()])
+            .args(command.get_args())
+            .env("HOME", self.path())
+    }
+
     /// `walnut run -d --name NAME busybox sh -c SCRIPT`; returned when it runs.
     ///
     /// # Panics
@@ -142,6 +167,24 @@ impl Home {
     #[must_use]
     pub fn vmm(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Program {
         Program::new(place::staged().join("walnut-vmm")).args(args)
+    }
+
+    /// The monitor of a container that runs.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn monitor(&self, name: &str) -> Pid {
+        let supervisor = self.says(&["inspect", "-f", "{{.State.Pid}}", name]);
+        let all = fs::read_dir("/proc").expect("/proc is there").flatten();
+        let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_monitor = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let (name, rest) = stat.rsplit_once(") ").unwrap_or_default();
+            name.ends_with("(walnut-vmm") && rest.split(' ').nth(1) == Some(&supervisor)
+        };
+        let pid = pids.find(is_monitor).and_then(Pid::from_raw);
+        pid.expect("the supervisor has a monitor")
     }
 
     #[must_use]

@@ -16,6 +16,7 @@ use crate::container::Container;
 
 /// Of every container's one interface.
 const INTERFACE: &str = "eth0";
+const USER: &str = "user";
 
 /// What the container has, as it is recorded while it runs.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -45,6 +46,12 @@ impl Attachment {
         self.addresses.first()?.parse().ok()
     }
 
+    /// The one of IPv6, where there is one.
+    pub fn cidr_v6(&self) -> Option<Cidr> {
+        let mut all = self.addresses.iter().filter_map(|text| text.parse().ok());
+        all.find(|cidr: &Cidr| cidr.address.is_ipv6())
+    }
+
     fn interfaces(&self) -> Vec<Interface> {
         let of = |mac: Mac| Interface {
             mac: mac.to_string(),
@@ -54,6 +61,8 @@ impl Attachment {
             gateways: self.gateways.iter().map(ToString::to_string).collect(),
             // passt sends to the address that it saw last: none, before the first frame.
             announce: !self.ports.is_empty() || self.network.starts_with("tap:"),
+            // IPv6 would have a lot to say as soon as it is up, and passt be started for that.
+            quiet: self.ports.is_empty() && self.network == USER,
             ..Interface::default()
         };
         self.mac.map(of).into_iter().collect()
@@ -105,11 +114,14 @@ impl Session {
         // This passt sends answers to UDP from the host's loopback by the same way as all else.
         let by_answer = |port: &Bound| port.protocol == Protocol::Udp && port.address.is_loopback();
         let host_loopback = by_name || ports.iter().any(by_answer);
+        let ipv6 = passt::ipv6_interface();
+        let addresses = passt::addresses(ipv6.is_some());
+        let gateways = [passt::GATEWAY.into(), passt::GATEWAY_V6.into()];
         let attachment = Attachment {
-            network: "user".to_owned(),
+            network: USER.to_owned(),
             mac: Some(container.network.mac.unwrap_or(mac_of(passt::ADDRESS))),
-            addresses: vec![passt::address().to_string()],
-            gateways: vec![passt::GATEWAY.into()],
+            gateways: gateways[..addresses.len()].to_vec(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
             mtu: MAX_MTU.into(),
             resolvers: if forward_dns {
                 vec![passt::RESOLVER.into()]
@@ -123,8 +135,8 @@ impl Session {
         let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|error| NetworkError::Socket(error.into()))?;
         let plan = Plan {
-            address: passt::address(),
             ports,
+            ipv6,
             forward_dns,
             host_loopback,
         };
@@ -155,8 +167,8 @@ impl Session {
             attachment: Attachment {
                 network: container.network.mode.name(),
                 mac: Some(mac),
-                addresses: tap.address.iter().cloned().collect(),
-                gateways: tap.gateway.into_iter().collect(),
+                addresses: tap.addresses.clone(),
+                gateways: tap.gateways.clone(),
                 resolvers: Resolver::of_host().servers,
                 ..Attachment::default()
             },

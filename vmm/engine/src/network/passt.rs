@@ -10,7 +10,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -27,19 +27,25 @@ pub const DOCTOR_WEAK: &str = "there is no passt: containers have no network unl
 
 /// Of every container on a network of its own; rarely anybody's LAN.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-pub(super) const PREFIX: u8 = 24;
+const PREFIX: u8 = 24;
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// The same by IPv6, of our own part of fd00::/8 (RFC 4193).
+const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd57, 0x616c, 0x6e75, 0x7400, 0, 0, 0, 0x64);
+const PREFIX_V6: u8 = 64;
+pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd57, 0x616c, 0x6e75, 0x7400, 0, 0, 0, 2);
 /// Passed on to the host's own resolver, where that listens on the loopback.
 pub(super) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 /// The other side's, on each of those networks. With an address and a link named, passt asks for no
 /// route of the host's: it starts on a host that is offline, and goes on when that changes.
 const GATEWAY_MAC: &str = "02:42:0a:00:02:02";
+const LOOPBACK: &str = "lo";
 
 /// What it is to do.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    pub address: Cidr,
     pub ports: Vec<Bound>,
+    /// The interface of the host's that IPv6 is possible by.
+    pub ipv6: Option<String>,
     /// Queries to [`RESOLVER`] go to the host's.
     pub forward_dns: bool,
     /// The gateway's address is the host's loopback.
@@ -50,12 +56,19 @@ impl Plan {
     fn arguments(&self, fd: i32) -> Vec<OsString> {
         let mut all: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
-        add(&["--quiet", "--ipv4-only", "--fd", &fd.to_string()]);
-        add(&["--interface", "lo", "--mac-addr", GATEWAY_MAC]);
-        add(&["--address", &self.address.address.to_string()]);
-        add(&["--netmask", &self.address.prefix.to_string()]);
+        add(&["--quiet", "--fd", &fd.to_string()]);
+        let interface = self.ipv6.as_deref().unwrap_or(LOOPBACK);
+        add(&["--interface", interface, "--mac-addr", GATEWAY_MAC]);
+        add(&["--address", &ADDRESS.to_string()]);
+        add(&["--netmask", &PREFIX.to_string()]);
         add(&["--gateway", &GATEWAY.to_string()]);
-        add(&["--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra"]);
+        add(&["--no-dhcp", "--no-dhcpv6", "--no-ra"]);
+        if self.ipv6.is_some() {
+            add(&["--address", &ADDRESS_V6.to_string()]);
+            add(&["--gateway", &GATEWAY_V6.to_string()]);
+        } else {
+            add(&["--ipv4-only", "--no-ndp"]);
+        }
         if self.forward_dns {
             add(&["--dns-forward", &RESOLVER.to_string()]);
         }
@@ -176,12 +189,36 @@ fn find() -> Option<PathBuf> {
         .find(|program| rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
-/// Every container's is the same: each is on a network of its own.
-pub(super) fn address() -> Cidr {
-    Cidr {
+/// Every container's are the same: each is on a network of its own.
+pub(super) fn addresses(ipv6: bool) -> Vec<Cidr> {
+    let v4 = Cidr {
         address: IpAddr::V4(ADDRESS),
         prefix: PREFIX,
-    }
+    };
+    let v6 = Cidr {
+        address: IpAddr::V6(ADDRESS_V6),
+        prefix: PREFIX_V6,
+    };
+    [Some(v4), ipv6.then_some(v6)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// An interface with a link-local address of IPv6, which passt must have to do IPv6 at all.
+pub(super) fn ipv6_interface() -> Option<String> {
+    parse_addresses(&std::fs::read_to_string("/proc/net/if_inet6").ok()?)
+}
+
+/// `address index prefix scope flags name`, in hexadecimal digits: one line an address.
+fn parse_addresses(table: &str) -> Option<String> {
+    const LINK: &str = "20";
+    let of = |line: &str| {
+        let mut words = line.split_ascii_whitespace().skip(3);
+        let is_link_local = words.next()? == LINK;
+        words.nth(1).filter(|_| is_link_local).map(str::to_owned)
+    };
+    table.lines().find_map(of)
 }
 
 #[cfg(test)]
@@ -190,21 +227,37 @@ mod tests {
 
     #[test]
     fn what_passt_is_told() {
-        let plan = Plan {
-            address: address(),
+        let mut plan = Plan {
             ports: vec![Bound {
                 address: [127, 0, 0, 1].into(),
                 host: 5353,
                 container: 53,
                 protocol: Protocol::Udp,
             }],
+            ipv6: None,
             forward_dns: true,
             host_loopback: false,
         };
         let line = plan.arguments(7).join(" ".as_ref()).into_string().unwrap();
+        assert!(line.contains("--ipv4-only ") && line.contains("--interface lo "));
         assert!(line.contains("--fd 7 ") && line.contains("--no-map-gw"));
         assert!(line.contains("--dns-forward 10.0.2.3 "));
         assert!(line.ends_with("--udp-ports 127.0.0.1/5353:53"));
+        plan.ipv6 = Some("wlan0".into());
+        let line = plan.arguments(7).join(" ".as_ref()).into_string().unwrap();
+        assert!(!line.contains("--ipv4-only") && line.contains("--interface wlan0 "));
+        assert!(line.contains("--address fd57:616c:6e75:7400::64 "));
+    }
+
+    #[test]
+    fn where_ipv6_is_possible() {
+        let table = "00000000000000000000000000000001 01 80 10 80       lo\n\
+                     fd000000000000000000000000000002 04 40 00 82     eth0\n\
+                     fe8000000000000000fc00fffe000001 04 40 20 80     eth0\n";
+        assert_eq!(parse_addresses(table).as_deref(), Some("eth0"));
+        for none in ["", "\n", "1 2 3", "x x x 20", &table[..110]] {
+            assert_eq!(parse_addresses(none), None, "{none}");
+        }
     }
 
     #[test]

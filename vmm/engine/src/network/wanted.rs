@@ -27,7 +27,7 @@ pub enum WantedError {
     #[error("network {0} not found")]
     Unknown(String),
     #[error(
-        "invalid --network {0}: expected tap:NAME, and perhaps ,ip=ADDRESS/PREFIX and ,gateway=ADDRESS"
+        "invalid --network {0}: expected tap:NAME, and perhaps ,ip=ADDRESS/PREFIX and ,gateway=ADDRESS, each of them once or for IPv4 and IPv6"
     )]
     Tap(String),
     #[error("conflicting options: port publishing and --network {0}")]
@@ -55,24 +55,26 @@ pub enum Mode {
 #[serde(deny_unknown_fields)]
 pub struct Tap {
     pub name: String,
-    /// `10.9.0.2/24`; the container may ask for one itself.
-    pub address: Option<String>,
-    pub gateway: Option<IpAddr>,
+    /// `10.9.0.2/24`, `fd09::2/64`; the container may ask for one itself.
+    pub addresses: Vec<String>,
+    pub gateways: Vec<IpAddr>,
 }
 
 impl Tap {
-    /// `NAME[,ip=ADDRESS/PREFIX][,gateway=ADDRESS]`
+    /// `NAME[,ip=ADDRESS/PREFIX]…[,gateway=ADDRESS]…`
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(',');
         let mut tap = Self {
             name: parts.next().filter(|name| !name.is_empty())?.to_owned(),
-            address: None,
-            gateway: None,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
         };
         for part in parts {
             match part.split_once('=')? {
-                ("ip", address) => tap.address = Some(address.parse::<Cidr>().ok()?.to_string()),
-                ("gateway", address) => tap.gateway = Some(address.parse().ok()?),
+                ("ip", address) => tap
+                    .addresses
+                    .push(address.parse::<Cidr>().ok()?.to_string()),
+                ("gateway", address) => tap.gateways.push(address.parse().ok()?),
                 _ => return None,
             }
         }
@@ -207,11 +209,15 @@ mod tests {
         assert_eq!(Mode::parse("none").unwrap(), Mode::None);
         let plain = Mode::parse("tap:t0").unwrap();
         assert_eq!(plain.name(), "tap:t0");
-        let Mode::Tap(tap) = Mode::parse("tap:t0,ip=10.9.0.2/24,gateway=10.9.0.1").unwrap() else {
+        let both = "tap:t0,ip=10.9.0.2/24,gateway=10.9.0.1,ip=fd09::2/64,gateway=fd09::1";
+        let Mode::Tap(tap) = Mode::parse(both).unwrap() else {
             panic!("no tap")
         };
-        assert_eq!(tap.address.as_deref(), Some("10.9.0.2/24"));
-        assert_eq!(tap.gateway, Some([10, 9, 0, 1].into()));
+        assert_eq!(tap.addresses, ["10.9.0.2/24", "fd09::2/64"]);
+        assert_eq!(
+            tap.gateways,
+            [[10, 9, 0, 1].into(), "fd09::1".parse::<IpAddr>().unwrap()]
+        );
         for bad in ["tap:", "tap:t0,ip=10.9.0.2", "tap:t0,x=1", "tap:t0,"] {
             assert!(
                 matches!(Mode::parse(bad), Err(WantedError::Tap(_))),

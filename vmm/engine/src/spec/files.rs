@@ -49,8 +49,14 @@ fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> St
             }
         }
     }
-    let own = network.address().unwrap_or([127, 0, 1, 1].into());
-    let _ = writeln!(text, "{own}\t{hostname}");
+    let v6 = network.cidr_v6().map(|cidr| cidr.address);
+    let own = network.address().or(v6).unwrap_or([127, 0, 1, 1].into());
+    for address in [Some(own), v6.filter(|v6| *v6 != own)]
+        .into_iter()
+        .flatten()
+    {
+        let _ = writeln!(text, "{address}\t{hostname}");
+    }
     text
 }
 

@@ -106,7 +106,13 @@ pub(super) fn settings(known: &Known) -> Value {
     }
     let address = network.address().map(|a| a.to_string()).unwrap_or_default();
     let prefix = network.cidr().map_or(0, |cidr| cidr.prefix);
-    let gateway = network.gateways.first().map(ToString::to_string);
+    let gateway = network.gateways.iter().find(|gateway| gateway.is_ipv4());
+    let gateway = gateway.map(ToString::to_string);
+    let gateway_v6 = network.gateways.iter().find(|gateway| gateway.is_ipv6());
+    let gateway_v6 = gateway_v6.map(ToString::to_string).unwrap_or_default();
+    let v6 = network.cidr_v6();
+    let address_v6 = v6.map(|cidr| cidr.address.to_string()).unwrap_or_default();
+    let prefix_v6 = v6.map_or(0, |cidr| cidr.prefix);
     let mac = network.mac.map(|mac| mac.to_string()).unwrap_or_default();
     let networks = match network.network.as_str() {
         "" => json!({}),
@@ -115,6 +121,9 @@ pub(super) fn settings(known: &Known) -> Value {
                 "IPAddress": address,
                 "IPPrefixLen": prefix,
                 "Gateway": gateway.clone().unwrap_or_default(),
+                "GlobalIPv6Address": address_v6,
+                "GlobalIPv6PrefixLen": prefix_v6,
+                "IPv6Gateway": gateway_v6,
                 "MacAddress": mac,
             }
         }),
@@ -124,6 +133,9 @@ pub(super) fn settings(known: &Known) -> Value {
         "IPAddress": address,
         "IPPrefixLen": prefix,
         "Gateway": gateway.unwrap_or_default(),
+        "GlobalIPv6Address": address_v6,
+        "GlobalIPv6PrefixLen": prefix_v6,
+        "IPv6Gateway": gateway_v6,
         "MacAddress": mac,
         "Networks": networks,
     })

@@ -85,12 +85,12 @@ pub enum NetError {
     NoTap(String),
     #[error("{0:?} is no name of a network interface")]
     TapName(String),
-    #[error("cannot open {path} for the tap {name}", path = tap::DEVICE)]
+    #[error("cannot open {path} for the tap {name}{}", tap::open_hint(*source), path = tap::DEVICE)]
     OpenTun {
         name: String,
         source: rustix::io::Errno,
     },
-    #[error("cannot {what} the tap {name}")]
+    #[error("cannot {what} the tap {name}{}", tap::hint(source))]
     Tap {
         what: &'static str,
         name: String,

@@ -189,6 +189,25 @@ impl Backend for Tap {
     }
 }
 
+/// What to do about it, in words.
+pub(super) fn open_hint(errno: rustix::io::Errno) -> &'static str {
+    use rustix::io::Errno;
+    match errno {
+        Errno::NOENT | Errno::NODEV => " (is the kernel module loaded? modprobe tun)",
+        Errno::ACCESS | Errno::PERM => " (it is not this user's to open)",
+        _ => "",
+    }
+}
+
+pub(super) fn hint(error: &Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => " (it is another user's: ip tuntap add NAME mode tap user USER)",
+        Some(libc::EBUSY) => " (another process has it)",
+        Some(libc::EINVAL) => " (is it a tap, and of one queue?)",
+        _ => "",
+    }
+}
+
 fn is_refusal(error: &Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host's side of a test of networks: ports, interfaces and passts. All of it stays on the loopback
+//! or on interfaces that the test makes itself.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::Home;
+use crate::bench::smaps;
+
+/// Flags that give a container of busybox the host's own programs.
+pub const HOST_PROGRAMS: [&str; 6] = [
+    "-v",
+    "/usr:/usr:ro",
+    "-v",
+    "/usr/lib:/lib:ro",
+    "-v",
+    "/usr/lib64:/lib64:ro",
+];
+
+/// For one answer from a container.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether a container can have a network without root here.
+#[must_use]
+pub fn has_passt() -> bool {
+    Path::new("/usr/bin/passt").exists()
+}
+
+/// Ports of the loopback that nobody has at the moment.
+///
+/// # Panics
+/// When there are none.
+#[must_use]
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let held: Vec<_> = (0..N)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("there are free ports"))
+        .collect();
+    let port = |listener: &TcpListener| Some(listener.local_addr().ok()?.port());
+    std::array::from_fn(|i| port(&held[i]).expect("a listener has an address"))
+}
+
+/// The passts that have this in their command line.
+///
+/// # Panics
+/// When there is no /proc.
+#[must_use]
+pub fn passts(with: &str) -> Vec<Pid> {
+    let of = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_one = line.contains("passt ") && line.contains(with);
+        let pid = entry.file_name().to_string_lossy().parse().ok();
+        pid.filter(|_| is_one).and_then(Pid::from_raw)
+    };
+    let processes = fs::read_dir("/proc").expect("/proc is there");
+    processes.filter_map(Result::ok).filter_map(of).collect()
+}
+
+/// Waits until all of them have ended.
+///
+/// # Panics
+/// When one can't be waited for.
+pub fn wait_for_end(pids: &[Pid]) {
+    for pid in pids {
+        if let Ok(fd) = pidfd_open(*pid, PidfdFlags::empty()) {
+            poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("a pidfd can be polled");
+        }
+    }
+}
+
+/// `ip LINE`.
+///
+/// # Panics
+/// When it fails.
+pub fn ip(line: &str) {
+    let done = Command::new("ip").args(line.split(' ')).status();
+    assert!(done.is_ok_and(|status| status.success()), "ip {line}");
+}
+
+/// A tap with the address 192.0.2.1/24 that goes with the test.
+pub struct TestTap;
+
+impl TestTap {
+    pub const NAME: &str = "walnut-t0";
+
+    /// # Panics
+    /// When it can't be made: not as root, or there is one.
+    #[must_use]
+    pub fn new(mtu: u32) -> Self {
+        let name = Self::NAME;
+        ip(&format!("tuntap add {name} mode tap vnet_hdr"));
+        let tap = Self;
+        ip(&format!("addr add 192.0.2.1/24 dev {name}"));
+        ip(&format!("link set {name} mtu {mtu} up"));
+        tap
+    }
+}
+
+impl Drop for TestTap {
+    fn drop(&mut self) {
+        // It is gone with the machine at the latest.
+        let _ = Command::new("ip")
+            .args(["link", "delete", Self::NAME])
+            .status();
+    }
+}
+
+/// An address of the host's that goes with the test.
+pub struct Address(String);
+
+impl Address {
+    /// # Panics
+    /// When the interface can't have it.
+    #[must_use]
+    pub fn new(cidr: &str, interface: &str) -> Self {
+        // An address of IPv6 is in use at once.
+        let nodad = if cidr.contains(':') { " nodad" } else { "" };
+        ip(&format!("addr add {cidr} dev {interface}{nodad}"));
+        Self(format!("addr del {cidr} dev {interface}"))
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        // Its interface may be gone already.
+        let _ = Command::new("ip").args(self.0.split(' ')).status();
+    }
+}
+
+/// KiB of a monitor's memory that are neither the guest's, of the usual size, nor a file's.
+///
+/// # Panics
+/// When the monitor is gone.
+#[must_use]
+pub fn own_memory_kib(monitor: Pid) -> u64 {
+    let pid = monitor.as_raw_nonzero().get().unsigned_abs();
+    let mappings = smaps::read(pid).expect("the monitor lives");
+    let files = mappings.iter().map(|mapping| mapping.path.clone());
+    let files: Vec<String> = files.filter(|path| path.starts_with('/')).collect();
+    let split = smaps::split(&mappings, USUAL_MEMORY_MIB, &files);
+    split.expect("a machine of the usual size").own_kib
+}
+
+/// Of a container without `--memory`.
+const USUAL_MEMORY_MIB: u64 = 512;
+
+impl Home {
+    /// Waits until something in the container listens on these ports.
+    ///
+    /// # Panics
+    /// When nothing does.
+    pub fn wait_for_listeners(&self, container: &str, ports: &[&str]) {
+        let script = "for port; do until netstat -ltun | grep -q \":$port \"; do :; done; done";
+        let line = [&["exec", container, "sh", "-c", script, "sh"], ports].concat();
+        self.walnut(line).run().succeeded();
+    }
+}
