@@ -28,6 +28,7 @@ mod devices;
 mod entropy;
 mod id;
 mod init;
+mod jit;
 mod launcher;
 mod loopback;
 mod mounts;

@@ -15,7 +15,7 @@ use crate::helper::{Helper, HelperError};
 use crate::listen::{self, ListenError};
 use crate::service::Service;
 use crate::shutdown::Guest;
-use crate::{STATE_DIR, clock, reaper};
+use crate::{STATE_DIR, clock, jit, reaper};
 
 /// On the command line of a machine that is to be snapshotted as soon as it is ready.
 const TEMPLATE: &str = "walnut.template";
@@ -28,6 +28,8 @@ enum StartError {
     StateDir(#[source] std::io::Error),
     #[error(transparent)]
     Helper(#[from] HelperError),
+    #[error("hold a BPF program")]
+    Jit(#[source] std::io::Error),
     #[error("block SIGCHLD")]
     Signals(#[source] nix::Error),
     #[error(transparent)]
@@ -86,6 +88,11 @@ fn start(started_us: u64) -> Result<Arc<Agent>, StartError> {
     let server = listen::serve(service, rpc, streams)?;
     // It serves for as long as the machine runs.
     std::mem::forget(server);
+    let is_template = cmdline.split_whitespace().any(|word| word == TEMPLATE);
+    if is_template {
+        // Each clone has it, too.
+        jit::hold().map(std::mem::forget).map_err(StartError::Jit)?;
+    }
     let hello = Hello {
         version: env!("CARGO_PKG_VERSION").into(),
         started_us,
@@ -96,7 +103,7 @@ fn start(started_us: u64) -> Result<Arc<Agent>, StartError> {
         Ok(mut host) => {
             write_hello(&mut host, &hello)?;
             // Its end tells the host of ours. A template's ends at once: no clone has it.
-            if !cmdline.split_whitespace().any(|word| word == TEMPLATE) {
+            if !is_template {
                 std::mem::forget(host);
             }
         }

@@ -60,7 +60,15 @@ fn create_list_remove() {
     let list = home.says(&["template", "ls"]);
     let mut lines = list.lines();
     let header = lines.next().unwrap();
-    for column in ["TEMPLATE ID", "CPUS", "MEMORY", "SIZE", "CREATED", "STATUS"] {
+    for column in [
+        "TEMPLATE ID",
+        "CPUS",
+        "MEMORY",
+        "IMAGE ROOM",
+        "SIZE",
+        "CREATED",
+        "STATUS",
+    ] {
         assert!(header.contains(column), "{list}");
     }
     let line = lines.next().unwrap();

@@ -121,6 +121,10 @@ pub struct DiskConfig {
 pub struct PmemConfig {
     /// A raw image of any length; the guest sees it padded with zeros to 2 MiB.
     pub path: PathBuf,
+    /// The guest sees a device of this many bytes, zeros behind the image; a multiple of 2 MiB. A
+    /// larger image is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<u64>,
     /// All of it is in the guest's page tables from the start: for a small image of which the guest
     /// needs most at once.
     #[serde(default)]

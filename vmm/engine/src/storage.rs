@@ -81,7 +81,8 @@ impl Source {
 /// Devices and mounts, in the order in which they are made.
 #[derive(Debug)]
 pub struct Layout {
-    pub pmem: Vec<config::PmemConfig>,
+    /// The container's image, if it has one.
+    pub image: Option<config::PmemConfig>,
     pub disks: Vec<config::DiskConfig>,
     pub fs: Vec<config::FsConfig>,
     pub mounts: Vec<MountPoint>,
@@ -104,7 +105,7 @@ impl Layout {
     /// `disk` is the formatted file that the writable layer is kept on; a tmpfs serves without.
     pub fn new(container: &Container, source: &Source, disk: Option<&Path>) -> Self {
         let mut layout = Self {
-            pmem: Vec::new(),
+            image: None,
             disks: Vec::new(),
             fs: Vec::new(),
             mounts: Vec::new(),
@@ -115,8 +116,9 @@ impl Layout {
         layout.volumes(container, source);
         let lower = match source {
             Source::Image(path) => {
-                layout.pmem.push(config::PmemConfig {
+                layout.image = Some(config::PmemConfig {
                     path: path.clone(),
+                    room: None,
                     prefault: is_small(path),
                 });
                 layout

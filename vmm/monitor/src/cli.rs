@@ -137,6 +137,7 @@ impl Args {
                 .into_iter()
                 .map(|path| PmemConfig {
                     path,
+                    room: None,
                     prefault: false,
                 })
                 .collect(),

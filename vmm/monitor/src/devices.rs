@@ -49,6 +49,8 @@ pub struct Opened {
 pub struct Mapping {
     pub guest: GuestAddress,
     pub len: u64,
+    /// Of the file alone.
+    pub image_len: u64,
     pub host: u64,
 }
 
@@ -74,6 +76,7 @@ impl Devices {
             let mapping = Mapping {
                 guest: GuestAddress(guest),
                 len: pmem.len(),
+                image_len: pmem.image_len(),
                 host: pmem.host_addr(),
             };
             guest += layout::pmem_align(mapping.len);

@@ -113,13 +113,14 @@ impl Machine {
                 let vcpus = cpus.restore(&vm, &state.vcpus)?;
                 state.vm.restore(&vm)?;
                 slots.restore(state.devices)?;
+                working_set::use_small_pages(&memory, &snapshot.working_set);
                 ahead = working_set::populate(&memory, &snapshot.working_set);
                 (vcpus, Vec::new())
             }
         };
         let prefaulted = config.pmem.iter().zip(&devices.pmem);
         let prefaulted = prefaulted.filter(|(config, _)| config.prefault);
-        let images = prefaulted.map(|(_, mapping)| (mapping.guest, mapping.len));
+        let images = prefaulted.map(|(_, mapping)| (mapping.guest, mapping.image_len));
         ahead.extend(mapped.iter().copied().chain(images));
         prefault(&kvm_fd, &vcpus[0], &ahead);
         Ok(Self {

@@ -39,9 +39,9 @@ pub struct CreateArgs {
     /// Memory limit, as of `run`
     #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
     pub memory: Option<u64>,
-    /// CPUs and MiB of a machine: for a command that asks for it behind its user's back
-    #[arg(long, hide = true, num_args = 2, value_names = ["CPUS", "MIB"])]
-    pub machine: Option<Vec<u32>>,
+    /// CPUs, MiB and image room of a machine: for a command that asks for it behind its user's back
+    #[arg(long, hide = true, num_args = 3, value_names = ["CPUS", "MIB", "BYTES"])]
+    pub machine: Option<Vec<u64>>,
 }
 
 #[derive(Debug, Args)]

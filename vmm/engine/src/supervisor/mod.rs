@@ -41,7 +41,7 @@ use crate::run::timings::Timings;
 use crate::spec::SpecError;
 use crate::storage::disk::{self, DiskError};
 use crate::storage::{Layout, Source};
-use crate::template::TemplateError;
+use crate::template::{TemplateError, image_room};
 use crate::times::Timestamp;
 use crate::vm::rundir::{RunDir, RunDirError};
 use crate::vm::{Machine, Origin, Vm, VmError};
@@ -337,7 +337,8 @@ impl Supervisor<'_> {
             cpus: container.limits.machine_cpus(),
             memory_mib: container.limits.machine_memory_mib(),
             disks: layout.disks.clone(),
-            pmem: layout.pmem.clone(),
+            image: layout.image.clone(),
+            image_room: image_room(layout.image.as_ref()),
             fs: layout.fs.clone(),
             net,
             inherited,

@@ -36,12 +36,12 @@ impl<'a> Start<'a> {
         if !wanted {
             return Ok(start);
         }
-        let key = Key::new(supervisor.artifacts, machine.cpus, machine.memory_mib)?;
+        let key = Key::new(supervisor.artifacts, machine.into())?;
         let templates = Templates::new(supervisor.paths);
         let mut files = templates.find(&key.id());
         if files.is_none() && mode == StartMode::Template {
             let artifacts = supervisor.artifacts;
-            let id = template::make(supervisor.paths, artifacts, key.cpus, key.memory_mib)?;
+            let id = template::make(supervisor.paths, artifacts, key.size)?;
             files = templates.find(&id);
         }
         start.key = Some(key);
@@ -81,6 +81,6 @@ impl<'a> Start<'a> {
         if std::env::var_os(MAKE_VAR).is_some_and(|value| value == "no") {
             return;
         }
-        template::make_in_background(self.paths, key.cpus, key.memory_mib);
+        template::make_in_background(self.paths, key.size);
     }
 }

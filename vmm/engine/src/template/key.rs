@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::Digest;
 use crate::paths::{Artifacts, PathError};
-use crate::vm::template_cmdline;
+use crate::vm::{Machine, template_cmdline};
+use walnut_vmm_config::PmemConfig;
 
 /// The programs and files that a machine is made of, as they are now. What CPU there is the monitor
 /// compares by itself.
@@ -66,16 +67,44 @@ impl Made {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Key {
     pub made: Made,
+    pub size: Size,
+}
+
+/// How large a machine is that can be a template's clone.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Size {
     pub cpus: u8,
     pub memory_mib: u32,
+    /// See [`image_room`].
+    pub image_room: u64,
+}
+
+impl From<&Machine> for Size {
+    fn from(machine: &Machine) -> Self {
+        Self {
+            cpus: machine.cpus,
+            memory_mib: machine.memory_mib,
+            image_room: machine.image_room,
+        }
+    }
+}
+
+/// Most images are no larger. The guest's kernel keeps 1/64 of it in memory.
+pub const LEAST_IMAGE_ROOM: u64 = 128 << 20;
+
+/// The room for images that one template has: a power of two, so that there are few templates.
+pub fn image_room(image: Option<&PmemConfig>) -> u64 {
+    let len = image.and_then(|image| fs::metadata(&image.path).ok());
+    let len = len.map_or(0, |meta| meta.len());
+    len.checked_next_power_of_two()
+        .map_or(len, |room| room.max(LEAST_IMAGE_ROOM))
 }
 
 impl Key {
-    pub fn new(artifacts: &Artifacts, cpus: u8, memory_mib: u32) -> Result<Self, PathError> {
+    pub fn new(artifacts: &Artifacts, size: Size) -> Result<Self, PathError> {
         Ok(Self {
             made: Made::of(artifacts)?,
-            cpus,
-            memory_mib,
+            size,
         })
     }
 
@@ -129,7 +158,15 @@ mod tests {
             kernel: file("kernel"),
             guest: file("guest"),
         };
-        let key = |cpus, memory| Key::new(&artifacts, cpus, memory).unwrap().id();
+        let key = |cpus, memory_mib| {
+            let image_room = image_room(None);
+            let size = Size {
+                cpus,
+                memory_mib,
+                image_room,
+            };
+            Key::new(&artifacts, size).unwrap().id()
+        };
         let first = key(1, 512);
         assert_eq!(first, key(1, 512));
         assert_ne!(first, key(2, 512));

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -15,10 +16,11 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use walnut_protocol::agent::StartRequest;
+use walnut_protocol::agent::{DeleteRequest, StartRequest, WaitRequest};
+use walnut_protocol::{Client, RPC_PORT};
 use walnut_vmm_config::{Command, SnapshotFiles};
 
-use super::{Id, Key, Record, TemplateError, Templates};
+use super::{Id, Key, Record, Size, TemplateError, Templates};
 use crate::cli::{Cli, Command as CliCommand};
 use crate::container::{Container, ContainerError, ImageDefaults};
 use crate::image::{Digest, Hashing};
@@ -29,28 +31,24 @@ use crate::storage::{Layout, Source};
 use crate::supervisor::process::{Streams, created, started};
 use crate::times::Timestamp;
 use crate::vm::rundir::RunDir;
-use crate::vm::{Machine, Origin, Ready, Vm, wake};
+use crate::vm::{Machine, Origin, Ready, Vm, connect, wake};
 
 /// It may run beside everything else that the host does.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Makes the template of a machine of this size, and removes those that became useless.
-pub fn make(
-    paths: &Paths,
-    artifacts: &Artifacts,
-    cpus: u8,
-    memory_mib: u32,
-) -> Result<Id, TemplateError> {
-    let key = Key::new(artifacts, cpus, memory_mib)?;
+pub fn make(paths: &Paths, artifacts: &Artifacts, size: Size) -> Result<Id, TemplateError> {
+    let key = Key::new(artifacts, size)?;
     let templates = Templates::new(paths);
     let id = key.id();
     private_dir(&templates.dir)?;
     let part = Part::create(&templates, id.clone())?;
     let machine = Machine {
-        cpus,
-        memory_mib,
+        cpus: size.cpus,
+        memory_mib: size.memory_mib,
         disks: Vec::new(),
-        pmem: Vec::new(),
+        image: None,
+        image_room: size.image_room,
         fs: Vec::new(),
         net: Vec::new(),
         inherited: Vec::new(),
@@ -59,7 +57,7 @@ pub fn make(
     let (dir, _) = RunDir::create(paths, &format!("t-{id}"))?;
     let dir = Arc::new(dir);
     snapshot(artifacts, &machine, &files, &dir)?;
-    try_clone(artifacts, &files, machine, &dir)?;
+    try_clone(artifacts, &files, &machine, &dir)?;
     part.publish(key, &templates)?;
     templates.prune(artifacts, false)?;
     Ok(id)
@@ -77,6 +75,7 @@ fn snapshot(
         Ready::Restored | Ready::Interrupted => return Err(TemplateError::Interrupted),
     }
     vm.wait_silent().map_err(TemplateError::Hello)?;
+    rehearse(artifacts, dir)?;
     let memory = create(&files.memory)?;
     let state = create(&files.state)?;
     let control = vm.control().ok_or(TemplateError::Interrupted)?;
@@ -88,29 +87,63 @@ fn snapshot(
 fn try_clone(
     artifacts: &Artifacts,
     files: &SnapshotFiles,
-    machine: Machine,
+    machine: &Machine,
     dir: &Arc<RunDir>,
 ) -> Result<(), TemplateError> {
-    let container = trial()?;
-    let source = Source::Image(artifacts.guest.clone());
-    let layout = Layout::new(&container, &source, None);
-    let machine = Machine {
-        pmem: layout.pmem.clone(),
-        ..machine
-    };
     let origin = Origin::TryTemplate(files.clone());
-    let mut vm = Vm::start(artifacts, &machine, &origin, Arc::clone(dir))?;
+    let mut vm = Vm::start(artifacts, machine, &origin, Arc::clone(dir))?;
     match vm.wait_ready(PATIENCE, &[])? {
         Ready::Restored => {}
         Ready::Hello(_) | Ready::Interrupted => return Err(TemplateError::Interrupted),
     }
     let agent = vm.agent()?.within(PATIENCE);
     wake(&agent).map_err(TemplateError::Try)?;
+    run_trial(artifacts, &agent, dir)?;
+    let Some(path) = &files.working_set else {
+        return Ok(());
+    };
+    let control = vm.control().ok_or(TemplateError::Interrupted)?;
+    Ok(control.tell(&Command::WorkingSet, &[create(path)?.as_fd()])?)
+}
+
+/// One container from its beginning to its end, before the snapshot: what the kernel and the agent
+/// do for their first one is done for all clones.
+fn rehearse(artifacts: &Artifacts, dir: &RunDir) -> Result<(), TemplateError> {
+    let mut stream = connect(&dir.vsock(), RPC_PORT)?;
+    let agent = stream.try_clone().and_then(Client::new);
+    let agent = agent.map_err(TemplateError::Hello)?.within(PATIENCE);
+    let container_id = run_trial(artifacts, &agent, dir)?;
+    let wait = WaitRequest {
+        container_id: container_id.clone(),
+        ..WaitRequest::default()
+    };
+    agent.wait(&wait).map_err(TemplateError::Try)?;
+    let delete = DeleteRequest {
+        container_id,
+        ..DeleteRequest::default()
+    };
+    agent.delete(&delete).map_err(TemplateError::Try)?;
+    // Until the guest has hung up as well: a clone would be told of a connection that is lost, and
+    // lose its own.
+    stream
+        .shutdown(Shutdown::Write)
+        .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
+        .and_then(|()| io::copy(&mut stream, &mut io::sink()))
+        .map_err(TemplateError::Hello)?;
+    Ok(())
+}
+
+/// The ID of a container that has said what it is to say. Its image is the guest's own root, which
+/// a machine without an image has in its place.
+fn run_trial(artifacts: &Artifacts, agent: &Client, dir: &RunDir) -> Result<String, TemplateError> {
+    let container = trial()?;
+    let source = Source::Image(artifacts.guest.clone());
+    let layout = Layout::new(&container, &source, None);
     let request = spec::request(&container, &layout, &Session::default(), None)?;
     let token = created(agent.create(&request).map_err(TemplateError::Try)?)?;
     let mut streams = Streams::connect(&dir.vsock(), &token, false, false)?;
     let start = StartRequest {
-        container_id: request.container_id,
+        container_id: request.container_id.clone(),
         ..StartRequest::default()
     };
     started(agent.start(&start).map_err(TemplateError::Try)?)?;
@@ -120,14 +153,10 @@ fn try_clone(
         .set_read_timeout(Some(PATIENCE))
         .and_then(|()| streams.stdout.read_to_string(&mut said))
         .map_err(TemplateError::Hello)?;
-    if said.is_empty() {
-        return Err(TemplateError::Silent);
+    match said.is_empty() {
+        true => Err(TemplateError::Silent),
+        false => Ok(request.container_id),
     }
-    let Some(path) = &files.working_set else {
-        return Ok(());
-    };
-    let control = vm.control().ok_or(TemplateError::Interrupted)?;
-    Ok(control.tell(&Command::WorkingSet, &[create(path)?.as_fd()])?)
 }
 
 /// As plain as `walnut run --rm` makes one.
@@ -249,14 +278,14 @@ fn seal(path: &Path) -> io::Result<Digest> {
 
 /// Has another process make it, when the host has nothing else to do. Nothing waits for it, and
 /// where it fails nobody is worse off.
-pub fn make_in_background(paths: &Paths, cpus: u8, memory_mib: u32) {
+pub fn make_in_background(paths: &Paths, size: Size) {
     let paths = paths.clone();
     let spawned = thread::Builder::new()
         .name("template".into())
         .spawn(move || {
             // The process inherits this thread's place behind all others.
             step_back();
-            if let Err(error) = spawn(&paths, cpus, memory_mib) {
+            if let Err(error) = spawn(&paths, size) {
                 log::info!("make a template: {error}");
             }
         });
@@ -265,14 +294,16 @@ pub fn make_in_background(paths: &Paths, cpus: u8, memory_mib: u32) {
     }
 }
 
-fn spawn(paths: &Paths, cpus: u8, memory_mib: u32) -> io::Result<()> {
+fn spawn(paths: &Paths, size: Size) -> io::Result<()> {
     Process::new(std::env::current_exe()?)
         .arg("--root")
         .arg(&paths.root)
         .arg("--state")
         .arg(&paths.state)
         .args(["template", "create", "--machine"])
-        .args([cpus.to_string(), memory_mib.to_string()])
+        .arg(size.cpus.to_string())
+        .arg(size.memory_mib.to_string())
+        .arg(size.image_room.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

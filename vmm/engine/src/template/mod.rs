@@ -34,7 +34,7 @@ use crate::supervisor::process::ProcessError;
 use crate::times::Timestamp;
 use crate::vm::rundir::RunDirError;
 use crate::vm::{ControlError, VmError};
-pub use key::{Id, Key, Made};
+pub use key::{Id, Key, LEAST_IMAGE_ROOM, Made, Size, image_room};
 pub use make::{make, make_in_background, step_back};
 
 #[derive(Debug, Error)]
@@ -84,8 +84,7 @@ struct Record {
 #[derive(Debug)]
 pub struct Template {
     pub id: Id,
-    pub cpus: u8,
-    pub memory_mib: u32,
+    pub of: Size,
     pub created: Timestamp,
     /// On disk.
     pub size: u64,
@@ -146,8 +145,7 @@ impl Templates {
                 let record = record?;
                 Some(Template {
                     id,
-                    cpus: record.key.cpus,
-                    memory_mib: record.key.memory_mib,
+                    of: record.key.size,
                     created: record.created,
                     size: size(&entry.path()),
                     current: record.key.made == made,

@@ -6,11 +6,11 @@ use crate::cli::template::{CreateArgs, LsArgs, PruneArgs, RmArgs, TemplateComman
 use crate::container::Limits;
 use crate::format::Columns;
 use crate::paths::{Artifacts, Paths};
-use crate::template::{Id, Templates, make, step_back};
+use crate::template::{Id, LEAST_IMAGE_ROOM, Size, Templates, make, step_back};
 use crate::times::{Timestamp, human_duration};
 use crate::units::{MIB, human_size};
 
-const HEADER: &str = "TEMPLATE ID\tCPUS\tMEMORY\tSIZE\tCREATED\tSTATUS";
+const HEADER: &str = "TEMPLATE ID\tCPUS\tMEMORY\tIMAGE ROOM\tSIZE\tCREATED\tSTATUS";
 
 pub fn template(command: TemplateCommand, paths: &Paths) -> Result<u8, VerbError> {
     match command {
@@ -31,14 +31,23 @@ fn create(args: &CreateArgs, paths: &Paths) -> Result<u8, VerbError> {
     limits
         .check()
         .map_err(crate::container::ContainerError::from)?;
-    let (cpus, memory_mib) = match args.machine.as_deref() {
-        Some(&[cpus, memory_mib]) => {
+    let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let size = match args.machine.as_deref() {
+        Some(&[cpus, memory_mib, image_room]) => {
             step_back();
-            (u8::try_from(cpus).unwrap_or(u8::MAX), memory_mib)
+            Size {
+                cpus: u8::try_from(cpus).unwrap_or(u8::MAX),
+                memory_mib: number(memory_mib),
+                image_room,
+            }
         }
-        _ => (limits.machine_cpus(), limits.machine_memory_mib()),
+        _ => Size {
+            cpus: limits.machine_cpus(),
+            memory_mib: limits.machine_memory_mib(),
+            image_room: LEAST_IMAGE_ROOM,
+        },
     };
-    let id = make(paths, &Artifacts::find()?, cpus, memory_mib)?;
+    let id = make(paths, &Artifacts::find()?, size)?;
     say(id.as_ref())?;
     Ok(0)
 }
@@ -56,7 +65,8 @@ fn ls(args: &LsArgs, paths: &Paths) -> Result<u8, VerbError> {
     let now = Timestamp::now();
     for template in templates {
         let age = human_duration(now.since(template.created));
-        let memory = human_size(u64::from(template.memory_mib) * MIB);
+        let memory = human_size(u64::from(template.of.memory_mib) * MIB);
+        let room = human_size(template.of.image_room);
         let size = human_size(template.size);
         let status = if template.current {
             "Ready"
@@ -64,8 +74,8 @@ fn ls(args: &LsArgs, paths: &Paths) -> Result<u8, VerbError> {
             "Outdated"
         };
         columns.push(&format!(
-            "{}\t{}\t{memory}\t{size}\t{age} ago\t{status}",
-            template.id, template.cpus,
+            "{}\t{}\t{memory}\t{room}\t{size}\t{age} ago\t{status}",
+            template.id, template.of.cpus,
         ));
     }
     columns

@@ -26,10 +26,12 @@ const GUEST_CID: u32 = 3;
 /// - `random.trust_cpu=on`: the generator is seeded from RDRAND before anything waits for it.
 /// - `no_timer_check`, `cryptomgr.notests`: self-tests of hardware that KVM emulates exactly.
 /// - `8250.nr_uarts=0`: the driver proper does not probe the port that earlycon uses.
+/// - `percpu_alloc=page`: per-CPU memory in pieces of its own size. In the usual ones of 2 MiB, the
+///   first container's control groups come with an index of 4 MiB, which is written to whole.
 /// - `root=…`: the agent's file system, mapped from the host's page cache.
 const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon panic=-1 reboot=k \
      tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=0 noreplace-smp \
-     root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro init=/init";
+     percpu_alloc=page root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro init=/init";
 
 /// How a machine comes to its agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +79,11 @@ pub struct Machine {
     pub cpus: u8,
     pub memory_mib: u32,
     pub disks: Vec<DiskConfig>,
-    /// Behind the guest's root, which is `/dev/pmem0`.
-    pub pmem: Vec<PmemConfig>,
+    /// `/dev/pmem1`, behind the guest's root.
+    pub image: Option<PmemConfig>,
+    /// Bytes that a template has for the image: setting up the device that holds it would cost each
+    /// clone more than all others together.
+    pub image_room: u64,
     pub fs: Vec<FsConfig>,
     pub net: Vec<NetConfig>,
     /// What `net` names by its number, for the monitor to inherit.
@@ -95,7 +100,19 @@ impl Machine {
     ) -> VmConfig {
         let guest = PmemConfig {
             path: artifacts.guest.clone(),
+            room: None,
             prefault: true,
+        };
+        let image = match origin {
+            Origin::Boot => self.image.clone(),
+            // Where there is no image, anything that all may read will do.
+            _ => Some(PmemConfig {
+                room: Some(self.image_room),
+                ..self.image.clone().unwrap_or_else(|| PmemConfig {
+                    prefault: false,
+                    ..guest.clone()
+                })
+            }),
         };
         VmConfig {
             kernel: artifacts.kernel.clone(),
@@ -113,7 +130,7 @@ impl Machine {
                 guest_cid: GUEST_CID,
             }),
             disks: self.disks.clone(),
-            pmem: iter::once(guest).chain(self.pmem.iter().cloned()).collect(),
+            pmem: iter::once(guest).chain(image).collect(),
             fs: self.fs.clone(),
             net: self.net.clone(),
             spare_slots: *origin == Origin::BootTemplate,

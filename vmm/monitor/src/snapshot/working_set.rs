@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion as _};
 
 use super::memory::{Page, Pagemap};
-use crate::memory::{GuestMemory, PAGE, host_address};
+use crate::memory::{GuestMemory, HUGE_PAGE, PAGE, host_address};
 
 /// Pages in a row.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Run {
 
 /// Written pages that are no further apart are one run: what lies between is written as a rule by
 /// the next clone, as a hash table's other buckets are, and a page costs less than an exit.
-const GAP: u64 = 8 * PAGE;
+const GAP: u64 = 2 * PAGE;
 
 /// The pages that are in use now.
 pub fn record(memory: &GuestMemory, pagemap: &Pagemap) -> io::Result<Vec<Run>> {
@@ -69,6 +69,47 @@ fn fill_gaps(mut pages: Vec<Page>) -> Vec<Page> {
     pages
 }
 
+/// Has the host back what a start touches with small pages: the first touch of a huge one clears 512
+/// times as much, and nobody else can have the rest of it. Elsewhere huge pages serve a container
+/// that needs much. Without a working set, all of memory: what is touched is about to be recorded.
+pub fn use_small_pages(memory: &GuestMemory, runs: &[Run]) {
+    const BLOCK: u64 = HUGE_PAGE as u64;
+    if runs.is_empty() {
+        for region in memory.iter() {
+            without_huge_pages(memory, region.start_addr().0, region.len());
+        }
+        return;
+    }
+    let mut done = 0;
+    for run in runs {
+        let start = (run.start - run.start % BLOCK).max(done);
+        let end = run.start.saturating_add(run.len);
+        let Some(end) = end.checked_next_multiple_of(BLOCK) else {
+            return;
+        };
+        if start < end {
+            without_huge_pages(memory, start, end - start);
+            done = end;
+        }
+    }
+}
+
+fn without_huge_pages(memory: &GuestMemory, start: u64, len: u64) {
+    let Ok(len) = usize::try_from(len) else {
+        return;
+    };
+    let Ok(slice) = memory.get_slice(GuestAddress(start), len) else {
+        return;
+    };
+    let addr = slice.ptr_guard_mut().as_ptr().cast::<c_void>();
+    #[expect(unsafe_code, reason = "madvise is unsafe by nature")]
+    // SAFETY: the slice is guest memory; its content stays what it is.
+    let advised = unsafe { rustix::mm::madvise(addr, len, Advice::LinuxNoHugepage) };
+    if let Err(error) = advised {
+        log::debug!("cannot do without huge pages at {start:#x}: {error}");
+    }
+}
+
 /// Gives the clone its own copies of what it will write to. What lies outside of its memory, or
 /// fails, the guest does without: it is only slower. The ranges are for KVM's page tables.
 pub fn populate(memory: &GuestMemory, runs: &[Run]) -> Vec<(GuestAddress, u64)> {
@@ -104,7 +145,7 @@ pub fn write(runs: &[Run], to: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{HUGE_PAGE, allocate};
+    use crate::memory::allocate;
     use crate::snapshot::memory::{restore, save};
     use vm_memory::Bytes;
 
@@ -154,14 +195,14 @@ mod tests {
     #[test]
     fn short_gaps_between_written_pages_are_filled() {
         let mut pages = vec![Page::None; 32];
-        for index in [0, 9, 19] {
+        for index in [0, 3, 7] {
             pages[index] = Page::Own;
         }
-        pages[5] = Page::File;
+        pages[1] = Page::File;
         let filled = fill_gaps(pages);
-        assert!(filled[..=9].iter().all(|page| *page == Page::Own));
-        assert!(filled[10..19].iter().all(|page| *page == Page::None));
-        assert_eq!(filled.iter().filter(|page| **page == Page::Own).count(), 11);
+        assert!(filled[..=3].iter().all(|page| *page == Page::Own));
+        assert!(filled[4..7].iter().all(|page| *page == Page::None));
+        assert_eq!(filled.iter().filter(|page| **page == Page::Own).count(), 5);
     }
 
     #[test]

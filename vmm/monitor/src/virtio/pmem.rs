@@ -21,7 +21,7 @@ use walnut_vmm_config::PmemConfig;
 
 use super::plain::PlainHandler;
 use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
-use crate::memory::{GuestMemory, HUGE_PAGE, MemoryError, map_aligned};
+use crate::memory::{GuestMemory, HUGE_PAGE, MemoryError, PAGE, map_aligned};
 
 /// §5.19.
 const TYPE: u32 = 27;
@@ -46,6 +46,8 @@ pub enum PmemError {
     Empty { path: PathBuf },
     #[error("image {path} of {len} bytes is too large to be mapped")]
     TooLarge { path: PathBuf, len: u64 },
+    #[error("there is no room of {room} bytes for image {path} of {len}")]
+    Room { path: PathBuf, len: u64, room: u64 },
     #[error("cannot reserve addresses for image {path}")]
     Reserve { path: PathBuf, source: MemoryError },
     #[error("cannot map image {path}")]
@@ -64,7 +66,7 @@ pub struct Pmem {
 impl Pmem {
     /// Maps the image, to appear at `guest_addr`, which must be a multiple of [`HUGE_PAGE`].
     pub fn new(config: &PmemConfig, guest_addr: GuestAddress) -> Result<Self, PmemError> {
-        let mapping = Mapping::of_file(&config.path)?;
+        let mapping = Mapping::of_file(&config.path, config.room)?;
         let mut bytes = [0; 16];
         // §5.19.4: struct virtio_pmem_config { le64 start; le64 size; }
         bytes[..8].copy_from_slice(&guest_addr.0.to_le_bytes());
@@ -75,10 +77,16 @@ impl Pmem {
         })
     }
 
-    /// Bytes of guest-physical address space: the image padded with zeros to [`HUGE_PAGE`].
+    /// Bytes of guest-physical address space: the image padded with zeros to [`HUGE_PAGE`], or to
+    /// the room that it was given.
     #[expect(clippy::len_without_is_empty, reason = "an empty image is refused")]
     pub fn len(&self) -> u64 {
         self.mapping.len as u64
+    }
+
+    /// Bytes of it that can be other than zero.
+    pub fn image_len(&self) -> u64 {
+        (self.mapping.file_len as u64).next_multiple_of(PAGE)
     }
 
     /// Where the image lies in this process, for a memory slot. Nothing may read or write there.
@@ -91,10 +99,11 @@ impl Pmem {
 struct Mapping {
     addr: usize,
     len: usize,
+    file_len: usize,
 }
 
 impl Mapping {
-    fn of_file(path: &Path) -> Result<Self, PmemError> {
+    fn of_file(path: &Path, room: Option<u64>) -> Result<Self, PmemError> {
         let opened = |source| PmemError::Open {
             path: path.to_owned(),
             source,
@@ -111,9 +120,20 @@ impl Mapping {
             len: metadata.len(),
         };
         let file_len = usize::try_from(metadata.len()).map_err(|_| too_large())?;
-        let len = file_len
+        let padded = file_len
             .checked_next_multiple_of(HUGE_PAGE)
             .ok_or_else(too_large)?;
+        let len = match room.map(usize::try_from) {
+            None => padded,
+            Some(Ok(room)) if room >= padded && room.is_multiple_of(HUGE_PAGE) => room,
+            Some(_) => {
+                return Err(PmemError::Room {
+                    path: path.to_owned(),
+                    len: metadata.len(),
+                    room: room.unwrap_or_default(),
+                });
+            }
+        };
         let addr = map_aligned(len).map_err(|source| PmemError::Reserve {
             path: path.to_owned(),
             source,
@@ -121,6 +141,7 @@ impl Mapping {
         let mapping = Self {
             addr: addr as usize,
             len,
+            file_len,
         };
         mapping.place(&file, file_len).map_err(|source| {
             let path = path.to_owned();
@@ -214,6 +235,7 @@ mod tests {
         Pmem::new(
             &PmemConfig {
                 path,
+                room: None,
                 prefault: false,
             },
             GuestAddress(0x1_0000_0000),
@@ -252,6 +274,30 @@ mod tests {
     }
 
     #[test]
+    fn a_device_can_be_larger_than_its_image() {
+        let file = image(4097);
+        let with_room = |room| {
+            let config = PmemConfig {
+                path: file.path().to_owned(),
+                room: Some(room),
+                prefault: false,
+            };
+            Pmem::new(&config, GuestAddress(1 << 32))
+        };
+        let huge = HUGE_PAGE as u64;
+        let device = with_room(3 * huge).unwrap();
+        assert_eq!(device.len(), 3 * huge);
+        assert_eq!(read(&device, 4096), 0xa5);
+        assert_eq!(read(&device, 2 * HUGE_PAGE), 0);
+        let mut size = [0; 8];
+        device.read_config(8, &mut size);
+        assert_eq!(size, (3 * huge).to_le_bytes());
+        for room in [0, 4096, huge + 4096, u64::MAX] {
+            assert!(matches!(with_room(room), Err(PmemError::Room { .. })));
+        }
+    }
+
+    #[test]
     #[expect(unsafe_code, reason = "writes to the mapping as a guest would")]
     fn a_write_of_the_guest_stays_its_own() {
         let file = image(8192);
@@ -278,12 +324,14 @@ mod tests {
         assert!(matches!(pmem(&empty), Err(PmemError::Empty { .. })));
         let gone = PmemConfig {
             path: "/nonexistent/image".into(),
+            room: None,
             prefault: false,
         };
         let error = Pmem::new(&gone, GuestAddress(0)).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/image"));
         let directory = PmemConfig {
             path: "/".into(),
+            room: None,
             prefault: false,
         };
         assert!(matches!(

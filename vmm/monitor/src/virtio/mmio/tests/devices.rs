@@ -124,6 +124,7 @@ fn pmem() {
     file.as_file().set_len(1).unwrap();
     let config = PmemConfig {
         path: file.path().to_owned(),
+        room: None,
         prefault: false,
     };
     let flush = Exchange {
