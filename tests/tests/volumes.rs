@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+use std::fs;
+use std::path::Path;
+
 use walnut_tests::harness::{Home, skip};
 use walnut_tests::images::{self, Entry, Layer};
 
@@ -181,5 +184,37 @@ fn filled_from_the_image_at_first() {
     run("empty:/data:nocopy", "ls /data; stat -c %u:%g /data")
         .succeeded()
         .says("33:33\n");
+    home.assert_clean();
+}
+
+/// What programs build on, by `file-rules` inside the container.
+#[test]
+fn volumes_keep_the_rules_of_files() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let program = Path::new(env!("CARGO_BIN_EXE_file-rules"));
+    let programs = program.parent().unwrap().display();
+    let host = home.path().join("host");
+    fs::create_dir(&host).unwrap();
+    let (programs, host) = (
+        format!("{programs}:/programs:ro"),
+        format!("{}:/files", host.display()),
+    );
+    for volume in ["data:/files", host.as_str(), "/files"] {
+        let flags = ["run", "--rm", "-v", &programs, "-v", volume];
+        let image = home.busybox();
+        let command = [image.as_str(), "/programs/file-rules", "/files"];
+        let line = flags.iter().chain(&command);
+        let done = home.walnut(line).run();
+        let said = String::from_utf8_lossy(&done.stdout);
+        let all_hold = said.lines().all(|line| line.starts_with("ok "));
+        assert!(
+            all_hold && said.lines().count() > 10,
+            "{volume}\n{}",
+            done.story()
+        );
+        done.succeeded();
+    }
     home.assert_clean();
 }
