@@ -24,13 +24,14 @@ use crate::container::{Base, Container, signal_number};
 use crate::failure::{Failure, Stage, chain};
 use crate::files;
 use crate::helper::{self, CreateJob, EnterJob, FilesJob, Job, Report, Word, Work};
+use crate::id::Id;
 use crate::mounts::Mounts;
 use crate::paths::{GuestPath, PathError, Rootfs};
 use crate::process::Process;
 use crate::security::Sets;
 use crate::spec::{self, Spec, SpecError};
 use crate::streams::{ChildEnds, Streams, StreamsError};
-use crate::{network, security, sysctl, user};
+use crate::{lock, loopback, network, security, sysctl, user};
 
 /// How long the making of a process may take; under emulation, with a cold image, it takes long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -46,15 +47,14 @@ pub fn container(
 ) -> Result<Container, Failure> {
     let mut base = Base::new(name);
     let began = clock::boottime_us();
-    base.mounts = Mounts::make(&request.mounts)
-        .map_err(|error| Failure::of(Stage::Mounts, error.errno(), &error))?;
-    for file in &request.files {
-        base.files.push(write_file(file)?);
-    }
+    bring_files(agent, request, &mut base)?;
     let mounted = clock::boottime_us();
     network::set_up(&request.interfaces)
         .map_err(|error| Failure::of(Stage::Network, error.errno(), &error))?;
     let mut spec = Spec::parse(&request.spec).map_err(|e| spec_failure(&e))?;
+    spec.join(|id| first_process(agent, id))
+        .map_err(|error| Failure::of(Stage::Namespaces, 0, &error))?;
+    let own_network = spec.has_own_network();
     let in_rootfs = |error: PathError| Failure::of(Stage::Rootfs, error.errno(), &error);
     let rootfs = Rootfs::open(&spec.root).map_err(in_rootfs)?;
     set_user(
@@ -103,6 +103,9 @@ pub fn container(
         init: request.init,
     });
     let init = make_process(agent, &job, stdio, Vec::new(), streams, &cgroup)?;
+    if own_network {
+        bring_loopback_up(&init)?;
+    }
     if let Some(console) = console {
         let (socket, _) = console
             .accept()
@@ -124,6 +127,33 @@ pub fn container(
         cgroup,
         base,
     ))
+}
+
+/// The container's mounts, those that were made for it before first, and its small files.
+fn bring_files(agent: &Agent, request: &CreateRequest, base: &mut Base) -> Result<(), Failure> {
+    base.mounts = lock(&agent.mounts).split(&request.takes);
+    let made = Mounts::make(&request.mounts)
+        .map_err(|error| Failure::of(Stage::Mounts, error.errno(), &error))?;
+    base.mounts.append(made);
+    for file in &request.files {
+        base.files.push(write_file(file)?);
+    }
+    Ok(())
+}
+
+fn bring_loopback_up(init: &Process) -> Result<(), Failure> {
+    loopback::up_in(init.pid).map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(0);
+        let message = format!("bring up the loopback: {error}");
+        Failure::new(Stage::Network, errno, message)
+    })
+}
+
+/// The first process of a container that runs.
+fn first_process(agent: &Agent, id: &str) -> Option<i32> {
+    let container = agent.container(&Id::try_from(id).ok()?).ok()?;
+    let runs = container.init.is_started() && container.init.exit().is_none();
+    runs.then_some(container.init.pid)
 }
 
 /// Makes the process that `request` describes.

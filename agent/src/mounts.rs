@@ -7,6 +7,7 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -83,6 +84,13 @@ impl Mounts {
     /// Adds `later`'s mounts after these.
     pub fn append(&mut self, mut later: Self) {
         self.0.append(&mut later.0);
+    }
+
+    /// Gives those on `targets` away.
+    #[must_use]
+    pub fn split(&mut self, targets: &[String]) -> Self {
+        let wanted = |path: &GuestPath| targets.iter().any(|t| path.as_path() == Path::new(t));
+        Self(self.0.extract_if(.., |path| wanted(path)).collect())
     }
 
     /// Unmounts, last first. What is still in use vanishes from the tree and ends with its users.
@@ -312,6 +320,19 @@ mod tests {
             Some("/b")
         );
         assert_eq!(options("upperdirs=/b").value("upperdir"), None);
+    }
+
+    #[test]
+    fn a_containers_mounts_are_taken_from_the_machines() {
+        let paths = ["/run/a", "/run/b", "/run/a/c"];
+        let mut all = Mounts(paths.iter().map(|p| GuestPath::new(p).unwrap()).collect());
+        let own = all.split(&["/run/a".to_owned(), "/run/none".to_owned()]);
+        let shown = |mounts: &Mounts| -> Vec<String> {
+            let paths = mounts.0.iter().map(|path| path.as_path());
+            paths.map(|path| path.display().to_string()).collect()
+        };
+        assert_eq!(shown(&own), ["/run/a"]);
+        assert_eq!(shown(&all), ["/run/b", "/run/a/c"]);
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::user::User;
 /// What an image says its containers are to be stopped with.
 const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
 
+/// Before the ID of the container whose namespace it is.
+const CONTAINER: &str = "container:";
+
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     #[error("the spec's {part} is malformed")]
@@ -30,6 +33,8 @@ pub enum SpecError {
     Missing { part: &'static str },
     #[error("the spec's root.path")]
     Root(#[source] PathError),
+    #[error("no container {0} runs in this machine, whose namespace could be shared")]
+    NoContainer(String),
     #[error("the spec's process can't be for this user")]
     User(#[source] oci_spec::OciSpecError),
 }
@@ -44,6 +49,8 @@ pub struct Spec<'a> {
     /// `CLONE_NEW…` of the namespaces that the spec names.
     pub namespaces: u32,
     pub stop_signal: Option<String>,
+    /// Those with their paths.
+    named: Vec<LinuxNamespace>,
     /// Of the container's namespaces, in place of what the text has.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -82,10 +89,40 @@ impl<'a> Spec<'a> {
                 .map(|ns| clone_flag(ns.typ()))
                 .fold(0, |a, b| a | b),
             stop_signal: annotations.get(STOP_SIGNAL).cloned(),
+            named: namespaces,
             sysctls: BTreeMap::new(),
             linux,
             parts,
         })
+    }
+
+    /// Whether the container has a network namespace that nobody else has.
+    #[must_use]
+    pub fn has_own_network(&self) -> bool {
+        let is_network = |ns: &LinuxNamespace| ns.typ() == LinuxNamespaceType::Network;
+        let mut named = self.named.iter();
+        named.any(|ns| is_network(ns) && ns.path().is_none())
+    }
+
+    /// Puts the paths of other containers' namespaces where the spec names the containers;
+    /// `first_process` says which process stands for one.
+    ///
+    /// # Errors
+    /// There is no such container, or it does not run.
+    pub fn join(&mut self, first_process: impl Fn(&str) -> Option<i32>) -> Result<(), SpecError> {
+        for namespace in &mut self.named {
+            let Some(path) = namespace.path() else {
+                continue;
+            };
+            let Some(id) = path.to_str().and_then(|path| path.strip_prefix(CONTAINER)) else {
+                continue;
+            };
+            let no_such = || SpecError::NoContainer(id.chars().take(64).collect());
+            let pid = first_process(id).ok_or_else(no_such)?;
+            let file = namespace_file(namespace.typ());
+            namespace.set_path(Some(format!("/proc/{pid}/ns/{file}").into()));
+        }
+        Ok(())
     }
 
     /// The rules for devices, which libcontainer ignores.
@@ -121,6 +158,9 @@ impl<'a> Spec<'a> {
         let sysctls = serde_json::to_string(&self.sysctls).map_err(malformed("sysctl"))?;
         let sysctls = raw("sysctl", sysctls)?;
         linux.insert("sysctl".into(), &sysctls);
+        let named = serde_json::to_string(&self.named).map_err(malformed("namespaces"))?;
+        let named = raw("namespaces", named)?;
+        linux.insert("namespaces".into(), &named);
         let linux = serde_json::to_string(&linux).map_err(malformed("linux"))?;
         let linux = raw("linux", linux)?;
         let process = serde_json::to_string(&self.process).map_err(malformed("process"))?;
@@ -191,6 +231,20 @@ fn clone_flag(namespace: LinuxNamespaceType) -> u32 {
     flag.cast_unsigned()
 }
 
+/// namespaces(7).
+fn namespace_file(namespace: LinuxNamespaceType) -> &'static str {
+    match namespace {
+        LinuxNamespaceType::Mount => "mnt",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -244,6 +298,26 @@ mod tests {
             value["process"]["env"],
             serde_json::json!(["PATH=/bin", "HOME=/home/seven"])
         );
+    }
+
+    #[test]
+    fn namespaces_of_other_containers() {
+        let json = SPEC.replace(
+            r#"{"type": "pid"}"#,
+            r#"{"type": "pid", "path": "container:abc"}, {"type": "network"}"#,
+        );
+        let mut spec = Spec::parse(json.as_bytes()).unwrap();
+        assert!(spec.has_own_network());
+        let unknown = spec.join(|_| None).unwrap_err().to_string();
+        assert!(unknown.starts_with("no container abc runs"), "{unknown}");
+        spec.join(|id| (id == "abc").then_some(7)).unwrap();
+        let config = spec.into_json("/c").unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let named = &value["linux"]["namespaces"];
+        assert_eq!(named[0]["path"], "/proc/7/ns/pid");
+        assert_eq!(named[1], serde_json::json!({"type": "network"}));
+        assert_eq!(named[2]["type"], "mount");
+        assert!(!Spec::parse(SPEC.as_bytes()).unwrap().has_own_network());
     }
 
     #[test]
