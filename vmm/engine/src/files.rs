@@ -19,7 +19,7 @@ use walnut_protocol::agent::{
 use walnut_protocol::{CallError, Client};
 
 use crate::container::{Container, ContainerId};
-use crate::storage::{self, IMAGE, UPPER};
+use crate::storage::{self, Places};
 use crate::supervisor::process::{ProcessError, Streams, created, exit_code, started};
 use crate::supervisor::shared::CALL_TIMEOUT;
 
@@ -188,9 +188,10 @@ impl Files<'_> {
     }
 
     fn upper(&self) -> UpperJob {
+        let places = Places::of(self.container);
         UpperJob {
-            upper: UPPER.to_owned(),
-            lower: IMAGE.to_owned(),
+            upper: places.upper(),
+            lower: places.image(),
             skip: storage::mount_points(self.container)
                 .iter()
                 .map(|path| bytes(path))

@@ -16,10 +16,13 @@ use walnut_passwd::MAX_FILE;
 use walnut_protocol::agent::{self, MountPoint};
 use walnut_vmm_config as config;
 
-use crate::container::Container;
+use crate::container::{Container, InVm, Volume};
 use crate::volumes::Claim;
 
 pub mod disk;
+mod places;
+
+pub use places::Places;
 
 /// What the guest mounts the volumes' device by.
 const VOLUMES_TAG: &str = "walnut";
@@ -30,12 +33,8 @@ const NAMED: &str = "/run/walnut/named";
 const DATA: &str = "data";
 /// Behind the guest's own root.
 const IMAGE_DEVICE: &str = "/dev/pmem1";
-/// Where the image is mounted in the guest.
-pub const IMAGE: &str = "/run/walnut/image";
-const WRITABLE: &str = "/run/walnut/rw";
-/// What the container has written over its image.
-pub const UPPER: &str = "/run/walnut/rw/upper";
-const OVERLAY: &str = "/run/walnut/rootfs";
+/// The name of an image that was brought.
+pub const BROUGHT: &str = "image.erofs";
 /// The device, and the one volume in it, that is the root file system.
 const ROOTFS_TAG: &str = "rootfs";
 const HOST: &str = "/run/walnut/host";
@@ -87,11 +86,13 @@ pub struct Layout {
     pub fs: Vec<config::FsConfig>,
     pub mounts: Vec<MountPoint>,
     /// The container's root, a path in the guest.
-    pub rootfs: &'static str,
+    pub rootfs: String,
     /// The guest's path of each of the container's volumes.
     pub volume_sources: Vec<PathBuf>,
     /// Volumes whose first use this may be.
     pub fills: Vec<agent::Volume>,
+    /// Mounts that are made before the container, for it.
+    pub takes: Vec<String>,
 }
 
 /// Of an image that is no larger, filling the page tables costs less than the exits of a start.
@@ -104,15 +105,9 @@ fn is_small(image: &Path) -> bool {
 impl Layout {
     /// `disk` is the formatted file that the writable layer is kept on; a tmpfs serves without.
     pub fn new(container: &Container, source: &Source, disk: Option<&Path>) -> Self {
-        let mut layout = Self {
-            image: None,
-            disks: Vec::new(),
-            fs: Vec::new(),
-            mounts: Vec::new(),
-            rootfs: OVERLAY,
-            volume_sources: Vec::new(),
-            fills: Vec::new(),
-        };
+        let mut layout = Self::empty(container);
+        let places = Places::of(container);
+        let image = places.image();
         layout.volumes(container, source);
         let lower = match source {
             Source::Image(path) => {
@@ -123,8 +118,8 @@ impl Layout {
                 });
                 layout
                     .mounts
-                    .push(mount("erofs", IMAGE_DEVICE, IMAGE, &["ro", "dax=always"]));
-                IMAGE
+                    .push(mount("erofs", IMAGE_DEVICE, &image, &["ro", "dax=always"]));
+                image.as_str()
             }
             Source::Directory(path) => {
                 let rootfs = config::Volume {
@@ -139,11 +134,40 @@ impl Layout {
         };
         // A directory is written to as it is; mount points that it lacks are made in it.
         if matches!(source, Source::Directory(_)) && !container.read_only {
-            layout.rootfs = ROOTFS_PATH;
+            layout.rootfs = ROOTFS_PATH.to_owned();
             return layout;
         }
         layout.overlay(container, lower, disk);
         layout
+    }
+
+    /// Of a container in the machine of another one, which takes no more devices: its image is
+    /// brought, what it writes is in memory, its volumes are there already.
+    pub fn in_vm(container: &Container, place: &InVm) -> Self {
+        let mut layout = Self::empty(container);
+        let places = Places::of(container);
+        if !place.same_image {
+            let brought = format!("{}/{BROUGHT}", places.brought());
+            let image = mount("erofs", &brought, &places.image(), &["ro"]);
+            layout.mounts.push(image);
+            layout.takes.push(places.brought());
+        }
+        layout.volume_sources.clone_from(&place.volume_sources);
+        layout.overlay(container, &places.image(), None);
+        layout
+    }
+
+    fn empty(container: &Container) -> Self {
+        Self {
+            image: None,
+            disks: Vec::new(),
+            fs: Vec::new(),
+            mounts: Vec::new(),
+            rootfs: Places::of(container).rootfs(),
+            volume_sources: Vec::new(),
+            fills: Vec::new(),
+            takes: Vec::new(),
+        }
     }
 
     /// Adds the disks of the container's named volumes.
@@ -181,20 +205,14 @@ impl Layout {
     }
 
     fn volumes(&mut self, container: &Container, source: &Source) {
+        self.volume_sources = volume_sources(container);
         let mut volumes = Vec::new();
         for (index, volume) in container.volumes.iter().enumerate() {
-            let name = index.to_string();
             if volume.is_named() {
-                // One that is mounted twice has one disk.
-                let first = container.volumes.iter().position(|v| v.name == volume.name);
-                let first = first.unwrap_or(index).to_string();
-                let at = Path::new(NAMED).join(first).join(DATA);
-                self.volume_sources.push(at);
                 continue;
             }
-            self.volume_sources.push(Path::new(VOLUMES).join(&name));
             volumes.push(config::Volume {
-                name,
+                name: index.to_string(),
                 source: volume.source.clone(),
                 readonly: volume.readonly,
             });
@@ -225,6 +243,8 @@ impl Layout {
     }
 
     fn overlay(&mut self, container: &Container, lower: &str, disk: Option<&Path>) {
+        let places = Places::of(container);
+        let writable = places.writable();
         match disk {
             Some(path) => {
                 self.disks.push(config::DiskConfig {
@@ -235,25 +255,40 @@ impl Layout {
                 // Inode tables are written when first used, not all at once by a thread.
                 let options = ["noatime", "discard", "noinit_itable"];
                 self.mounts
-                    .push(mount("ext4", "/dev/vda", WRITABLE, &options));
+                    .push(mount("ext4", "/dev/vda", &writable, &options));
             }
             None => {
                 let size = container.storage_size.map(|bytes| format!("size={bytes}"));
                 let options: Vec<&str> = ["mode=0700"].into_iter().chain(size.as_deref()).collect();
                 self.mounts
-                    .push(mount("tmpfs", "tmpfs", WRITABLE, &options));
+                    .push(mount("tmpfs", "tmpfs", &writable, &options));
             }
         }
         let lower = format!("lowerdir={lower}");
-        let upper = format!("upperdir={UPPER}");
-        let work = format!("workdir={WRITABLE}/work");
+        let upper = format!("upperdir={}", places.upper());
+        let work = format!("workdir={writable}/work");
         self.mounts.push(mount(
             "overlay",
             "overlay",
-            OVERLAY,
+            &self.rootfs,
             &[&lower, &upper, &work],
         ));
     }
+}
+
+/// In the guest, each of a container's volumes.
+pub fn volume_sources(container: &Container) -> Vec<PathBuf> {
+    let all = &container.volumes;
+    let path = |(index, volume): (usize, &Volume)| {
+        if !volume.is_named() {
+            return Path::new(VOLUMES).join(index.to_string());
+        }
+        // One that is mounted twice has one disk.
+        let first = all.iter().position(|other| other.name == volume.name);
+        let first = first.unwrap_or(index).to_string();
+        Path::new(NAMED).join(first).join(DATA)
+    };
+    all.iter().enumerate().map(path).collect()
 }
 
 /// Whose the volumes are where all their files are one user's, the caller's: the container's own

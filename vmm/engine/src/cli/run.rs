@@ -220,7 +220,8 @@ pub struct ContainerArgs {
     /// Do without the image's health check
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// user (unless given, where passt is installed), none, or tap:NAME[,ip=CIDR][,gateway=IP]
+    /// user (unless given, where passt is installed), none, tap:NAME[,ip=CIDR][,gateway=IP], or
+    /// container:NAME in that one's machine
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
     /// Let a port of the container be reached on the host, at 127.0.0.1 unless an address is given
@@ -241,7 +242,7 @@ pub struct ContainerArgs {
     /// How willingly the kernel ends it when memory is short, -1000 to 1000
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub oom_score_adj: Option<i32>,
-    /// private, or host for the machine's
+    /// private, host for the machine's, or container:NAME in that one's machine
     #[arg(long, value_name = "MODE")]
     pub pid: Option<String>,
     /// Limit on the number of processes; -1 is none
@@ -337,6 +338,9 @@ pub struct ContainerArgs {
     /// User name or number, and group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
+    /// Run in the machine of another container, which runs: a kernel in common and nothing else
+    #[arg(long, value_name = "CONTAINER")]
+    pub vm: Option<String>,
     /// Mount a directory or file of the host, or a named volume; DIR alone is a new volume
     #[arg(short, long, value_name = "[SOURCE:]DIR[:ro]")]
     pub volume: Vec<String>,

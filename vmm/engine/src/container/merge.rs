@@ -7,7 +7,7 @@ use std::path::Path;
 use super::limits::{IoLimits, LimitError, check_swap, smallest_rate};
 use super::{
     Container, ContainerError, ContainerId, Dns, Healthcheck, Limits, Security, Shared, Ulimit,
-    env, label, log_option, signal, sysctl, volume,
+    env, in_vm, label, log_option, signal, sysctl, volume,
 };
 use crate::cli::run::ContainerArgs;
 use crate::network;
@@ -107,6 +107,7 @@ impl Container {
             labels: label::parse_all(&args.label_file, &args.label)?,
             restart: restart(args)?,
             start: args.start,
+            in_vm: None,
             health: Healthcheck::from_flags(args)?,
             log: log_option::parse(args.log_driver.as_deref(), &args.log_opt)?,
             id,
@@ -273,6 +274,8 @@ fn shared(args: &ContainerArgs) -> Result<Shared, ContainerError> {
         None | Some("" | "private") => Ok(false),
         Some("host") => Ok(true),
         Some(mode) if own.contains(&mode) => Ok(false),
+        // Which one that is, is found out when the container is made.
+        _ if matches!(flag, "pid" | "ipc") && in_vm::named(mode.as_deref()).is_some() => Ok(false),
         Some(mode) => Err(ContainerError::Mode {
             flag,
             mode: mode.to_owned(),

@@ -5,6 +5,7 @@
 pub mod env;
 pub mod health;
 pub mod id;
+pub mod in_vm;
 pub mod label;
 pub mod limits;
 mod log_option;
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 pub use health::Healthcheck;
 pub use id::ContainerId;
+pub use in_vm::InVm;
 pub use limits::{Limits, Ulimit};
 pub use merge::{ImageDefaults, check_name};
 pub use security::{Seccomp, Security};
@@ -135,6 +137,9 @@ pub struct Container {
     pub log: log_file::Options,
     #[serde(default)]
     pub start: StartMode,
+    /// The machine is another container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_vm: Option<InVm>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Healthcheck>,
 }

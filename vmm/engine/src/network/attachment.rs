@@ -88,7 +88,8 @@ impl Session {
     pub fn prepare(container: &Container) -> Result<Self, NetworkError> {
         let wanted = &container.network;
         match &wanted.mode {
-            Mode::None => Ok(Self::default()),
+            // Those in the machine of another one make nothing of their own.
+            Mode::None | Mode::Container(_) => Ok(Self::default()),
             Mode::Default if !passt::installed() => {
                 if !wanted.all_published().is_empty() {
                     return Err(NetworkError::NoPasst);
@@ -102,6 +103,14 @@ impl Session {
             Mode::User if !passt::installed() => Err(NetworkError::NoPasst),
             Mode::Default | Mode::User => Self::user(container),
             Mode::Tap(tap) => Ok(Self::tap(container, tap)),
+        }
+    }
+
+    /// A network that another one keeps up: there is nothing to be set up for it.
+    pub fn shared(attachment: Attachment) -> Self {
+        Self {
+            attachment,
+            ..Self::default()
         }
     }
 
@@ -189,7 +198,10 @@ impl Session {
 
     /// For the agent.
     pub fn interfaces(&self) -> Vec<Interface> {
-        self.attachment.interfaces()
+        match self.config {
+            Some(_) => self.attachment.interfaces(),
+            None => Vec::new(),
+        }
     }
 
     /// Waits until the published ports are listened on.

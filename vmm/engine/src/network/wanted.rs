@@ -10,6 +10,7 @@ use walnut_vmm_config::{Mac, MacError};
 
 use super::{Protocol, Publish, PublishError};
 use crate::cli::run::ContainerArgs;
+use crate::container::in_vm;
 
 /// What stands for the host's loopback in `--add-host NAME:host-gateway`.
 pub const HOST_GATEWAY: &str = "host-gateway";
@@ -48,6 +49,8 @@ pub enum Mode {
     None,
     User,
     Tap(Tap),
+    /// That of a container in the same machine.
+    Container(String),
 }
 
 /// A tap that is there already; what is on it is its owner's business.
@@ -90,6 +93,7 @@ impl Mode {
             Self::None => "none".to_owned(),
             Self::User => "user".to_owned(),
             Self::Tap(tap) => format!("tap:{}", tap.name),
+            Self::Container(container) => in_vm::mode(container),
         }
     }
 
@@ -98,6 +102,9 @@ impl Mode {
             "default" => Ok(Self::Default),
             "none" => Ok(Self::None),
             "user" => Ok(Self::User),
+            other if in_vm::named(Some(other)).is_some() => Ok(Self::Container(
+                in_vm::named(Some(other)).unwrap_or_default().to_owned(),
+            )),
             other => match other.strip_prefix("tap:") {
                 Some(tap) => Tap::parse(tap)
                     .map(Self::Tap)

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use walnut_protocol::chain;
 
 use super::{Config, RecordError, State, config, lock, lock_file, names};
-use crate::vm::rundir;
+use crate::container::InVm;
+use crate::vm::{self, rundir};
 
 pub(super) const LOCK: &str = "lock";
 const DISK: &str = "rw.ext4";
@@ -117,7 +118,11 @@ impl Entry {
             return Ok(state);
         }
         rundir::remove_dead(&self.machine);
-        if self.config()?.container.remove {
+        let container = self.config()?.container;
+        if let Some(place) = &container.in_vm {
+            self.evict(place);
+        }
+        if container.remove {
             self.remove()?;
             return Err(RecordError::NotFound(self.short().to_owned()));
         }
@@ -127,6 +132,16 @@ impl Entry {
             log::warn!("{}", chain(&e));
         }
         Ok(state)
+    }
+
+    /// Its machine went on when its supervisor was killed: what runs of it there is to end.
+    fn evict(&self, place: &InVm) {
+        let vsock = rundir::vsock_in(&self.machine.with_file_name(place.machine()));
+        let evicted = vm::agent(&vsock).map(|agent| vm::evict(&agent, &self.id));
+        // Most often, that machine is gone, too.
+        if let Err(e) = evicted {
+            log::debug!("{}: {e}", self.short());
+        }
     }
 
     /// Waits for other commands that change this container.

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use super::RunError;
+use super::{RunError, in_vm};
 use crate::cli::run::{ContainerArgs, PullPolicy};
 use crate::container::{Container, ContainerError, ImageDefaults};
 use crate::image::{
@@ -35,9 +35,12 @@ pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Mad
     let root = Root::find(args, paths)?;
     container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;
     volumes_from(&mut container, &args.volumes_from, paths)?;
-    volumes::make_all(paths, &mut container.volumes)?;
     let id = container.id.to_string();
     let image_id = root.image.as_ref().map(|image| image.id);
+    in_vm::settle(&mut container, args, image_id, paths)?;
+    if container.in_vm.is_none() {
+        volumes::make_all(paths, &mut container.volumes)?;
+    }
     let mut config = Config::new(container, root.name, image_id, root.directory);
     let state = State {
         starting,

@@ -8,6 +8,7 @@
 pub mod attach;
 pub mod calls;
 pub mod create;
+pub mod in_vm;
 pub mod keys;
 pub mod signals;
 pub mod stdio;
@@ -66,6 +67,8 @@ pub enum RunError {
     Path(#[from] PathError),
     #[error(transparent)]
     Volumes(#[from] VolumesError),
+    #[error(transparent)]
+    InVm(#[from] in_vm::InVmError),
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]

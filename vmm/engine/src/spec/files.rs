@@ -6,11 +6,11 @@ use std::fmt::Write;
 use crate::container::{Container, Dns};
 use crate::network::{Attachment, HOST_GATEWAY, Resolver};
 
-pub const HOSTS: &str = "/run/walnut/files/hosts";
-pub const HOSTNAME: &str = "/run/walnut/files/hostname";
-pub const RESOLV_CONF: &str = "/run/walnut/files/resolv.conf";
+pub const HOSTS: &str = "hosts";
+pub const HOSTNAME: &str = "hostname";
+pub const RESOLV_CONF: &str = "resolv.conf";
 
-/// Where the agent writes each, and where the container sees it.
+/// What is written for each container, and where it sees that.
 pub(super) const GENERATED: &[(&str, &str)] = &[
     (HOSTS, "/etc/hosts"),
     (HOSTNAME, "/etc/hostname"),

@@ -23,9 +23,9 @@ use oci_spec::runtime::{
 use thiserror::Error;
 use walnut_protocol::agent::{CreateRequest, GuestFile};
 
-use crate::container::{Container, Limits, Seccomp, security};
-use crate::network::Session;
-use crate::storage::Layout;
+use crate::container::{Container, Limits, Seccomp, in_vm, security};
+use crate::network::{Mode, Session};
+use crate::storage::{Layout, Places};
 
 #[derive(Debug, Error)]
 pub enum SpecError {
@@ -75,8 +75,9 @@ pub fn request(
     network: &Session,
     tty_size: Option<(u32, u32)>,
 ) -> Result<CreateRequest, SpecError> {
-    let files = files::all(container, &network.attachment).map(|(path, content)| GuestFile {
-        path: path.to_owned(),
+    let places = Places::of(container);
+    let files = files::all(container, &network.attachment).map(|(name, content)| GuestFile {
+        path: places.file(name),
         mode: 0o644,
         content: content.into_bytes(),
         ..GuestFile::default()
@@ -96,6 +97,7 @@ pub fn request(
         volumes: layout.fills.clone(),
         init: container.init,
         interfaces: network.interfaces(),
+        takes: layout.takes.clone(),
         ..CreateRequest::default()
     })
 }
@@ -133,7 +135,7 @@ fn build(container: &Container, layout: &Layout) -> Result<Spec, SpecError> {
         container.stop_signal.to_string(),
     );
     let root = RootBuilder::default()
-        .path(layout.rootfs)
+        .path(layout.rootfs.clone())
         .readonly(container.read_only)
         .build()?;
     let mut spec = SpecBuilder::default()
@@ -236,21 +238,40 @@ fn linux(container: &Container, layout: &Layout) -> Result<Linux, SpecError> {
     Ok(linux.build()?)
 }
 
-/// All but the network: the machine has one container, whose network the machine's is.
+/// All but the network, which is the machine's, unless the machine is another container's.
 fn namespaces(container: &Container) -> Result<Vec<oci_spec::runtime::LinuxNamespace>, SpecError> {
     let shared = container.shared;
+    let place = container.in_vm.as_ref();
+    let network = match &container.network.mode {
+        Mode::Container(other) => Some(other),
+        _ => None,
+    };
+    // Whether it is the machine's, and whose it is if not the container's own.
     let kinds = [
-        (LinuxNamespaceType::Mount, false),
-        (LinuxNamespaceType::Pid, shared.pid),
-        (LinuxNamespaceType::Ipc, shared.ipc),
-        (LinuxNamespaceType::Uts, shared.uts),
-        (LinuxNamespaceType::Cgroup, shared.cgroup),
+        (LinuxNamespaceType::Mount, false, None),
+        (
+            LinuxNamespaceType::Pid,
+            shared.pid,
+            place.and_then(|p| p.pid.as_ref()),
+        ),
+        (
+            LinuxNamespaceType::Ipc,
+            shared.ipc,
+            place.and_then(|p| p.ipc.as_ref()),
+        ),
+        (LinuxNamespaceType::Uts, shared.uts, None),
+        (LinuxNamespaceType::Cgroup, shared.cgroup, None),
+        (LinuxNamespaceType::Network, place.is_none(), network),
     ];
-    let kinds = kinds.into_iter().filter(|(_, shared)| !shared);
-    let build = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
-    Ok(kinds
-        .map(|(kind, _)| build(kind))
-        .collect::<Result<_, OciSpecError>>()?)
+    let build = |(kind, _, other): (_, bool, Option<&String>)| {
+        let namespace = LinuxNamespaceBuilder::default().typ(kind);
+        match other {
+            Some(id) => namespace.path(in_vm::mode(id)).build(),
+            None => namespace.build(),
+        }
+    };
+    let kinds = kinds.into_iter().filter(|(_, shared, _)| !shared);
+    Ok(kinds.map(build).collect::<Result<_, OciSpecError>>()?)
 }
 
 fn seccomp(container: &Container) -> Result<Option<LinuxSeccomp>, SpecError> {
@@ -263,7 +284,7 @@ fn seccomp(container: &Container) -> Result<Option<LinuxSeccomp>, SpecError> {
 }
 
 fn resources(container: &Container, disks: usize) -> Result<LinuxResources, SpecError> {
-    let mut resources = limits(&container.limits, container.limits.machine_cpus())?;
+    let mut resources = limits(&container.limits, container.machine_cpus())?;
     resources.set_block_io(io::throttle(&container.limits.io, disks)?);
     resources.set_devices(Some(device_rules(container)?));
     Ok(resources)

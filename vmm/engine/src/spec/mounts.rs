@@ -9,7 +9,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::SpecError;
 use super::files::GENERATED;
 use crate::container::Container;
-use crate::storage::Layout;
+use crate::storage::{Layout, Places};
 
 pub(super) fn all(container: &Container, layout: &Layout) -> Result<Vec<Mount>, SpecError> {
     let asked = asked_for(container, layout)?;
@@ -97,9 +97,10 @@ fn own(container: &Container) -> Result<Vec<Mount>, SpecError> {
                 .build()?,
         );
     }
-    for (guest, target) in GENERATED {
+    let places = Places::of(container);
+    for (name, target) in GENERATED {
         mounts.push(bind(
-            Path::new(guest),
+            Path::new(&places.file(name)),
             Path::new(target),
             &["rbind", "rprivate", "rw"],
         )?);

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use walnut_protocol::agent::{CreateRequest, Empty, ShutdownRequest, StartRequest, WaitResponse};
-use walnut_protocol::{CallError, Client, chain};
+use walnut_protocol::{Client, chain};
 
 use super::SupervisorError;
+use super::ground::{Ground, Site};
 use super::output::Outputs;
 use super::process::{Streams, created, exit_code, started};
 use super::shared::CALL_TIMEOUT;
@@ -27,8 +28,7 @@ use crate::run::stdio;
 use crate::run::timings::{Timings, now_us};
 use crate::spec;
 use crate::storage::Layout;
-use crate::vm::rundir::RunDir;
-use crate::vm::{Ready, Vm, VmError, wake};
+use crate::vm::{Ready, Vm, wake};
 
 /// Time for the agent to make a container: image and disk are mounted meanwhile.
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,11 +53,10 @@ pub(super) struct Life<'a> {
     /// another file system on one of their files.
     must_sync: bool,
     has_disk: bool,
-    vm: Vm,
+    site: Site,
     /// Of a machine that was restored: it has been woken.
     agent: Option<Client>,
     network: &'a mut Session,
-    dir: Arc<RunDir>,
     signals: &'a Signals,
 }
 
@@ -66,7 +65,7 @@ impl<'a> Life<'a> {
     pub fn new(
         container: &'a Container,
         layout: &Layout,
-        (vm, network, dir): (Vm, &'a mut Session, Arc<RunDir>),
+        (site, network): (Site, &'a mut Session),
         outputs: &'a Outputs,
         signals: &'a Signals,
         tty_size: Option<(u32, u32)>,
@@ -79,10 +78,9 @@ impl<'a> Life<'a> {
             create,
             must_sync: may_mount && !layout.fs.is_empty(),
             has_disk: !layout.disks.is_empty(),
-            vm,
+            site,
             agent: None,
             network,
-            dir,
             signals,
         })
     }
@@ -92,11 +90,14 @@ impl<'a> Life<'a> {
         timeout: Duration,
         timings: &mut Timings,
     ) -> Result<(), SupervisorError> {
+        let Ground::Own(vm) = &mut self.site.ground else {
+            return Ok(());
+        };
         loop {
             let interrupts = [self.signals.as_fd(), self.outputs.shared.stop_fd()];
-            match self.vm.wait_ready(timeout, &interrupts)? {
+            match vm.wait_ready(timeout, &interrupts)? {
                 Ready::Interrupted => {
-                    if let Some(signal) = self.ending_signal()? {
+                    if let Some(signal) = ending_signal(self.signals)? {
                         return Err(SupervisorError::Interrupted(signal as i32));
                     }
                     if self.outputs.shared.is_stopping() {
@@ -104,8 +105,8 @@ impl<'a> Life<'a> {
                     }
                 }
                 Ready::Restored => {
-                    self.mark_monitor(timings);
-                    let agent = self.vm.agent()?;
+                    mark_monitor(vm, timings);
+                    let agent = vm.agent()?;
                     timings.mark("agent");
                     wake(&agent.within(CREATE_TIMEOUT))?;
                     timings.mark("wake");
@@ -117,7 +118,7 @@ impl<'a> Life<'a> {
                     if hello.version != env!("CARGO_PKG_VERSION") {
                         log::warn!("the agent is of version {}, this is not", hello.version);
                     }
-                    self.mark_monitor(timings);
+                    mark_monitor(vm, timings);
                     let agent = hello.ready_us.saturating_sub(hello.started_us);
                     timings.mark_at("kernel", ready.saturating_sub(agent));
                     timings.mark_at("agent", ready);
@@ -125,35 +126,6 @@ impl<'a> Life<'a> {
                 }
             }
         }
-    }
-
-    fn mark_monitor(&self, timings: &mut Timings) {
-        let reports = self.vm.reports();
-        let known = [
-            ("monitor exec", reports.started_us),
-            ("monitor", reports.running_us),
-        ];
-        for (phase, at) in known {
-            at.into_iter().for_each(|at| timings.mark_at(phase, at));
-        }
-    }
-
-    /// While there is no container yet, a signal is for this process.
-    fn ending_signal(&self) -> Result<Option<Signal>, SignalError> {
-        let ends = |signal: &Signal| {
-            matches!(
-                signal,
-                Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT
-            )
-        };
-        while let Some(caught) = self.signals.next()? {
-            if let Caught::Signal(signal) = caught
-                && ends(&signal)
-            {
-                return Ok(Some(signal));
-            }
-        }
-        Ok(None)
     }
 
     /// Creates, starts and sees the container through. `begun` is told when it runs.
@@ -164,21 +136,13 @@ impl<'a> Life<'a> {
     ) -> Result<Ended, SupervisorError> {
         let result = self.run_container(timings, begun);
         self.outputs.shared.machine_ends();
-        if result.is_err() {
-            log::debug!("the end of the console:{}", self.vm.console_tail());
+        self.site.ground.leave();
+        if result.is_err()
+            && let Ground::Own(vm) = &self.site.ground
+        {
+            log::debug!("the end of the console:{}", vm.console_tail());
         }
-        // A connection that broke is a machine that ended: say why, not what was noticed first.
-        match result {
-            Err(SupervisorError::Call(CallError::Closed { .. } | CallError::Send { .. })) => {
-                Err(self.vm.ended("its container ran").into())
-            }
-            Err(SupervisorError::Vm(VmError::Connect { .. }))
-                if self.vm.wait_end(Duration::ZERO) =>
-            {
-                Err(self.vm.ended("its container was made").into())
-            }
-            other => other,
-        }
+        result.map_err(|error| self.site.ground.explain(error))
     }
 
     fn run_container(
@@ -190,12 +154,12 @@ impl<'a> Life<'a> {
         self.network.settle()?;
         let agent = match self.agent.take() {
             Some(agent) => agent,
-            None => self.vm.agent()?,
+            None => self.site.ground.agent()?,
         };
         let token = created(agent.within(CREATE_TIMEOUT).create(&self.create)?)?;
         timings.mark("create");
         let streams = Streams::connect(
-            &self.dir.vsock(),
+            &self.site.vsock,
             &token,
             self.container.interactive,
             self.container.tty,
@@ -253,20 +217,17 @@ impl<'a> Life<'a> {
         loop {
             let mut fds = vec![done.as_fd(), self.signals.as_fd()];
             fds.extend(self.network.wanted());
-            let events = self.vm.poll(&fds)?;
-            if events.ready[0] {
+            let ready = self.site.ground.poll(&fds)?;
+            if ready[0] {
                 return match waiter.recv() {
                     Ok(answer) => Ok(answer?),
                     Err(_) => Err(SupervisorError::NoAnswer),
                 };
             }
-            if events.dead {
-                return Err(self.vm.ended("its container ran").into());
-            }
             while let Some(caught) = self.signals.next()? {
                 self.pass_on(caught, &mut interrupts, &mut commander)?;
             }
-            if events.ready.get(2) == Some(&true)
+            if ready.get(2) == Some(&true)
                 && let Err(e) = self.network.start()
             {
                 log::warn!("the container has no network: {}", chain(&e));
@@ -314,7 +275,9 @@ impl<'a> Life<'a> {
         let agent = agent.within(SYNC_TIMEOUT);
         if self.has_disk {
             agent.shutdown(&ShutdownRequest::default())?;
-            self.vm.wait_end(SYNC_TIMEOUT);
+            if let Ground::Own(vm) = &mut self.site.ground {
+                vm.wait_end(SYNC_TIMEOUT);
+            }
         } else if self.must_sync {
             agent.sync(&Empty::default())?;
         }
@@ -327,9 +290,38 @@ impl<'a> Life<'a> {
         }
         let limits = &self.container.limits;
         let limit = limits.memory.map_or_else(
-            || format!("{} MiB of its machine", limits.machine_memory_mib()),
+            || format!("{} MiB of its machine", self.container.machine_memory_mib()),
             |limit| format!("--memory {}", crate::units::human_size(limit)),
         );
         log::warn!("the container ran out of memory ({limit}): a process was killed");
     }
+}
+
+fn mark_monitor(vm: &Vm, timings: &mut Timings) {
+    let reports = vm.reports();
+    let known = [
+        ("monitor exec", reports.started_us),
+        ("monitor", reports.running_us),
+    ];
+    for (phase, at) in known {
+        at.into_iter().for_each(|at| timings.mark_at(phase, at));
+    }
+}
+
+/// While there is no container yet, a signal is for this process.
+fn ending_signal(signals: &Signals) -> Result<Option<Signal>, SignalError> {
+    let ends = |signal: &Signal| {
+        matches!(
+            signal,
+            Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT
+        )
+    };
+    while let Some(caught) = signals.next()? {
+        if let Caught::Signal(signal) = caught
+            && ends(&signal)
+        {
+            return Ok(Some(signal));
+        }
+    }
+    Ok(None)
 }

@@ -9,6 +9,8 @@
 pub mod background;
 pub mod client;
 pub mod control;
+mod error;
+mod ground;
 mod health;
 mod hub;
 mod life;
@@ -17,6 +19,7 @@ pub mod output;
 pub mod process;
 pub mod restart;
 pub mod shared;
+mod tenant;
 mod trim;
 pub mod visit;
 pub mod wire;
@@ -27,92 +30,30 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-use walnut_protocol::{CallError, chain};
+use walnut_protocol::chain;
 
 use crate::events::Event;
-use crate::image::{Image, ImageError, Platform, Quiet, Reference, ReferenceError, Store};
+use crate::image::{Image, Platform, Quiet, Reference, Store};
 use crate::log_file::LogWriter;
-use crate::network::{Attachment, NetworkError, Session};
-use crate::paths::{Artifacts, PathError, Paths};
-use crate::record::{Alive, Config, Entry, RecordError, Registry, State, Status};
-use crate::run::signals::{SignalError, Signals};
+use crate::network::{Attachment, Session};
+use crate::paths::{Artifacts, Paths};
+use crate::record::{Alive, Config, Entry, Registry, State, Status};
+use crate::run::signals::Signals;
 use crate::run::timings::Timings;
-use crate::spec::SpecError;
-use crate::storage::disk::{self, DiskError};
+use crate::storage::disk;
 use crate::storage::{Layout, Source};
-use crate::template::{TemplateError, image_room};
+use crate::template::image_room;
 use crate::times::Timestamp;
-use crate::vm::rundir::{RunDir, RunDirError};
-use crate::vm::{Machine, Origin, Vm, VmError};
-use crate::volumes::{self, Claim, VolumesError};
+use crate::vm::rundir::RunDir;
+use crate::vm::{Machine, Origin, Vm};
+use crate::volumes::{self, Claim};
+pub use error::SupervisorError;
+use ground::{Ground, Site};
 use life::{Ended, Life};
 use origin::Start;
 use output::Outputs;
-use process::ProcessError;
 use restart::BackOff;
 use shared::Shared;
-
-#[derive(Debug, Error)]
-pub enum SupervisorError {
-    #[error(transparent)]
-    Path(#[from] PathError),
-    #[error(transparent)]
-    RunDir(#[from] RunDirError),
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    #[error(transparent)]
-    Volumes(#[from] VolumesError),
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    #[error("find image {0}")]
-    Reference(String, #[source] ReferenceError),
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    #[error(transparent)]
-    Vm(#[from] VmError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error(transparent)]
-    Signal(#[from] SignalError),
-    #[error(transparent)]
-    Call(#[from] CallError),
-    #[error("connect the container's streams")]
-    Streams(#[source] io::Error),
-    #[error("share a volume's lock with the monitor")]
-    Claim(#[source] io::Error),
-    #[error("the agent did not answer")]
-    NoAnswer,
-    #[error("open the log {path}")]
-    Log { path: PathBuf, source: io::Error },
-    #[error("listen on {path}")]
-    Control { path: PathBuf, source: io::Error },
-    /// A signal ended the run before the container could be told of it.
-    #[error("interrupted by signal {0}")]
-    Interrupted(i32),
-}
-
-impl SupervisorError {
-    /// Docker's exit codes.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Process(ProcessError::Failed { exit_code, .. }) => *exit_code,
-            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(125),
-            _ => 125,
-        }
-    }
-
-    /// Who presses ^C knows what happened.
-    pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Interrupted(_))
-    }
-}
 
 /// Time for a guest to come up, on the slowest host that anybody waits for.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -201,7 +142,7 @@ impl Supervisor<'_> {
                 }
                 told.take().into_iter().for_each(|told| told(Ok(())));
                 self.event("start").emit(self.paths);
-                self.watch_health(shared, dir);
+                self.watch_health(shared);
             };
             let result = self.live(dir, outputs, signals, timings, tell);
             let ended = match (result, told.take()) {
@@ -224,7 +165,10 @@ impl Supervisor<'_> {
             let died = self.event("die").with("exitCode", code);
             died.with("execDuration", since.elapsed().as_secs())
                 .emit(self.paths);
-            let again = !shared.is_stopping() && self.wants_another(&shared.state(), code);
+            // Without its machine there is no place for it.
+            let homeless = ended.is_err() && self.config.container.in_vm.is_some();
+            let wants = || self.wants_another(&shared.state(), code);
+            let again = !shared.is_stopping() && !homeless && wants();
             // What goes with its end needs no protection from a power failure.
             let durable = !self.config.container.remove;
             shared.update(durable && !again, |state| {
@@ -248,7 +192,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn watch_health(&self, shared: &Arc<Shared>, dir: &RunDir) {
+    fn watch_health(&self, shared: &Arc<Shared>) {
         let container = &self.config.container;
         if container.health.is_none() {
             return;
@@ -259,7 +203,7 @@ impl Supervisor<'_> {
             let action = format!("health_status: {status}");
             Event::container(&entry, &config, action).emit(&paths);
         });
-        if let Err(e) = health::watch(container, shared, &dir.vsock(), changed) {
+        if let Err(e) = health::watch(container, shared, &container.vsock(self.paths), changed) {
             log::warn!("look after the container's health: {e}");
         }
     }
@@ -292,6 +236,9 @@ impl Supervisor<'_> {
         begun: impl FnOnce(&Attachment),
     ) -> Result<Ended, SupervisorError> {
         let container = &self.config.container;
+        if let Some(place) = &container.in_vm {
+            return self.live_in(place, outputs, signals, timings, begun);
+        }
         let mut network = Session::prepare(container)?;
         let (mut machine, layout, _claims) = self.machine(&mut network)?;
         let start = Start::choose(self, &machine)?;
@@ -299,8 +246,12 @@ impl Supervisor<'_> {
         loop {
             let vm = Vm::start(self.artifacts, &machine, &origin, Arc::clone(dir))?;
             timings.mark("cli");
-            let vm = (vm, &mut network, Arc::clone(dir));
-            let mut life = Life::new(container, &layout, vm, outputs, signals, self.tty_size)?;
+            let site = Site {
+                ground: Ground::Own(vm),
+                vsock: dir.vsock(),
+            };
+            let place = (site, &mut network);
+            let mut life = Life::new(container, &layout, place, outputs, signals, self.tty_size)?;
             match life.wait_ready(ready_timeout(), timings) {
                 Err(error) if start.gives_up(&origin, &error) => origin = Origin::Boot,
                 ready => {

@@ -11,7 +11,7 @@ use crate::paths::Paths;
 pub fn console(args: &ConsoleArgs, paths: &Paths) -> Result<u8, VerbError> {
     let known = Known::find(&args.name, paths)?;
     known.must_run()?;
-    let path = paths.machine(known.entry.short()).join("console");
+    let path = known.config.container.machine(paths).join("console");
     let text = fs::read(&path).map_err(VerbError::Stdin)?;
     // It is the guest's: it must not drive the user's terminal.
     let shown: Vec<u8> = String::from_utf8_lossy(&text)

@@ -31,7 +31,6 @@ use crate::spec::exec::ExecProcess;
 use crate::supervisor::process::{Streams, created, exit_code, started};
 use crate::supervisor::shared::CALL_TIMEOUT;
 use crate::vm;
-use crate::vm::rundir::vsock_in;
 
 /// Time for the agent to make a process, and to let it run.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,7 +58,7 @@ pub fn exec(args: &ExecArgs, paths: &Paths) -> Result<u8, VerbError> {
             known.entry.id()
         ));
     }
-    let vsock = vsock_in(&paths.machine(known.entry.short()));
+    let vsock = known.config.container.vsock(paths);
     let command = match args.vm {
         true => machine::prepare(&known, paths, command)?,
         false => command.to_vec(),

@@ -20,7 +20,6 @@ use crate::supervisor::wire::Request;
 use crate::supervisor::{Supervisor, image_of};
 use crate::times::Timestamp;
 use crate::vm;
-use crate::vm::rundir::vsock_in;
 
 /// A path in a container: relative ones are the root's.
 pub(super) fn at(path: &str) -> String {
@@ -39,12 +38,18 @@ pub(super) fn with_files<T>(
 ) -> Result<T, VerbError> {
     let known = Known::find(name, paths)?;
     if known.state.is_up() {
-        let vsock = vsock_in(&paths.machine(known.entry.short()));
+        let vsock = known.config.container.vsock(paths);
         return work(&Files {
             agent: vm::agent(&vsock)?,
             vsock,
             container: &known.config.container,
         });
+    }
+    if known.config.container.in_vm.is_some() {
+        return refused(format!(
+            "container {} is not running, and its files were in the memory of another one's machine",
+            known.entry.short()
+        ));
     }
     walnut_vmm_host::check().map_err(RunError::from)?;
     let artifacts = Artifacts::find().map_err(RunError::from)?;

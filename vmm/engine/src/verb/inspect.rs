@@ -7,14 +7,13 @@ use serde_json::{Value, json};
 
 use super::{Known, VerbError, complain, ports, refused};
 use crate::cli::look::InspectArgs;
-use crate::container::{Container, Seccomp};
+use crate::container::{Container, Seccomp, in_vm};
 use crate::format::Inspect;
 use crate::image::Store;
 use crate::image_verbs;
 use crate::paths::Paths;
 use crate::record::{Config, Health, RecordError, State};
 use crate::times::or_never;
-use crate::vm::rundir::vsock_in;
 use crate::volumes::Volumes;
 
 pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
@@ -89,7 +88,7 @@ fn document(known: &Known, paths: &Paths, size: bool) -> Value {
         Some((path, args)) => (path.as_str(), args),
         None => ("", &[][..]),
     };
-    let machine = paths.machine(entry.short());
+    let machine = container.machine(paths);
     let mut document = json!({
         "Id": entry.id(),
         "Created": config.created.rfc3339(),
@@ -119,9 +118,10 @@ fn document(known: &Known, paths: &Paths, size: bool) -> Value {
         "Config": config_document(config),
         "NetworkSettings": ports::settings(known),
         "Machine": {
-            "Memory": u64::from(container.limits.machine_memory_mib()) << 20,
-            "Cpus": container.limits.machine_cpus(),
-            "VsockPath": vsock_in(&machine).display().to_string(),
+            "Memory": u64::from(container.machine_memory_mib()) << 20,
+            "Cpus": container.machine_cpus(),
+            "Container": container.in_vm.as_ref().map_or(entry.id(), |place| &place.host),
+            "VsockPath": container.vsock(paths).display().to_string(),
             "ConsolePath": machine.join("console").display().to_string(),
         },
     });
@@ -176,6 +176,7 @@ fn health_document(health: &Health) -> Value {
 fn host_config(config: &Config) -> Value {
     let container = &config.container;
     let limits = &container.limits;
+    let place = container.in_vm.as_ref();
     let binds: Vec<String> = container
         .volumes
         .iter()
@@ -232,8 +233,10 @@ fn host_config(config: &Config) -> Value {
         "ShmSize": limits.shm_bytes(),
         "Runtime": "walnut",
         "CgroupnsMode": mode(container.shared.cgroup),
-        "IpcMode": mode(container.shared.ipc),
-        "PidMode": if container.shared.pid { "host" } else { "" },
+        "IpcMode": place.and_then(|place| place.ipc.as_deref()).map_or_else(
+            || mode(container.shared.ipc).to_owned(), in_vm::mode),
+        "PidMode": place.and_then(|place| place.pid.as_deref()).map_or_else(
+            || if container.shared.pid { "host" } else { "" }.to_owned(), in_vm::mode),
         "UTSMode": if container.shared.uts { "host" } else { "" },
         "OomScoreAdj": container.oom_score_adj,
         "Annotations": container.annotations,

@@ -13,7 +13,6 @@ use super::{Known, VerbError, refused};
 use crate::files::Files;
 use crate::paths::Paths;
 use crate::vm;
-use crate::vm::rundir::vsock_in;
 
 /// Where the tools are in the guest.
 const TOOLS: &str = "/run/walnut/tools";
@@ -33,7 +32,7 @@ pub(super) fn prepare(
             "exec --vm: no static busybox on this machine; `apt-get install busybox-static` brings it",
         );
     };
-    let vsock = vsock_in(&paths.machine(known.entry.short()));
+    let vsock = known.config.container.vsock(paths);
     let files = Files {
         agent: vm::agent(&vsock)?,
         vsock,

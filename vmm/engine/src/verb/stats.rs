@@ -16,7 +16,6 @@ use crate::record::Registry;
 use crate::supervisor::shared::CALL_TIMEOUT;
 use crate::units::{MIB, binary_size, decimal_size};
 use crate::vm;
-use crate::vm::rundir::vsock_in;
 
 const STATS: Listing = Listing {
     headers: &[
@@ -88,7 +87,7 @@ fn watch(args: &StatsArgs, paths: &Paths) -> Result<Vec<Watched>, VerbError> {
         .into_iter()
         .map(|known| Watched {
             // One that does not run uses nothing.
-            agent: vm::agent(&vsock_in(&paths.machine(known.entry.short()))).ok(),
+            agent: vm::agent(&known.config.container.vsock(paths)).ok(),
             known,
             last: None,
         })
@@ -125,8 +124,8 @@ impl Watched {
 
     fn row(&self, stats: &StatsResponse, cpu: f64, whole: bool) -> Value {
         let entry = &self.known.entry;
-        let limits = &self.known.config.container.limits;
-        let machine = u64::from(limits.machine_memory_mib()) * MIB;
+        let container = &self.known.config.container;
+        let machine = u64::from(container.machine_memory_mib()) * MIB;
         let limit = match stats.memory_max {
             _ if self.agent.is_none() => 0,
             0 | u64::MAX => machine,

@@ -14,7 +14,6 @@ use crate::supervisor::shared::CALL_TIMEOUT;
 use crate::times::Timestamp;
 use crate::units::MIB;
 use crate::vm;
-use crate::vm::rundir::vsock_in;
 
 const FULL: [&str; 8] = ["user", "pid", "ppid", "c", "stime", "tty", "time", "cmd"];
 const USER: [&str; 11] = [
@@ -25,13 +24,13 @@ pub fn top(args: &TopArgs, paths: &Paths) -> Result<u8, VerbError> {
     let columns = columns(&args.options)?;
     let known = Known::find(&args.name, paths)?;
     known.must_run()?;
-    let agent = vm::agent(&vsock_in(&paths.machine(known.entry.short())))?;
+    let agent = vm::agent(&known.config.container.vsock(paths))?;
     let request = ContainerRequest {
         container_id: known.entry.id().to_owned(),
         ..ContainerRequest::default()
     };
     let answer = agent.within(CALL_TIMEOUT).processes(&request)?;
-    let memory = u64::from(known.config.container.limits.machine_memory_mib()) * MIB;
+    let memory = u64::from(known.config.container.machine_memory_mib()) * MIB;
     let now = Timestamp::now();
     let mut table = Columns::default();
     let heads: Vec<&str> = columns.iter().map(|column| column.head).collect();

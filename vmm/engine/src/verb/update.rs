@@ -36,7 +36,7 @@ fn update_one(
             "Restart policy cannot be updated because AutoRemove is enabled for the container",
         );
     }
-    let before = container.limits.clone();
+    let before = (container.machine_cpus(), container.machine_memory_mib());
     let limits = &mut container.limits;
     limits.memory = args.memory.or(limits.memory);
     limits.cpus = args.cpus.or(limits.cpus);
@@ -58,8 +58,8 @@ fn update_one(
         || args.cpu_shares.is_some()
         || args.cpuset_cpus.is_some();
     if state.is_up() && changes_limits {
-        fits(&before, container)?;
-        let mut resources = spec::limits(&container.limits, before.machine_cpus())?;
+        fits(before, container)?;
+        let mut resources = spec::limits(&container.limits, before.0)?;
         if args.pids_limit.is_some() && container.limits.pids.is_none() {
             // Said, not left out: a limit that is there goes.
             resources.set_pids(
@@ -78,9 +78,8 @@ fn update_one(
 }
 
 /// The machine is there already, and has what it has.
-fn fits(before: &crate::container::Limits, container: &Container) -> Result<(), VerbError> {
-    let machine = u64::from(before.machine_memory_mib()) * MIB;
-    let cpus = before.machine_cpus();
+fn fits((cpus, memory_mib): (u8, u32), container: &Container) -> Result<(), VerbError> {
+    let machine = u64::from(memory_mib) * MIB;
     let limits = &container.limits;
     if let Some(memory) = limits.memory.filter(|memory| *memory > machine) {
         return refused(format!(

@@ -8,6 +8,7 @@
 
 mod connect;
 mod control;
+mod evict;
 mod machine;
 mod report;
 pub mod rundir;
@@ -36,6 +37,7 @@ use walnut_vmm_config::Ending;
 
 pub use connect::{agent, connect};
 pub use control::{Control, ControlError};
+pub use evict::evict;
 use machine::Inherited;
 pub use machine::{Machine, Origin, template_cmdline};
 pub use report::Reports;
