@@ -11,10 +11,12 @@
 //! ```
 
 mod home;
+mod namespace;
 pub mod network;
 mod program;
 mod skips;
 
 pub use home::{Home, SOMEBODY, TEMPLATES};
+pub use namespace::{host, in_namespace};
 pub use program::{Done, Program};
 pub use skips::{SKIPS_FILE, skip};

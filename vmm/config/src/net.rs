@@ -30,6 +30,8 @@ pub struct NetConfig {
 pub enum NetBackend {
     /// A tap of the host, which is there already.
     Tap(String),
+    /// One that is attached to already, and inherited. Its MTU is to be given.
+    TapFd(RawFd),
     /// A unix stream socket that takes frames as passt(1) does: each preceded by its length, four
     /// bytes, big-endian.
     Stream(PathBuf),

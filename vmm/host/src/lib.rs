@@ -7,6 +7,8 @@
 mod group;
 mod kvm;
 mod processor;
+mod tap;
 
 pub use kvm::{DEVICE, KvmError, check, open};
 pub use processor::{NO_VIRTUALIZATION, extension, has_virtualization};
+pub use tap::{TUN, TapError, check_interface_name, open_tap};

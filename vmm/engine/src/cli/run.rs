@@ -184,7 +184,8 @@ pub struct ContainerArgs {
     /// private, none, shareable, or host for the machine's
     #[arg(long, value_name = "MODE")]
     pub ipc: Option<String>,
-    #[arg(long, hide = true, value_name = "IP")]
+    /// Address of the network interface, on --network bridge and networks of your own
+    #[arg(long, value_name = "IP")]
     pub ip: Option<String>,
     /// Set a label
     #[arg(short, long, value_name = "NAME[=VALUE]")]
@@ -220,7 +221,7 @@ pub struct ContainerArgs {
     /// Do without the image's health check
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// user (unless given, where passt is installed), none, tap:NAME[,ip=CIDR][,gateway=IP], or
+    /// user (unless given, where passt is installed), bridge, none, tap:NAME[,ip=CIDR][,gateway=IP], or
     /// container:NAME in that one's machine
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,

@@ -10,9 +10,13 @@ use walnut_netlink::Cidr;
 use walnut_protocol::agent::Interface;
 use walnut_vmm_config::{MAX_MTU, Mac, NetBackend, NetConfig};
 
+use super::bridge::{self, Port};
 use super::passt::{self, Passt, Plan};
-use super::{Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, Tap, ports};
+use super::{
+    Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, Tap, mac_of, ports,
+};
 use crate::container::Container;
+use crate::paths::Paths;
 
 /// Of every container's one interface.
 const INTERFACE: &str = "eth0";
@@ -60,7 +64,10 @@ impl Attachment {
             addresses: self.addresses.clone(),
             gateways: self.gateways.iter().map(ToString::to_string).collect(),
             // passt sends to the address that it saw last: none, before the first frame.
-            announce: !self.ports.is_empty() || self.network.starts_with("tap:"),
+            // A bridge may remember who had the address before.
+            announce: !self.ports.is_empty()
+                || self.network.starts_with("tap:")
+                || self.network == bridge::NAME,
             // IPv6 would have a lot to say as soon as it is up, and passt be started for that.
             quiet: self.ports.is_empty() && self.network == USER,
             ..Interface::default()
@@ -77,6 +84,7 @@ pub struct Session {
     /// The monitor's end of the network.
     socket: Option<OwnedFd>,
     passt: Option<Passt>,
+    _bridge: Option<Port>,
 }
 
 impl Session {
@@ -85,7 +93,7 @@ impl Session {
     ///
     /// # Errors
     /// A port is taken, or something that is needed is missing.
-    pub fn prepare(container: &Container) -> Result<Self, NetworkError> {
+    pub fn prepare(container: &Container, paths: &Paths) -> Result<Self, NetworkError> {
         let wanted = &container.network;
         match &wanted.mode {
             // Those in the machine of another one make nothing of their own.
@@ -103,6 +111,7 @@ impl Session {
             Mode::User if !passt::installed() => Err(NetworkError::NoPasst),
             Mode::Default | Mode::User => Self::user(container),
             Mode::Tap(tap) => Ok(Self::tap(container, tap)),
+            Mode::Bridge => Self::bridge(container, paths),
         }
     }
 
@@ -158,6 +167,7 @@ impl Session {
             attachment,
             socket: Some(near),
             passt: Some(Passt::new(plan, far)?),
+            _bridge: None,
         })
     }
 
@@ -184,6 +194,39 @@ impl Session {
             config: Some(config),
             ..Self::default()
         }
+    }
+
+    fn bridge(container: &Container, paths: &Paths) -> Result<Self, NetworkError> {
+        let wanted = &container.network;
+        let ask = bridge::Ask {
+            container: container.id.as_str(),
+            address: wanted.address,
+            mac: wanted.mac,
+            ports: ports::choose(&wanted.all_published())?,
+        };
+        let mut port = Port::new(&paths.state, &ask)?;
+        let tap = port.tap.take();
+        let config = tap.as_ref().map(|tap| NetConfig {
+            backend: NetBackend::TapFd(tap.as_raw_fd()),
+            mac: port.mac,
+            mtu: Some(bridge::MTU),
+        });
+        Ok(Self {
+            attachment: Attachment {
+                network: bridge::NAME.to_owned(),
+                mac: Some(port.mac),
+                addresses: vec![port.address.to_string()],
+                gateways: vec![port.gateway.into()],
+                resolvers: Resolver::of_uplink().servers,
+                host_gateway: Some(port.gateway.into()),
+                ports: ask.ports,
+                ..Attachment::default()
+            },
+            config,
+            socket: tap,
+            _bridge: Some(port),
+            ..Self::default()
+        })
     }
 
     /// For the machine's document.
@@ -228,12 +271,6 @@ impl Session {
         passt.start()?;
         passt.settle()
     }
-}
-
-/// As Docker makes them: locally administered, and the address.
-fn mac_of(address: std::net::Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
-    Mac([0x02, 0x42, a, b, c, d])
 }
 
 /// Locally administered, and the first digits of the container's ID.

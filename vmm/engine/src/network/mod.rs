@@ -6,20 +6,24 @@
 //! - `publish.rs`: `-p`
 //! - `ports.rs`: ports of the host, looked at before anything is started
 //! - `passt.rs`: a network without root: passt(1)
+//! - `bridge/`: a network with root: a bridge, taps, nf_tables
 //! - `attachment.rs`: what one run has of it
 //! - `resolver.rs`: how the host looks names up
 
 mod attachment;
+pub mod bridge;
 mod passt;
 mod ports;
+mod program;
 mod publish;
 mod resolver;
 mod wanted;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use thiserror::Error;
+use walnut_vmm_config::Mac;
 
 pub use attachment::{Attachment, Session};
 pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
@@ -49,8 +53,16 @@ pub enum NetworkError {
     Spawn(#[source] io::Error),
     #[error("passt failed{}", said(.0))]
     Passt(String),
+    #[error(transparent)]
+    Bridge(#[from] bridge::BridgeError),
     #[error("make a socket for the network")]
     Socket(#[source] io::Error),
+}
+
+/// As Docker makes them: locally administered, and the address.
+fn mac_of(address: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    Mac([0x02, 0x42, a, b, c, d])
 }
 
 fn said(text: &str) -> String {

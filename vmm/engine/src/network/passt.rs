@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::io::{FdFlags, fcntl_setfd};
 use walnut_netlink::Cidr;
 
-use super::{Bound, NetworkError, Protocol};
+use super::{Bound, NetworkError, Protocol, program};
 
 const PROGRAM: &str = "passt";
 
@@ -182,11 +182,7 @@ pub fn installed() -> bool {
 }
 
 fn find() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(PROGRAM))
-        .find(|program| rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_ok())
+    program::find(PROGRAM)
 }
 
 /// Every container's are the same: each is on a network of its own.

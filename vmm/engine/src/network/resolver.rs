@@ -5,6 +5,8 @@ use std::fs;
 use std::net::IpAddr;
 
 const PATH: &str = "/etc/resolv.conf";
+/// What systemd-resolved asks itself.
+const UPLINK: &str = "/run/systemd/resolve/resolv.conf";
 /// More than any honest one has.
 const MAX_LEN: u64 = 64 << 10;
 
@@ -18,13 +20,26 @@ pub struct Resolver {
 
 impl Resolver {
     pub fn of_host() -> Self {
-        let fits = fs::metadata(PATH).is_ok_and(|meta| meta.len() <= MAX_LEN);
+        Self::of_file(PATH)
+    }
+
+    fn of_file(path: &str) -> Self {
+        let fits = fs::metadata(path).is_ok_and(|meta| meta.len() <= MAX_LEN);
         let text = if fits {
-            fs::read_to_string(PATH).unwrap_or_default()
+            fs::read_to_string(path).unwrap_or_default()
         } else {
             String::new()
         };
         Self::parse(&text)
+    }
+
+    /// Where the host's own servers can't be reached by others, those behind them, if they are known.
+    pub fn of_uplink() -> Self {
+        let host = Self::of_host();
+        match host.is_local() {
+            true => Self::of_file(UPLINK),
+            false => host,
+        }
     }
 
     pub fn parse(text: &str) -> Self {

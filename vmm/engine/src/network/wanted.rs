@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the flags say about a container's network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -35,6 +35,8 @@ pub enum WantedError {
     PublishNothing(String),
     #[error("conflicting options: mac-address and the network mode")]
     MacNothing,
+    #[error("invalid IPv4 address: {0}")]
+    InvalidAddress(String),
     #[error("user specified IP address is supported on user defined networks only")]
     Address,
 }
@@ -51,6 +53,7 @@ pub enum Mode {
     Tap(Tap),
     /// That of a container in the same machine.
     Container(String),
+    Bridge,
 }
 
 /// A tap that is there already; what is on it is its owner's business.
@@ -94,6 +97,7 @@ impl Mode {
             Self::User => "user".to_owned(),
             Self::Tap(tap) => format!("tap:{}", tap.name),
             Self::Container(container) => in_vm::mode(container),
+            Self::Bridge => "bridge".to_owned(),
         }
     }
 
@@ -105,6 +109,7 @@ impl Mode {
             other if in_vm::named(Some(other)).is_some() => Ok(Self::Container(
                 in_vm::named(Some(other)).unwrap_or_default().to_owned(),
             )),
+            "bridge" => Ok(Self::Bridge),
             other => match other.strip_prefix("tap:") {
                 Some(tap) => Tap::parse(tap)
                     .map(Self::Tap)
@@ -124,6 +129,8 @@ pub struct Wanted {
     pub publish_all: bool,
     pub exposed: Vec<(u16, Protocol)>,
     pub mac: Option<Mac>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
 }
 
 impl Wanted {
@@ -156,7 +163,8 @@ impl Wanted {
         if mac.is_some() && mode == Mode::None {
             return Err(WantedError::MacNothing);
         }
-        if args.ip.is_some() {
+        let address = args.ip.as_deref().map(parse_address).transpose()?;
+        if address.is_some() && mode != Mode::Bridge {
             return Err(WantedError::Address);
         }
         let mut wanted = Self {
@@ -165,6 +173,7 @@ impl Wanted {
             publish_all: args.publish_all,
             exposed: Vec::new(),
             mac,
+            address,
         };
         wanted.expose(exposed);
         Ok(wanted)
@@ -198,6 +207,11 @@ impl Wanted {
         }
         all
     }
+}
+
+fn parse_address(text: &str) -> Result<Ipv4Addr, WantedError> {
+    text.parse()
+        .map_err(|_| WantedError::InvalidAddress(text.chars().take(40).collect()))
 }
 
 fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {

@@ -12,6 +12,7 @@ use walnut_protocol::chain;
 
 use super::{Config, RecordError, State, config, lock, lock_file, names};
 use crate::container::InVm;
+use crate::network::bridge;
 use crate::vm::{self, rundir};
 
 pub(super) const LOCK: &str = "lock";
@@ -118,6 +119,10 @@ impl Entry {
             return Ok(state);
         }
         rundir::remove_dead(&self.machine);
+        // STATE/vm/ID.
+        if let Some(state) = self.machine.ancestors().nth(2) {
+            bridge::tidy(state);
+        }
         let container = self.config()?.container;
         if let Some(place) = &container.in_vm {
             self.evict(place);

@@ -239,7 +239,7 @@ impl Supervisor<'_> {
         if let Some(place) = &container.in_vm {
             return self.live_in(place, outputs, signals, timings, begun);
         }
-        let mut network = Session::prepare(container)?;
+        let mut network = Session::prepare(container, self.paths)?;
         let (mut machine, layout, _claims) = self.machine(&mut network)?;
         let start = Start::choose(self, &machine)?;
         let mut origin = start.origin();

@@ -69,6 +69,9 @@ const NUM_BUFFERS: usize = 10;
 /// Destination, source, type.
 const ETHERNET_HEADER_LEN: usize = 14;
 
+/// Of an Ethernet that says nothing else.
+const DEFAULT_MTU: u16 = 1500;
+
 /// A packet that is to be segmented, or was merged of several, and its Ethernet header (§5.1.6.3.1).
 const MAX_FRAME: usize = 65_535 + ETHERNET_HEADER_LEN;
 
@@ -83,19 +86,10 @@ pub enum NetError {
     Mac(Mac),
     #[error("there is no network interface {0}")]
     NoTap(String),
-    #[error("{0:?} is no name of a network interface")]
-    TapName(String),
-    #[error("cannot open {path} for the tap {name}{}", tap::open_hint(*source), path = tap::DEVICE)]
-    OpenTun {
-        name: String,
-        source: rustix::io::Errno,
-    },
-    #[error("cannot {what} the tap {name}{}", tap::hint(source))]
-    Tap {
-        what: &'static str,
-        name: String,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Tap(#[from] walnut_vmm_host::TapError),
+    #[error("cannot set up the tap")]
+    SetUpTap(#[source] std::io::Error),
     #[error("cannot connect to {path}")]
     Connect {
         path: PathBuf,
@@ -133,6 +127,10 @@ impl Net {
                 let tap = Tap::open(name)?;
                 let mtu = tap.mtu();
                 (Box::new(tap), mtu)
+            }
+            NetBackend::TapFd(fd) => {
+                let tap = Tap::new(crate::run::inherited(*fd), DEFAULT_MTU)?;
+                (Box::new(tap), DEFAULT_MTU)
             }
             NetBackend::Stream(path) => (Box::new(Stream::connect(path)?), MAX_MTU),
             NetBackend::StreamFd(fd) => {

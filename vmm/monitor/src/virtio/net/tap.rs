@@ -6,7 +6,7 @@ use std::io::{Error, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use walnut_vmm_host::{check_interface_name, open_tap};
 
 use super::backend::Backend;
 use super::chain::{self, Slice};
@@ -16,10 +16,7 @@ use super::{
     F_HOST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_HOST_USO, HEADER_LEN, MAX_FRAME, NetError,
 };
 
-pub(super) const DEVICE: &str = "/dev/net/tun";
-
 // linux/if_tun.h.
-const TUNSETIFF: u64 = 0x4004_54ca;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
 const TUN_F_CSUM: u32 = 0x01;
@@ -57,30 +54,18 @@ pub(super) struct Tap {
 impl Tap {
     /// One that is there already: making one is not for the monitor to do.
     pub(super) fn open(name: &str) -> std::result::Result<Self, NetError> {
-        let mut request = libc::ifreq {
-            ifr_name: interface_name(name)?,
-            ifr_ifru: libc::__c_anonymous_ifr_ifru {
-                ifru_flags: i16::try_from(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)
-                    .expect("15 bits"),
-            },
-        };
+        check_interface_name(name)?;
         let mtu = mtu_of(name)?;
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::open(DEVICE, flags, Mode::empty()).map_err(|source| NetError::OpenTun {
-                name: name.to_owned(),
-                source,
-            })?;
-        let failed = |what| {
-            move |source| NetError::Tap {
-                what,
-                name: name.to_owned(),
-                source,
-            }
-        };
-        set(&fd, TUNSETIFF, (&raw mut request).cast()).map_err(failed("attach to"))?;
+        Self::new(open_tap(name)?, mtu)
+    }
+
+    /// One that is attached to.
+    pub(super) fn new(fd: OwnedFd, mtu: u16) -> std::result::Result<Self, NetError> {
         let mut header_len = libc::c_int::try_from(HEADER_LEN).expect("a small number");
-        set(&fd, TUNSETVNETHDRSZ, (&raw mut header_len).cast()).map_err(failed("set up"))?;
+        #[expect(unsafe_code, reason = "an ioctl that no crate wraps")]
+        // SAFETY: TUNSETVNETHDRSZ reads the number, and keeps no reference to it.
+        let done = unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &raw mut header_len) };
+        checked(done).map_err(NetError::SetUpTap)?;
         let mut tap = Self {
             fd,
             mtu,
@@ -92,7 +77,7 @@ impl Tap {
         if tap.set_offloads(tap.offloads).is_err() {
             tap.offloads = OFFLOADS;
         }
-        tap.set_offloads(0).map_err(failed("set up"))?;
+        tap.set_offloads(0).map_err(NetError::SetUpTap)?;
         Ok(tap)
     }
 
@@ -189,25 +174,6 @@ impl Backend for Tap {
     }
 }
 
-/// What to do about it, in words.
-pub(super) fn open_hint(errno: rustix::io::Errno) -> &'static str {
-    use rustix::io::Errno;
-    match errno {
-        Errno::NOENT | Errno::NODEV => " (is the kernel module loaded? modprobe tun)",
-        Errno::ACCESS | Errno::PERM => " (it is not this user's to open)",
-        _ => "",
-    }
-}
-
-pub(super) fn hint(error: &Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => " (it is another user's: ip tuntap add NAME mode tap user USER)",
-        Some(libc::EBUSY) => " (another process has it)",
-        Some(libc::EINVAL) => " (is it a tap, and of one queue?)",
-        _ => "",
-    }
-}
-
 fn is_refusal(error: &Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -215,20 +181,6 @@ fn is_refusal(error: &Error) -> bool {
             libc::EINVAL | libc::EIO | libc::EFAULT | libc::EMSGSIZE | libc::ENOBUFS | libc::ENOMEM
         )
     )
-}
-
-/// As the kernel takes it: NUL-terminated, no path.
-fn interface_name(name: &str) -> std::result::Result<[libc::c_char; libc::IFNAMSIZ], NetError> {
-    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
-    let fits = (1..libc::IFNAMSIZ).contains(&name.len());
-    if !fits || !name.bytes().all(plain) || matches!(name, "." | "..") {
-        return Err(NetError::TapName(name.to_owned()));
-    }
-    let mut bytes = [0; libc::IFNAMSIZ];
-    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
-    Ok(bytes)
 }
 
 fn mtu_of(name: &str) -> std::result::Result<u16, NetError> {
@@ -241,14 +193,6 @@ fn mtu_of(name: &str) -> std::result::Result<u16, NetError> {
     Ok(u16::try_from(mtu)
         .unwrap_or(u16::MAX)
         .min(walnut_vmm_config::MAX_MTU))
-}
-
-fn set(fd: &OwnedFd, request: u64, argument: *mut libc::c_void) -> Result<()> {
-    #[expect(unsafe_code, reason = "an ioctl that no crate wraps")]
-    // SAFETY: both requests read (and TUNSETIFF writes) the structure that their caller made for
-    // them, and keep no reference to it.
-    let done = unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) };
-    checked(done)
 }
 
 fn checked(done: libc::c_int) -> Result<()> {

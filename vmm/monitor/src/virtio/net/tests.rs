@@ -110,7 +110,7 @@ fn says_what_it_is() {
         mac: MAC,
         mtu: None,
     };
-    assert!(matches!(Net::new(&config), Err(NetError::TapName(_))));
+    assert!(matches!(Net::new(&config), Err(NetError::Tap(_))));
     let config = NetConfig {
         mac: Mac([1, 0, 0, 0, 0, 0]),
         ..config

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--network bridge`, each test in a network namespace of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use walnut_tests::harness::{Home, Program, host, in_namespace, skip};
+
+const NO_KVM: &str = "no KVM that runs a stock kernel";
+const NOT_ROOT: &str = "a bridge needs root";
+const PATIENCE: Duration = Duration::from_secs(60);
+const ECHO: &str = "nc -ll -p 80 -e cat";
+const BRIDGE: [&str; 2] = ["--network", "bridge"];
+
+fn home() -> Option<Home> {
+    if !rustix::process::geteuid().is_root() {
+        skip(NOT_ROOT);
+        return None;
+    }
+    let home = Home::new();
+    if home.is_none() {
+        skip(NO_KVM);
+    }
+    home
+}
+
+fn wait_for_port_80(home: &Home, name: &str) {
+    let script = "until netstat -ltn | grep -q :80; do :; done";
+    home.walnut(["exec", name, "sh", "-c", script])
+        .run()
+        .succeeded();
+}
+
+/// What comes back of `len` bytes.
+fn echo(place: &str, len: usize) {
+    let text: Vec<u8> = (0..=255).cycle().take(len).collect();
+    let mut stream = TcpStream::connect(place).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let mut answer = vec![0; len];
+    std::thread::scope(|scope| {
+        scope.spawn(|| stream.write_all(&text).unwrap());
+        reader.read_exact(&mut answer).unwrap();
+    });
+    assert!(answer == text, "{place}");
+}
+
+fn nothing_is_left() {
+    assert!(!Path::new("/sys/class/net/walnut0").exists());
+    assert_eq!(host("ip -o link").lines().count(), 1, "only the loopback");
+    assert_eq!(host("nft list tables"), "");
+    assert_eq!(host("sysctl -n net.ipv4.ip_forward"), "0");
+}
+
+/// A cable from here, 198.51.100.1, to another host, 198.51.100.2, which knows the way to the
+/// bridge's network.
+fn plug_in(outside: &str) {
+    host(&format!("ip netns add {outside}"));
+    host(&format!(
+        "ip link add out0 type veth peer name out1 netns {outside}"
+    ));
+    host("ip addr add 198.51.100.1/24 dev out0");
+    host("ip link set out0 up");
+    let there = format!("ip -n {outside}");
+    host(&format!("{there} addr add 198.51.100.2/24 dev out1"));
+    host(&format!("{there} link set out1 up"));
+    host(&format!("{there} route add 10.86.0.0/24 via 198.51.100.1"));
+}
+
+/// A socket stays where it was made.
+fn listen_in(outside: &str, place: &str) -> TcpListener {
+    let namespace = std::fs::File::open(format!("/run/netns/{outside}")).unwrap();
+    let place = place.to_owned();
+    let thread = std::thread::spawn(move || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        TcpListener::bind(place).unwrap()
+    });
+    thread.join().unwrap()
+}
+
+fn unplug(outside: &str) {
+    host("ip link delete out0");
+    host(&format!("ip netns delete {outside}"));
+}
+
+#[test]
+fn an_address_of_its_own() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        let flags = [
+            BRIDGE.as_slice(),
+            &["-p", "8080:80", "--mac-address", "02:00:00:00:00:42"],
+        ];
+        home.background_with("web", &flags.concat(), ECHO);
+        wait_for_port_80(&home, "web");
+        let shown = "{{.NetworkSettings.IPAddress}}/{{.NetworkSettings.IPPrefixLen}} \
+                     {{.NetworkSettings.Gateway}} {{.NetworkSettings.Networks.bridge.MacAddress}}";
+        assert_eq!(
+            home.says(&["inspect", "-f", shown, "web"]),
+            "10.86.0.2/24 10.86.0.1 02:00:00:00:00:42"
+        );
+        // Large, so that segments are the host's; by its own address, and by the published port.
+        echo("10.86.0.2:80", 4 << 20);
+        echo("127.0.0.1:8080", 1 << 20);
+        assert!(TcpListener::bind("127.0.0.1:8080").is_err());
+        let image = home.busybox();
+        let taken = [
+            "run",
+            "--rm",
+            "--network",
+            "bridge",
+            "-p",
+            "8080:80",
+            &image,
+            "true",
+        ];
+        home.walnut(taken)
+            .run()
+            .exited(125)
+            .complains(&["Bind for 127.0.0.1:8080 failed: port is already allocated"]);
+        // Its neighbour, by address; and the host, which is the gateway.
+        let script = "nc 10.86.0.2 80 </etc/hostname; ping -c 1 -W 10 10.86.0.1 | grep received";
+        let line = ["run", "--rm", "--network", "bridge", "--hostname", "box"];
+        let line = [&line[..], &[&image, "sh", "-c", script]].concat();
+        let said = home.says(&line);
+        assert_eq!(
+            said,
+            "box\n1 packets transmitted, 1 packets received, 0% packet loss"
+        );
+        home.remove_all();
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn the_way_out_and_in() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        plug_in("wn-out");
+        let outside = |script: &str| {
+            Program::new("ip")
+                .args(["netns", "exec", "wn-out", "sh", "-c", script])
+                .run()
+        };
+        home.background_with(
+            "web",
+            &[
+                "--network",
+                "bridge",
+                "-p",
+                "0.0.0.0:8080:80",
+                "--ip",
+                "10.86.0.9",
+            ],
+            ECHO,
+        );
+        wait_for_port_80(&home, "web");
+        // In, by what is published; not by the address, although the other one knows the way.
+        outside("echo hello | busybox nc -w 20 198.51.100.1 8080")
+            .succeeded()
+            .says("hello\n");
+        let other = outside("busybox nc -w 3 10.86.0.9 80 </dev/null");
+        assert_ne!(other.status(), 0, "{}", other.story());
+        // Out, as the host itself.
+        let listener = listen_in("wn-out", "198.51.100.2:7");
+        let server = std::thread::spawn(move || {
+            let (mut stream, peer) = listener.accept().unwrap();
+            stream.write_all(b"from outside").unwrap();
+            peer.ip().to_string()
+        });
+        let said = home.says(&["exec", "web", "nc", "-w", "20", "198.51.100.2", "7"]);
+        assert_eq!(said, "from outside");
+        assert_eq!(server.join().unwrap(), "198.51.100.1");
+        home.remove_all();
+        unplug("wn-out");
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn what_a_hostile_one_may_not() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        let listener = TcpListener::bind("127.0.0.1:7777").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        home.background_with("other", &BRIDGE, ECHO);
+        wait_for_port_80(&home, "other");
+        let image = home.busybox();
+        let run = |script: &str| {
+            let line = ["run", "--rm", "--privileged", "--network", "bridge"];
+            home.says(&[&line[..], &[&image, "sh", "-c", script]].concat())
+        };
+        // The host's loopback by way of the wire.
+        let script = "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet; \
+                      ip addr flush dev lo; ip route flush table local dev lo; \
+                      ip route add 127.0.0.1 via 10.86.0.1 src 10.86.0.3 && \
+                      ip route get 127.0.0.1 | grep -c eth0; \
+                      nc -w 3 127.0.0.1 7777 </dev/null && echo reached || echo no way";
+        assert_eq!(run(script), "1\nno way");
+        assert!(listener.accept().is_err());
+        // Another's address.
+        let script = "nc -w 20 10.86.0.2 80 </etc/hostname >/dev/null && echo as itself; \
+                      ip addr flush dev eth0; ip addr add 10.86.0.77/24 dev eth0; \
+                      nc -w 3 10.86.0.2 80 </etc/hostname && echo reached || echo no way";
+        assert_eq!(run(script), "as itself\nno way");
+        home.remove_all();
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_killed_supervisor_leaves_nothing_for_long() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        home.background_with("web", &["--network", "bridge", "-p", "8080:80"], ECHO);
+        let pid = home.says(&["inspect", "-f", "{{.State.Pid}}", "web"]);
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let mut wait = [rustix::event::PollFd::new(
+            &fd,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut wait, None).unwrap();
+        assert!(Path::new("/sys/class/net/walnut0").exists());
+        home.walnut(["ps", "-a"]).run().succeeded();
+        // The tap goes with the monitor, which goes with its supervisor, a moment later.
+        let taps = || host("ip -o link").lines().any(|line| line.contains(" wn"));
+        while taps() {}
+        nothing_is_left();
+        // And its address is free again.
+        home.background_with("next", &["--network", "bridge", "-p", "8080:80"], ECHO);
+        let shown = ["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "next"];
+        assert_eq!(home.says(&shown), "10.86.0.2");
+        home.remove_all();
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn what_cannot_be() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        let image = home.busybox();
+        let run = |flags: &[&str]| {
+            let line = [
+                &["run", "--rm", "--network", "bridge"],
+                flags,
+                &[&image, "true"],
+            ];
+            home.walnut(line.concat())
+        };
+        let refused = |flags: &[&str], said: &str| {
+            run(flags).run().exited(125).says("").complains(&[said]);
+        };
+        let small = |program: Program| program.env("WALNUT_BRIDGE_SUBNET", "192.0.2.0/30");
+        let line = [
+            "run",
+            "-d",
+            "--name",
+            "only",
+            "--network",
+            "bridge",
+            &image,
+            "cat",
+        ];
+        small(home.walnut([&line[..2], &["-i"], &line[2..]].concat()))
+            .run()
+            .succeeded();
+        small(run(&[]))
+            .run()
+            .exited(125)
+            .complains(&["no address is left on the bridge's network 192.0.2.0/30"]);
+        small(run(&["--ip", "192.0.2.2"]))
+            .run()
+            .exited(125)
+            .complains(&["Address already in use: 192.0.2.2"]);
+        refused(&[], "walnut0 is on 192.0.2.0/30");
+        home.remove_all();
+        refused(
+            &["--ip", "10.86.0.1"],
+            "10.86.0.1 is no address for a container",
+        );
+        refused(&["--ip", "10.86.0"], "invalid IPv4 address: 10.86.0");
+        refused(&["-p", "[::1]:8080:80"], "IPv4 addresses of the host only");
+        run(&[])
+            .env("PATH", "/nowhere")
+            .run()
+            .exited(125)
+            .complains(&["install the package nftables"]);
+        run(&[])
+            .env("WALNUT_BRIDGE_SUBNET", "10.0.0.0/31")
+            .run()
+            .exited(125)
+            .complains(&["is no IPv4 network with room"]);
+        nothing_is_left();
+        host("ip link add walnut0 type bridge");
+        refused(&[], "walnut0 is there already");
+        host("ip link delete walnut0");
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn without_root() {
+    let Some(home) = home() else { return };
+    home.forget_templates();
+    std::os::unix::fs::chown(home.path(), Some(65533), Some(65533)).unwrap();
+    let kvm = std::fs::metadata("/dev/kvm").unwrap();
+    let group = std::os::unix::fs::MetadataExt::gid(&kvm).to_string();
+    let image = home.busybox();
+    let command = home.walnut(["run", "--rm", "--network", "bridge", &image, "true"]);
+    let command = command.into_command();
+    Program::new("setpriv")
+        .args([
+            "--reuid", "65533", "--regid", "65533", "--groups", &group, "--",
+        ])
+        .args([command.get_program()])
+        .args(command.get_args())
+        .env("HOME", home.path())
+        .run()
+        .exited(125)
+        .says("")
+        .complains(&["--network bridge needs root", "walnut network create"]);
+}

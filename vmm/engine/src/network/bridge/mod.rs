@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--network bridge`: a bridge of the host with a tap for each container, which has an address that
+//! the host reaches, and the way out by the host's NAT. It needs root.
+//!
+//! ```text
+//! STATE/bridge/
+//!   lock              held while bridge, rules or leases change
+//!   made              the bridge that is there is ours
+//!   forwarding        the host forwarded nothing before
+//!   ADDRESS           one container's lease: locked by its supervisor as long as that lives
+//! ```
+//!
+//! A tap goes with its last descriptor, the monitor's. Bridge and rules are made anew of the leases
+//! whenever one comes or goes; a lease that nobody has locked is a killed supervisor's, and the next
+//! command that looks at its container takes it away.
+//!
+//! - `lease.rs`: the leases
+//! - `host.rs`: the bridge itself, and what is set in the kernel for it
+//! - `rules.rs`: nf_tables
+
+mod host;
+mod lease;
+mod rules;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use walnut_netlink::{Cidr, NetlinkError};
+use walnut_vmm_config::Mac;
+use walnut_vmm_host::TapError;
+
+use self::lease::{Lease, Leases};
+use super::{Bound, Protocol};
+use crate::record::RecordError;
+
+/// As Docker calls it.
+pub(super) const NAME: &str = "bridge";
+/// The host's end.
+const BRIDGE: &str = "walnut0";
+const SUBNET: &str = "10.86.0.0/24";
+const SUBNET_VAR: &str = "WALNUT_BRIDGE_SUBNET";
+pub(super) const MTU: u16 = 1500;
+
+#[derive(Debug, Error)]
+pub enum BridgeError {
+    #[error(
+        "--network bridge needs root, since it sets up the host's network; --network user and \
+         networks of your own (walnut network create) do without"
+    )]
+    NotRoot,
+    #[error(
+        "there is no nft on the PATH, which --network bridge needs: install the package nftables"
+    )]
+    NoNft,
+    #[error("{SUBNET_VAR}={0} is no IPv4 network with room for containers")]
+    Subnet(String),
+    #[error(
+        "no address is left on the bridge's network {0}: each container that runs there has one; {SUBNET_VAR}=CIDR names a larger one, when none runs"
+    )]
+    Exhausted(Cidr),
+    #[error("Address already in use: {0}")]
+    InUse(Ipv4Addr),
+    #[error("{address} is no address for a container on the bridge's network {subnet}")]
+    Outside { address: Ipv4Addr, subnet: Cidr },
+    #[error("{BRIDGE} is on {was}; {SUBNET_VAR} can change when no container runs there")]
+    OtherSubnet { was: Cidr },
+    #[error("{BRIDGE} is there already, and no bridge of this --state")]
+    Foreign,
+    #[error("--network bridge publishes on IPv4 addresses of the host only, not on {0}")]
+    PublishIpv6(IpAddr),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("look at {path}")]
+    Look { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("set {path}")]
+    Parameter { path: PathBuf, source: io::Error },
+    #[error("hold the port {address}:{port}")]
+    Hold {
+        address: IpAddr,
+        port: u16,
+        source: io::Error,
+    },
+    #[error("run nft")]
+    Nft(#[source] io::Error),
+    #[error("nft refuses the rules: {0}")]
+    Rules(String),
+}
+
+/// What a container asks of it.
+#[derive(Debug)]
+pub(super) struct Ask<'a> {
+    pub container: &'a str,
+    pub address: Option<Ipv4Addr>,
+    pub mac: Option<Mac>,
+    pub ports: Vec<Bound>,
+}
+
+/// A container's place on the bridge; it goes when dropped.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub address: Cidr,
+    pub gateway: Ipv4Addr,
+    pub mac: Mac,
+    lease: Option<Lease>,
+    leases: Leases,
+    /// For the monitor.
+    pub tap: Option<OwnedFd>,
+    /// Nobody connects to these: they say that the ports are taken.
+    _held: Vec<OwnedFd>,
+}
+
+impl Port {
+    pub fn new(state: &Path, ask: &Ask<'_>) -> Result<Self, BridgeError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(BridgeError::NotRoot);
+        }
+        let subnet = subnet()?;
+        let held = ask.ports.iter().map(hold).collect::<Result<_, _>>()?;
+        let leases = Leases::new(state)?;
+        let lock = leases.lock()?;
+        let mut all = leases.sweep(&lock)?;
+        if let Some(other) = all.iter().find(|lease| lease.subnet != subnet.to_string()) {
+            let was = other.subnet.parse().unwrap_or(subnet);
+            return Err(BridgeError::OtherSubnet { was });
+        }
+        let lease = leases.take(&lock, subnet, &all, ask)?;
+        all.push(lease.terms.clone());
+        let gateway = lease::gateway(subnet);
+        let made = host::bring_up(&leases, gateway)
+            .and_then(|()| rules::apply(subnet, &all))
+            .and_then(|()| host::tap(&lease.terms.tap));
+        match made {
+            Ok(tap) => Ok(Self {
+                address: Cidr {
+                    address: lease.terms.address.into(),
+                    ..gateway
+                },
+                gateway: lease::ipv4(gateway),
+                mac: lease.terms.mac,
+                lease: Some(lease),
+                leases,
+                tap: Some(tap),
+                _held: held,
+            }),
+            Err(error) => {
+                drop(lease);
+                // The first error is the one to tell.
+                let _ = settle(&leases, &lock);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // Its lock goes with it, so that it is nobody's.
+        drop(self.lease.take());
+        let done = self
+            .leases
+            .lock()
+            .and_then(|lock| settle(&self.leases, &lock));
+        if let Err(error) = done {
+            log::warn!("{}", walnut_protocol::chain(&error));
+        }
+    }
+}
+
+/// Takes away what killed supervisors left.
+pub fn tidy(state: &Path) {
+    let done = Leases::find(state).map_or(Ok(()), |leases| {
+        leases.lock().and_then(|lock| settle(&leases, &lock))
+    });
+    if let Err(error) = done {
+        log::warn!("{}", walnut_protocol::chain(&error));
+    }
+}
+
+/// Has bridge and rules be as the leases that hold say; with the last one, they go.
+fn settle(leases: &Leases, lock: &lease::Lock) -> Result<(), BridgeError> {
+    let all = leases.sweep(lock)?;
+    match all.first().and_then(|lease| lease.subnet.parse().ok()) {
+        Some(subnet) => rules::apply(subnet, &all),
+        None => {
+            rules::remove()?;
+            host::take_down(leases)
+        }
+    }
+}
+
+fn subnet() -> Result<Cidr, BridgeError> {
+    let text = std::env::var(SUBNET_VAR).unwrap_or_else(|_| SUBNET.to_owned());
+    let parsed = text.parse::<Cidr>().ok().map(Cidr::network);
+    // Itself, the bridge, the last one: what is between is the containers'.
+    let fits = |cidr: &Cidr| cidr.address.is_ipv4() && (8..=30).contains(&cidr.prefix);
+    parsed.filter(fits).ok_or(BridgeError::Subnet(text))
+}
+
+/// Has the port, so that nobody else gets it, and whoever asks is told.
+fn hold(port: &Bound) -> Result<OwnedFd, BridgeError> {
+    if port.address.is_ipv6() {
+        return Err(BridgeError::PublishIpv6(port.address));
+    }
+    let place = (port.address, port.host);
+    let held = match port.protocol {
+        Protocol::Tcp => TcpListener::bind(place).map(OwnedFd::from),
+        Protocol::Udp => UdpSocket::bind(place).map(OwnedFd::from),
+    };
+    held.map_err(|source| BridgeError::Hold {
+        address: port.address,
+        port: port.host,
+        source,
+    })
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! nf_tables: two tables of our own, replaced whole in one transaction by nft(8). Nobody else's rules
+//! are touched, and theirs hold beside these.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::{Command, Stdio};
+
+use walnut_netlink::Cidr;
+
+use super::lease::Terms;
+use super::{BRIDGE, BridgeError};
+use crate::network::{Bound, program};
+
+const PROGRAM: &str = "nft";
+/// Of `ip`: address translation. Of `bridge`: who may say that he is who.
+const REMOVE: &str = "table ip walnut\ndelete table ip walnut\n\
+                      table bridge walnut\ndelete table bridge walnut\n";
+
+pub(super) fn apply(subnet: Cidr, all: &[Terms]) -> Result<(), BridgeError> {
+    run(&script(subnet, all))
+}
+
+pub(super) fn remove() -> Result<(), BridgeError> {
+    match run(REMOVE) {
+        // Then there are no rules of ours.
+        Err(BridgeError::NoNft) => Ok(()),
+        done => done,
+    }
+}
+
+fn run(script: &str) -> Result<(), BridgeError> {
+    let program = program::find(PROGRAM).ok_or(BridgeError::NoNft)?;
+    let mut child = Command::new(program)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(BridgeError::Nft)?;
+    let mut stdin = child.stdin.take();
+    let written = match &mut stdin {
+        Some(stdin) => stdin.write_all(script.as_bytes()),
+        None => Err(io::ErrorKind::BrokenPipe.into()),
+    };
+    drop(stdin);
+    let done = child.wait_with_output().map_err(BridgeError::Nft)?;
+    if !done.status.success() {
+        log::debug!("nft does not take\n{script}");
+        let said = String::from_utf8_lossy(&done.stderr);
+        let lines: Vec<&str> = said.lines().map(str::trim).collect();
+        return Err(BridgeError::Rules(
+            lines.join("; ").chars().take(400).collect(),
+        ));
+    }
+    written.map_err(BridgeError::Nft)
+}
+
+fn script(subnet: Cidr, all: &[Terms]) -> String {
+    let mut published = String::new();
+    let mut sources = String::new();
+    for terms in all {
+        for port in &terms.ports {
+            // A String takes everything.
+            let _ = writeln!(published, "    {}", translation(terms, port));
+        }
+        let Terms {
+            tap, mac, address, ..
+        } = terms;
+        for wrong in [
+            format!("ether saddr != {mac}"),
+            format!("ip saddr != {address}"),
+            // 0.0.0.0 asks whether an address is taken.
+            format!("arp saddr ip != {{ {address}, 0.0.0.0 }}"),
+            "ether type != { ip, arp }".to_owned(),
+        ] {
+            let _ = writeln!(sources, "    iifname \"{tap}\" {wrong} drop");
+        }
+    }
+    format!(
+        "{REMOVE}\
+table ip walnut {{
+  chain before {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname \"{BRIDGE}\" ip daddr 127.0.0.0/8 drop
+  }}
+  chain published {{
+{published}  }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    jump published
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    jump published
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {subnet} oifname != \"{BRIDGE}\" masquerade
+    ip saddr {{ 127.0.0.0/8, {subnet} }} oifname \"{BRIDGE}\" ct status dnat masquerade
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    oifname \"{BRIDGE}\" ct status dnat accept
+    oifname \"{BRIDGE}\" iifname != \"{BRIDGE}\" ct state new drop
+  }}
+}}
+table bridge walnut {{
+  chain sources {{
+    type filter hook prerouting priority filter; policy accept;
+{sources}  }}
+}}
+"
+    )
+}
+
+/// A port of the host's to one of the container's.
+fn translation(terms: &Terms, port: &Bound) -> String {
+    let place = if port.address.is_unspecified() {
+        "fib daddr type local".to_owned()
+    } else {
+        format!("ip daddr {}", port.address)
+    };
+    format!(
+        "{place} {protocol} dport {host} dnat to {address}:{container}",
+        protocol = port.protocol,
+        host = port.host,
+        address = terms.address,
+        container = port.container,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Protocol;
+
+    #[test]
+    fn what_nft_is_told() {
+        let terms = Terms {
+            container: "0123".into(),
+            address: [10, 86, 0, 2].into(),
+            subnet: "10.86.0.0/24".into(),
+            mac: "02:42:0a:56:00:02".parse().unwrap(),
+            tap: "wn0123".into(),
+            ports: vec![Bound {
+                address: [127, 0, 0, 1].into(),
+                host: 8080,
+                container: 80,
+                protocol: Protocol::Tcp,
+            }],
+        };
+        let text = script("10.86.0.0/24".parse().unwrap(), &[terms]);
+        assert!(text.contains("ip daddr 127.0.0.1 tcp dport 8080 dnat to 10.86.0.2:80\n"));
+        assert!(text.contains("iifname \"wn0123\" ip saddr != 10.86.0.2 drop\n"));
+        assert!(text.starts_with("table ip walnut\ndelete table ip walnut\n"));
+    }
+}
