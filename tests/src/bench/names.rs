@@ -52,7 +52,7 @@ pub mod metric {
     pub const SIZE: &str = "size";
     pub const DIFFERENT: &str = "bytes that differ";
     /// Of a machine that does nothing: guest memory, image and monitor.
-    pub const CLONE: &str = "PSS of the 2nd to 8th idle clone";
+    pub const CLONE: &str = "PSS of the 2nd to 32nd idle clone";
     pub const RATE: &str = "rate";
     pub const PEAK: &str = "peak memory";
     pub const TIME: &str = "time";

@@ -21,11 +21,12 @@ pub mod restart;
 pub mod shared;
 mod tenant;
 mod trim;
+mod turn;
 pub mod visit;
 pub mod wire;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -54,6 +55,7 @@ use origin::Start;
 use output::Outputs;
 use restart::BackOff;
 use shared::Shared;
+use turn::Turn;
 
 /// Time for a guest to come up, on the slowest host that anybody waits for.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -243,6 +245,7 @@ impl Supervisor<'_> {
         let (mut machine, layout, _claims) = self.machine(&mut network)?;
         let start = Start::choose(self, &machine)?;
         let mut origin = start.origin();
+        let turn = Turn::wait(self.paths, &[signals.as_fd(), outputs.shared.stop_fd()]);
         loop {
             let vm = Vm::start(self.artifacts, &machine, &origin, Arc::clone(dir))?;
             timings.mark("cli");
@@ -260,6 +263,7 @@ impl Supervisor<'_> {
                     // program that is started holds what is the machine's.
                     machine.inherited.clear();
                     return life.run(timings, |network| {
+                        drop(turn);
                         begun(network);
                         start.afterwards(&origin);
                     });
