@@ -13,6 +13,7 @@
 mod home;
 mod namespace;
 pub mod network;
+pub mod process;
 mod program;
 mod skips;
 

@@ -5,6 +5,7 @@
 
 use std::fs;
 
+use walnut_tests::harness::process::kill_and_wait;
 use walnut_tests::harness::{Home, skip};
 use walnut_tests::images::{self, Entry, Layer};
 
@@ -149,15 +150,7 @@ fn ends_with_its_machine() {
     // In the next machine, again; and without its supervisor, not at all.
     home.walnut(["start", "web"]).run().succeeded();
     home.walnut(["start", "tool"]).run().succeeded();
-    let pid = home.says(&["inspect", "-f", "{{.State.Pid}}", "tool"]);
-    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-    let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let mut fds = [rustix::event::PollFd::new(
-        &fd,
-        rustix::event::PollFlags::IN,
-    )];
-    rustix::event::poll(&mut fds, None).unwrap();
+    kill_and_wait(home.supervisor("tool"));
     let state = home.says(&[
         "inspect",
         "-f",

@@ -6,6 +6,7 @@
 
 use std::fs;
 
+use walnut_tests::harness::process::kill_and_wait;
 use walnut_tests::harness::{Home, Program, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
@@ -14,18 +15,6 @@ const SERVER: &str = "trap 'echo term; exit 9' TERM; echo up; while :; do sleep 
 
 fn state(home: &Home, name: &str, field: &str) -> String {
     home.says(&["inspect", "-f", &format!("{{{{.State.{field}}}}}"), name])
-}
-
-/// Sends SIGKILL and waits for the end, by pidfd.
-fn kill_and_wait(pid: &str) {
-    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-    let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let mut fds = [rustix::event::PollFd::new(
-        &fd,
-        rustix::event::PollFlags::IN,
-    )];
-    assert_eq!(rustix::event::poll(&mut fds, None).unwrap(), 1);
 }
 
 #[test]
@@ -161,7 +150,7 @@ fn a_killed_supervisor_takes_its_machine_along() {
     home.background("web", SERVER);
     home.background_with("brief", &["--rm"], SERVER);
     for name in ["web", "brief"] {
-        kill_and_wait(&state(&home, name, "Pid"));
+        kill_and_wait(home.supervisor(name));
     }
     let all = home.says(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
     assert_eq!(all, "web exited", "what was to go is gone");

@@ -7,17 +7,19 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
-use walnut_tests::harness::{Home, skip};
+use rustix::process::Pid;
+use walnut_tests::harness::{Home, process, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 /// How often what may go wrong is tried; `WALNUT_TEST_ROUNDS` says how often else.
-const ROUNDS: usize = 10;
+const RACES: usize = 40;
+const DEATHS: usize = 10;
 
-fn rounds() -> usize {
+fn rounds(usual: usize) -> usize {
     let given = std::env::var("WALNUT_TEST_ROUNDS").ok();
     given
         .and_then(|rounds| rounds.parse().ok())
-        .unwrap_or(ROUNDS)
+        .unwrap_or(usual)
 }
 
 fn record(home: &Home, name: &str) -> PathBuf {
@@ -102,7 +104,7 @@ fn names_raced_for() {
         return skip(NO_KVM);
     };
     let image = home.busybox();
-    for round in 0..rounds() {
+    for round in 0..rounds(RACES) {
         // Two names, one container each: both are made, or one says why not.
         let make = ["create", "--name", "one", &image, "true"];
         let (a, b) = race(&home, &make, &make);
@@ -129,7 +131,7 @@ fn lives_raced_for() {
         return skip(NO_KVM);
     };
     let image = home.busybox();
-    for round in 0..rounds() {
+    for round in 0..rounds(RACES) {
         let make = ["create", "--name", "one", &image, "sleep", "1000"];
         home.walnut(make).run().succeeded();
         let (start, rm) = race(&home, &["start", "one"], &["rm", "one"]);
@@ -158,56 +160,15 @@ fn lives_raced_for() {
     home.assert_clean();
 }
 
-/// Processes that know this home, and whose command line holds `word`; with `children`, those that
-/// they have started.
-fn processes(home: &Home, word: &str, children: bool) -> Vec<u32> {
+/// The supervisors of this home.
+fn supervisors(home: &Home) -> Vec<Pid> {
     let own = home.path().to_string_lossy().into_owned();
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let all: Vec<u32> = all.collect();
-    let line = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let named = all.iter().copied().filter(|pid| {
-        let line = String::from_utf8_lossy(&line(pid)).into_owned();
-        line.contains(&own) && line.contains(word)
-    });
-    let named: Vec<u32> = named.collect();
-    if !children {
-        return named;
-    }
-    let parent = |pid: &u32| -> Option<u32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?
-            .1
-            .split_whitespace()
-            .nth(1)?
-            .parse()
-            .ok()
+    let is_one = |pid: &Pid| {
+        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains(&own) && line.contains("supervise")
     };
-    let is_child = |pid: &u32| parent(pid).is_some_and(|parent| named.contains(&parent));
-    all.into_iter().filter(is_child).collect()
-}
-
-/// Whether a process ends before long.
-fn ends(pid: u32) -> bool {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
-        return true;
-    };
-    let mut fds = [rustix::event::PollFd::new(
-        &fd,
-        rustix::event::PollFlags::IN,
-    )];
-    let deadline = rustix::event::Timespec {
-        tv_sec: 30,
-        tv_nsec: 0,
-    };
-    rustix::event::poll(&mut fds, Some(&deadline)).unwrap() == 1
-}
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    // It may have ended by itself.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    process::all().filter(is_one).collect()
 }
 
 #[test]
@@ -221,7 +182,7 @@ fn the_truth_after_sudden_deaths() {
         .run()
         .succeeded();
     let mut random = 12_345_u64;
-    for round in 0..rounds() {
+    for round in 0..rounds(DEATHS) {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
@@ -245,13 +206,12 @@ fn the_truth_after_sudden_deaths() {
         )];
         rustix::event::poll(&mut fds, Some(&moment)).unwrap();
         match round % 3 {
-            0 => kill(cli.id()),
-            1 => processes(&home, "supervise", false)
+            0 => process::kill(pid),
+            1 => supervisors(&home).into_iter().for_each(process::kill),
+            _ => supervisors(&home)
                 .into_iter()
-                .for_each(kill),
-            _ => processes(&home, "supervise", true)
-                .into_iter()
-                .for_each(kill),
+                .flat_map(process::children)
+                .for_each(process::kill),
         }
         cli.wait().unwrap();
         let told = home.says(&["ps", "-a", "--format", "{{.State}}"]);
@@ -268,8 +228,8 @@ fn the_truth_after_sudden_deaths() {
         home.walnut(["rm", "-f", "one"]).run().succeeded();
         assert_eq!(home.says(&["ps", "-aq"]), "", "round {round}");
         // A supervisor has said its last word before its process is gone.
-        for pid in processes(&home, "supervise", false) {
-            assert!(ends(pid), "round {round}: {pid} stays");
+        for pid in supervisors(&home) {
+            assert!(process::ends(pid), "round {round}: {pid:?} stays");
         }
     }
     home.walnut(["run", "--rm", &image, "true"])

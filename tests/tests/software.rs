@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use walnut_tests::harness::{Done, Home, skip};
+use walnut_tests::harness::{Done, Home, process, skip};
 use walnut_tests::place;
 
 const IMAGE: &str = "debian:software";
@@ -75,8 +75,7 @@ fn postgres_loses_no_committed_row() {
     );
     assert_eq!(rows, "1000\n100000");
     // The power fails.
-    let monitor = home.monitor("db");
-    rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
+    process::kill(home.monitor("db"));
     let _ = home.walnut(["wait", "db"]).deadline(DEADLINE).run();
     home.walnut(["start", "db"]).run().succeeded();
     let rows = exec(

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use walnut_tests::harness::process::kill_and_wait;
 use walnut_tests::harness::{Home, skip};
 use walnut_tests::images::{self, Entry, Layer};
 
@@ -136,15 +137,7 @@ fn survives_a_killed_machine() {
     let script = "echo safe > /d/x; sync; echo ready; exec sleep 1000";
     home.background_with("db", &["-v", "data:/d"], script);
     assert_eq!(home.first_line("db"), "ready\n");
-    let pid = home.says(&["inspect", "-f", "{{.State.Pid}}", "db"]);
-    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-    let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let mut fds = [rustix::event::PollFd::new(
-        &fd,
-        rustix::event::PollFlags::IN,
-    )];
-    rustix::event::poll(&mut fds, None).unwrap();
+    kill_and_wait(home.supervisor("db"));
     // The monitor is on its way out: its volume is free when it is gone.
     let _ = home.says(&["ps", "-a"]);
     // A reader's kernel replays the journal first.

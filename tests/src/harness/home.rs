@@ -11,6 +11,7 @@ use std::process::Stdio;
 use rustix::process::Pid;
 use tempfile::TempDir;
 
+use super::process;
 use super::program::Program;
 use crate::{kvm, place};
 
@@ -163,6 +164,12 @@ impl Home {
         String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
     }
 
+    /// The process that runs a container.
+    #[must_use]
+    pub fn supervisor(&self, name: &str) -> Pid {
+        process::pid(&self.says(&["inspect", "-f", "{{.State.Pid}}", name]))
+    }
+
     /// `walnut-vmm ARGS`.
     #[must_use]
     pub fn vmm(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Program {
@@ -175,15 +182,11 @@ impl Home {
     /// When there is none.
     #[must_use]
     pub fn monitor(&self, name: &str) -> Pid {
-        let supervisor = self.says(&["inspect", "-f", "{{.State.Pid}}", name]);
-        let all = fs::read_dir("/proc").expect("/proc is there").flatten();
-        let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let is_monitor = |pid: &i32| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let (name, rest) = stat.rsplit_once(") ").unwrap_or_default();
-            name.ends_with("(walnut-vmm") && rest.split(' ').nth(1) == Some(&supervisor)
+        let is_monitor = |pid: &Pid| {
+            let comm = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_pid()));
+            comm.is_ok_and(|comm| comm.trim_end() == "walnut-vmm")
         };
-        let pid = pids.find(is_monitor).and_then(Pid::from_raw);
+        let pid = process::children(self.supervisor(name)).find(is_monitor);
         pid.expect("the supervisor has a monitor")
     }
 

@@ -8,10 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
-use super::Home;
+use super::{Home, process};
 use crate::bench::smaps;
 
 /// Flags that give a container of busybox the host's own programs.
@@ -69,9 +68,7 @@ pub fn passts(with: &str) -> Vec<Pid> {
 /// When one can't be waited for.
 pub fn wait_for_end(pids: &[Pid]) {
     for pid in pids {
-        if let Ok(fd) = pidfd_open(*pid, PidfdFlags::empty()) {
-            poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("a pidfd can be polled");
-        }
+        assert!(process::ends(*pid), "process {pid:?} goes on");
     }
 }
 

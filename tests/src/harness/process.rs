@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processes that are not this test's children, by pidfd.
+
+use std::fs;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+/// Enough for any end that comes.
+const DEADLINE: Timespec = Timespec {
+    tv_sec: 30,
+    tv_nsec: 0,
+};
+
+/// A number as text has it.
+///
+/// # Panics
+/// It is none.
+#[must_use]
+pub fn pid(text: &str) -> Pid {
+    let number = text.trim().parse().expect("a process's number");
+    Pid::from_raw(number).expect("a process's number is not 0")
+}
+
+/// SIGKILL. One that has ended by itself is no failure.
+pub fn kill(pid: Pid) {
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+/// Sends SIGKILL and waits for the end.
+///
+/// # Panics
+/// It does not end.
+pub fn kill_and_wait(pid: Pid) {
+    // Before the end: afterwards the number may be another one's.
+    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    kill(pid);
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let ended = poll(&mut fds, Some(&DEADLINE));
+    assert_eq!(ended, Ok(1), "process {pid:?} goes on");
+}
+
+/// Whether a process ends before long.
+#[must_use]
+pub fn ends(pid: Pid) -> bool {
+    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return true;
+    };
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, Some(&DEADLINE)) == Ok(1)
+}
+
+/// All of this machine.
+pub fn all() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+}
+
+/// Those that `parent` has started and that have not ended.
+pub fn children(parent: Pid) -> impl Iterator<Item = Pid> {
+    all().filter(move |pid| parent_of(*pid) == Some(parent))
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
+    // proc_pid_stat(5): a name in brackets, which may hold any character, the state, the parent.
+    let (_, rest) = stat.rsplit_once(')')?;
+    Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_and_its_end() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let own = Pid::from_child(&child);
+        assert!(children(rustix::process::getpid()).any(|pid| pid == own));
+        kill_and_wait(own);
+        child.wait().unwrap();
+        assert!(ends(own));
+    }
+}
