@@ -16,6 +16,7 @@ use std::process::Command;
 use std::thread;
 
 use rustix::process::getpid;
+use walnut_protocol::chain;
 
 use super::wire::{self, ToInside, ToOutside};
 use command::Running;
@@ -73,19 +74,6 @@ pub fn init() -> ! {
     loop {
         thread::park();
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let words = error.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = error.source();
-    }
-    text
 }
 
 /// Everything up to the point where the outside can be heard.

@@ -28,8 +28,6 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
 /// A manifest or index, its digest compared.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// What the registry says it is.
-    pub media_type: String,
     /// `sha256:HEX` of `bytes`.
     pub digest: String,
     pub bytes: Vec<u8>,
@@ -73,7 +71,7 @@ impl Registry {
             let url = inner.url(repository, "manifests", reference);
             let get = || inner.get(repository, &url).header(ACCEPT, MANIFESTS);
             let what = format!("manifest {reference}");
-            let (media_type, bytes) = inner.whole(repository, &what, MAX_MANIFEST, get).await?;
+            let bytes = inner.whole(repository, &what, MAX_MANIFEST, get).await?;
             let got = digest_of(&bytes);
             if reference.contains(':') && reference != got {
                 return Err(RegistryError::Digest {
@@ -82,11 +80,7 @@ impl Registry {
                     got,
                 });
             }
-            Ok(Manifest {
-                media_type,
-                digest: got,
-                bytes,
-            })
+            Ok(Manifest { digest: got, bytes })
         })
     }
 
@@ -102,7 +96,7 @@ impl Registry {
             let url = inner.url(repository, "blobs", digest);
             let what = format!("blob {digest}");
             let get = || inner.get(repository, &url);
-            let (_, bytes) = inner.whole(repository, &what, limit, get).await?;
+            let bytes = inner.whole(repository, &what, limit, get).await?;
             match digest_of(&bytes) {
                 got if got == digest => Ok(bytes),
                 got => Err(RegistryError::Digest {
@@ -281,15 +275,12 @@ impl Inner {
         what: &str,
         limit: u64,
         get: impl Fn() -> RequestBuilder,
-    ) -> Result<(String, Vec<u8>), RegistryError> {
+    ) -> Result<Vec<u8>, RegistryError> {
         let mut retry = Retry::new();
         loop {
             let response = self.answer(repository, &get).await?;
-            let content_type = response.headers().get(reqwest::header::CONTENT_TYPE);
-            let content_type = content_type.and_then(|value| value.to_str().ok());
-            let content_type = content_type.unwrap_or_default().to_owned();
             match bounded(response, limit).await {
-                Ok(Some(bytes)) => return Ok((content_type, bytes)),
+                Ok(Some(bytes)) => return Ok(bytes),
                 Ok(None) => {
                     let what = what.to_owned();
                     return Err(RegistryError::TooLarge { what, limit });

@@ -17,6 +17,7 @@ mod template;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use walnut_protocol::chain;
 use walnut_vmm_config::VmConfig;
 
 use super::guest_io::GuestIoError;
@@ -175,17 +176,6 @@ pub fn measure(bench: &mut Bench) {
 
 fn progress(what: &str) {
     eprintln!("bench: {what}");
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }
 
 fn milliseconds(duration: Duration) -> f64 {

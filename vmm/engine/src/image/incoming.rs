@@ -48,6 +48,14 @@ impl Shared {
         *self.state() = state;
         self.changed.notify_all();
     }
+
+    /// If it has not come yet, it won't.
+    fn abandon(&self, why: &str) {
+        let mut state = self.state();
+        if matches!(*state, State::Waiting | State::Growing(..)) {
+            *state = State::Failed(why.into());
+        }
+    }
 }
 
 /// By [`Incoming::give_up`].
@@ -76,7 +84,7 @@ impl Incoming {
         let mut layers: Vec<Arc<Shared>> = Vec::new();
         let mut fetches = Vec::new();
         for spec in specs {
-            let digest = spec.digest.unwrap_or(spec.diff_id);
+            let digest = spec.named();
             if layers.iter().any(|layer| layer.digest == digest) {
                 continue;
             }
@@ -116,17 +124,14 @@ impl Incoming {
     /// Nobody reads any more: what is still being fetched can end.
     pub(super) fn give_up(&self) {
         for layer in &self.layers {
-            let mut state = layer.state();
-            if matches!(*state, State::Waiting | State::Growing(..)) {
-                *state = State::Failed("given up".into());
-            }
+            layer.abandon("given up");
         }
     }
 }
 
 impl Layers for Incoming {
     fn open(&self, spec: &LayerSpec) -> Result<Stream<'_>, ImageError> {
-        let digest = spec.digest.unwrap_or(spec.diff_id);
+        let digest = spec.named();
         let mut layers = self.layers.iter();
         let missing = || ImageError::ReadLayer {
             layer: digest,
@@ -317,11 +322,7 @@ impl Sink for Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
-        if matches!(*state, State::Waiting | State::Growing(..)) {
-            *state = State::Failed("another layer failed".into());
-        }
-        drop(state);
+        self.shared.abandon("another layer failed");
         self.shared.changed.notify_all();
     }
 }

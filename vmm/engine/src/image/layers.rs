@@ -159,7 +159,7 @@ struct Opened<'a> {
 }
 
 fn open<'a>(source: &'a dyn Layers, spec: &LayerSpec) -> Result<Opened<'a>, ImageError> {
-    let named = spec.digest.unwrap_or(spec.diff_id);
+    let named = spec.named();
     let read = |source| ImageError::ReadLayer {
         layer: named,
         source,

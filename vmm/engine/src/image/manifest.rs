@@ -31,6 +31,13 @@ pub(super) struct LayerSpec {
     pub diff_id: Digest,
 }
 
+impl LayerSpec {
+    /// What the layer is known by.
+    pub fn named(&self) -> Digest {
+        self.digest.unwrap_or(self.diff_id)
+    }
+}
+
 /// An image that is about to be loaded.
 pub(super) struct Draft {
     /// `None` where the source has none (docker-archive).

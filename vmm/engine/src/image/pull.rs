@@ -84,12 +84,10 @@ impl Store {
         progress: &mut dyn Progress,
     ) -> Result<Pulled, ImageError> {
         let failed = |error| of_registry(name, error);
-        let wanted = match (name.digest(), name.tag()) {
-            (Some(digest), _) => digest.to_string(),
-            (None, tag) => tag.unwrap_or("latest").to_owned(),
-        };
         let repository = name.repository();
-        let top = registry.manifest(repository, &wanted).map_err(failed)?;
+        let top = registry
+            .manifest(repository, &name.version())
+            .map_err(failed)?;
         let digest: Digest = parse_digest(&top.digest)?;
         let manifest = match pick(&top, platform)? {
             None => top,
@@ -173,7 +171,7 @@ impl Store {
             (Ok(_), Err(panic)) => std::panic::resume_unwind(panic),
             (Ok(_), Ok(Ok(()))) => {
                 for layer in &draft.layers {
-                    let digest = layer.digest.unwrap_or(layer.diff_id);
+                    let digest = layer.named();
                     tell(digest, Step::Said("Pull complete"));
                 }
                 Ok(())

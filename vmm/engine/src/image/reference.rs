@@ -184,6 +184,14 @@ impl Name {
         self.digest
     }
 
+    /// What of the repository: a digest, or a tag.
+    pub fn version(&self) -> String {
+        match (self.digest, &self.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.clone().unwrap_or_default(),
+        }
+    }
+
     /// Registry and repository as the user would write them.
     pub fn familiar_repository(&self) -> String {
         if self.registry != DEFAULT_REGISTRY {

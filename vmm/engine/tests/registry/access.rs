@@ -26,8 +26,7 @@ fn certificates_count_but_on_this_machine() {
     };
     let home = Home::new();
     let name = format!("{}/app:1", registry.host());
-    home.import(&name, 10_000);
-    home.ok(&["push", &name]);
+    home.publish(&name, 10_000);
     let strict = format!("{}/app:1", registry.strict_host());
     let there = Home::new();
     there.fails(

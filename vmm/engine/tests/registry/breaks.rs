@@ -102,8 +102,7 @@ fn a_registry_that_comes_back_is_gone_on_with() {
     };
     let home = Home::new();
     // More than all buffers on the way hold.
-    home.import(&format!("{}/app:1", registry.host()), 64_000_000);
-    home.ok(&["push", &format!("{}/app:1", registry.host())]);
+    home.publish(&format!("{}/app:1", registry.host()), 64_000_000);
     let proxy = Proxy::new(registry.host(), 8_000_000);
     let there = Home::new();
     let name = format!("127.0.0.1:{}/app:1", proxy.port);
@@ -158,8 +157,7 @@ fn a_full_disk_is_told_of_and_nothing_stays() {
     };
     let home = Home::new();
     let name = format!("{}/app:1", registry.host());
-    home.import(&name, 6_000_000);
-    home.ok(&["push", &name]);
+    home.publish(&name, 6_000_000);
     let archive = home.0.path().join("app.tar");
     home.ok(&["save", "-o", archive.to_str().unwrap(), &name]);
     let load = ["load", "-i", archive.to_str().unwrap()];

@@ -62,6 +62,12 @@ impl Home {
         self.import_for("linux/amd64", name, size);
     }
 
+    /// As [`Self::import`], and in the registry.
+    fn publish(&self, name: &str, size: usize) {
+        self.import(name, size);
+        self.ok(&["push", name]);
+    }
+
     fn import_for(&self, platform: &str, name: &str, size: usize) {
         let mut data = vec![0; size];
         rustix::rand::getrandom(
@@ -179,8 +185,7 @@ fn skopeo_reads_what_we_push() {
     };
     let home = Home::new();
     let name = format!("{}/app:1", registry.host());
-    home.import(&name, 10_000);
-    home.ok(&["push", &name]);
+    home.publish(&name, 10_000);
     let layout = home.0.path().join("layout");
     let mut skopeo = Command::new("skopeo");
     skopeo.args(["--insecure-policy", "copy", "--src-tls-verify=false"]);
@@ -286,8 +291,7 @@ fn nothing_for_our_platform() {
     };
     let home = Home::new();
     let name = format!("{}/app:1", registry.host());
-    home.import(&name, 1000);
-    home.ok(&["push", &name]);
+    home.publish(&name, 1000);
     Home::new().fails(
         &["pull", "--platform", "linux/arm64", &name],
         "does not match the specified platform (linux/arm64)",
