@@ -43,6 +43,10 @@ fn streams_tails_and_times() {
         .join("container.log");
     let mut log = OpenOptions::new().append(true).open(path).unwrap();
     log.write_all(b"{\"log\":\"cut").unwrap();
+    let done = home.walnut(["logs", "web"]).run();
+    done.succeeded().says("one\nthree");
+    let last = home.walnut(["logs", "-n", "1", "web"]).run();
+    last.succeeded().says("three");
     home.walnut(["start", "-a", "web"]).run().succeeded();
     let done = home.walnut(["logs", "web"]).run();
     done.succeeded().says("one\nthreeone\nthree");

@@ -32,6 +32,9 @@ fn what_happens_is_told() {
     home.walnut(["rename", "web", "db"]).run().succeeded();
     home.walnut(["pause", "db"]).run().succeeded();
     home.walnut(["unpause", "db"]).run().succeeded();
+    home.walnut(["exec", "db", "sh", "-c", "exit 3"])
+        .run()
+        .exited(3);
     home.walnut(["kill", "db"]).run().succeeded();
     // A follower hears of it at once.
     let mut line = String::new();
@@ -47,7 +50,9 @@ fn what_happens_is_told() {
         .succeeded();
     let all = past("type=container");
     let wanted = "container create web\ncontainer start web\ncontainer rename db\n\
-                  container pause db\ncontainer unpause db\ncontainer kill db\n\
+                  container pause db\ncontainer unpause db\n\
+                  container exec_create: sh -c exit 3 db\ncontainer exec_start: sh -c exit 3 db\n\
+                  container exec_die db\ncontainer kill db\n\
                   container die db\ncontainer destroy db\n";
     assert!(all.starts_with(wanted), "{all}");
     let brief = past("container=brief");
@@ -68,12 +73,69 @@ fn what_happens_is_told() {
         "--format",
         "{{.Action}}",
     ]);
-    assert_eq!(volumes, "create\ndestroy");
+    assert_eq!(volumes, "create\nmount\nunmount\ndestroy");
+    let died = "{{.Actor.Attributes.exitCode}} {{len .Actor.Attributes.execID}}";
+    let line = [
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "event=exec_die",
+    ];
+    assert_eq!(
+        home.says(&[&line[..], &["--format", died]].concat()),
+        "3 64"
+    );
     home.walnut(["events", "--filter", "nosuch=1"])
         .run()
         .exited(1)
         .complains(&["invalid filter"]);
     home.assert_clean();
+}
+
+#[test]
+fn what_happens_to_images_is_told() {
+    // No machine is started.
+    let home = Home::without_kvm();
+    let archive = walnut_tests::place::test_images().join("busybox.tar");
+    let archive = archive.to_str().unwrap();
+    let load = ["load", "-q", "-i", archive];
+    let name = home.says(&load).replace("Loaded image: ", "");
+    home.walnut(["tag", &name, "box:one"]).run().succeeded();
+    let saved = home.path().join("saved.tar");
+    home.walnut(["save", "-o", saved.to_str().unwrap(), "box:one"])
+        .run()
+        .succeeded();
+    home.walnut(["rmi", &name]).run().succeeded();
+    home.walnut(["image", "prune", "-af"]).run().succeeded();
+    let format = "{{.Type}} {{.Action}} {{.Actor.Attributes.name}} {{len .Actor.ID}}";
+    let line = [
+        "events", "--since", "1h", "--until", "0s", "--format", format,
+    ];
+    let told = home.says(&line);
+    let id = told
+        .lines()
+        .last()
+        .unwrap()
+        .split(' ')
+        .nth(2)
+        .unwrap()
+        .to_owned();
+    assert_eq!(id.len(), 71, "{told}");
+    let wanted = [
+        ("load", name.as_str()),
+        ("tag", "box:one"),
+        ("save", &id),
+        ("untag", &name),
+        ("untag", "box:one"),
+        ("delete", &id),
+    ];
+    let wanted = wanted.map(|(action, name)| format!("image {action} {name} 71"));
+    assert_eq!(told.lines().collect::<Vec<_>>(), wanted, "{told}");
+    let only = home.says(&[&line[..], &["--filter", "image=box:one"]].concat());
+    assert_eq!(only.lines().count(), 2, "{only}");
 }
 
 #[test]
@@ -109,6 +171,21 @@ fn what_there_is_and_what_of_it_is_of_no_use() {
         table.starts_with("TYPE            TOTAL     ACTIVE    SIZE"),
         "{table}"
     );
+    let each = home.says(&["system", "df", "-v"]);
+    let heads: Vec<&str> = each.lines().filter(|l| l.contains("space usage")).collect();
+    let wanted = [
+        "Images space usage:",
+        "Containers space usage:",
+        "Local Volumes space usage:",
+    ];
+    assert_eq!(heads, wanted, "{each}");
+    assert!(
+        each.contains("\nVOLUME NAME") && each.contains("\nnamed "),
+        "{each}"
+    );
+    assert!(each.ends_with("Build cache usage: 0B"), "{each}");
+    let links = "{{range .Volumes}}{{if eq .Name \"named\"}}{{.Links}}{{end}}{{end}} {{(index .Images 0).Containers}}";
+    assert_eq!(home.says(&["system", "df", "-v", "--format", links]), "0 2");
     let counts = "{{.Containers}} {{.ContainersRunning}} {{.ContainersStopped}} {{.Images}}";
     assert_eq!(home.says(&["info", "-f", counts]), "2 1 1 1");
     assert!(home.says(&["info"]).contains("Virtualization: kvm"));

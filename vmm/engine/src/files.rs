@@ -8,23 +8,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use serde::Deserialize;
 use thiserror::Error;
 use walnut_protocol::agent::{
-    DeleteRequest, Empty, ExecRequest, FileJob, PackJob, StartRequest, StatJob, UnpackJob,
-    UpperJob, WaitRequest, file_job,
+    Empty, ExecRequest, FileJob, PackJob, StatJob, UnpackJob, UpperJob, file_job,
 };
 use walnut_protocol::{CallError, Client};
 
-use crate::container::{Container, ContainerId};
+use crate::container::Container;
 use crate::storage::{self, Places};
-use crate::supervisor::process::{ProcessError, Streams, created, exit_code, started};
-use crate::supervisor::shared::CALL_TIMEOUT;
+use crate::supervisor::exec::Exec;
+use crate::supervisor::process::{ProcessError, Streams, exit_code};
 
-/// Time for the agent to make a process, and to let it run.
-const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of an answer that is no archive, and of an error's text.
 const MAX_ANSWER: u64 = 64 << 20;
 const MAX_WORDS: u64 = 4 << 10;
@@ -35,8 +31,6 @@ pub enum FilesError {
     Process(#[from] ProcessError),
     #[error(transparent)]
     Call(#[from] CallError),
-    #[error("create an ID")]
-    Id(#[source] io::Error),
     /// What the guest's process said.
     #[error("{0}")]
     Refused(String),
@@ -215,9 +209,21 @@ impl Files<'_> {
         what: file_job::What,
         work: impl FnOnce(Streams) -> Result<T, E>,
     ) -> Result<T, E> {
-        let stdin = matches!(what, file_job::What::Unpack(_));
-        let exec_id = ContainerId::random().map_err(FilesError::Id)?.to_string();
-        let mut streams = self.begin(what, &exec_id, stdin)?;
+        let request = ExecRequest {
+            container_id: self.container.id.to_string(),
+            stdin: matches!(what, file_job::What::Unpack(_)),
+            files: Some(FileJob {
+                what: Some(what),
+                ..FileJob::default()
+            })
+            .into(),
+            ..ExecRequest::default()
+        };
+        let begun = Exec::begin(&self.agent, &self.vsock, request, false);
+        let (exec, streams) = begun.map_err(FilesError::from)?;
+        let Some(mut streams) = streams else {
+            return Err(FilesError::Read(io::ErrorKind::NotConnected.into()).into());
+        };
         let words = streams.stderr.take().map(|from| {
             thread::Builder::new().name("stderr".into()).spawn(move || {
                 let mut words = Vec::new();
@@ -228,7 +234,7 @@ impl Files<'_> {
         });
         let words = words.transpose().map_err(FilesError::Thread)?;
         let done = work(streams);
-        let code = self.end(&exec_id)?;
+        let code = exit_code(&exec.handle.wait().map_err(FilesError::from)?);
         let words = words
             .and_then(|words| words.join().ok())
             .unwrap_or_default();
@@ -239,54 +245,6 @@ impl Files<'_> {
             return Err(FilesError::Refused(words).into());
         }
         done
-    }
-
-    fn begin(
-        &self,
-        what: file_job::What,
-        exec_id: &str,
-        stdin: bool,
-    ) -> Result<Streams, FilesError> {
-        let container_id = self.container.id.to_string();
-        let files = FileJob {
-            what: Some(what),
-            ..FileJob::default()
-        };
-        let request = ExecRequest {
-            container_id: container_id.clone(),
-            exec_id: exec_id.to_owned(),
-            stdin,
-            files: Some(files).into(),
-            ..ExecRequest::default()
-        };
-        let token = created(self.agent.within(MAKE_TIMEOUT).exec(&request)?)?;
-        let streams = Streams::connect(&self.vsock, &token, stdin, false)?;
-        let start = StartRequest {
-            container_id,
-            exec_id: exec_id.to_owned(),
-            ..StartRequest::default()
-        };
-        started(self.agent.within(MAKE_TIMEOUT).start(&start)?)?;
-        Ok(streams)
-    }
-
-    fn end(&self, exec_id: &str) -> Result<u8, FilesError> {
-        let container_id = self.container.id.to_string();
-        let wait = WaitRequest {
-            container_id: container_id.clone(),
-            exec_id: exec_id.to_owned(),
-            ..WaitRequest::default()
-        };
-        let ended = self.agent.wait(&wait)?;
-        let delete = DeleteRequest {
-            container_id,
-            exec_id: exec_id.to_owned(),
-            ..DeleteRequest::default()
-        };
-        if let Err(e) = self.agent.within(CALL_TIMEOUT).delete(&delete) {
-            log::debug!("forget the process: {e}");
-        }
-        Ok(exit_code(&ended))
     }
 }
 

@@ -50,11 +50,15 @@ pub enum SystemCommand {
 #[command(after_help = "\
 Examples:
   walnut system df
+  walnut system df -v
   walnut system df --format '{{.Type}}: {{.Size}}'")]
 pub struct DfArgs {
     /// table, json, 'table TEMPLATE' or TEMPLATE
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Each image, container and volume
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 #[derive(Debug, Args)]

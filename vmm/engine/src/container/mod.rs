@@ -144,6 +144,14 @@ pub struct Container {
     pub health: Option<Healthcheck>,
 }
 
+impl Container {
+    /// Whether it has the volume with this name.
+    pub fn has_volume(&self, name: &str) -> bool {
+        let mut volumes = self.volumes.iter();
+        volumes.any(|volume| volume.name.as_deref() == Some(name))
+    }
+}
+
 /// How a container's machine comes up.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ValueEnum, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]

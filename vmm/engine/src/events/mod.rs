@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens to containers and volumes, for `walnut events`: a line of JSON each, appended by
+//! What happens to containers, images and volumes, for `walnut events`: a line of JSON each, appended by
 //! whoever does it to a file that all read. Without a daemon there is nobody else to tell.
 //!
 //! ```text
@@ -16,13 +16,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 pub use read::{EventsError, Reader};
 
 use crate::paths::{Paths, private_dir};
-use crate::record::{Config, Entry};
+use crate::record::{Config, Entry, lock_file};
 use crate::times::Timestamp;
 
 const LOG: &str = "log";
@@ -34,7 +34,7 @@ const MAX_SIZE: u64 = 1 << 20;
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Event {
     pub time: Timestamp,
-    /// `container` or `volume`.
+    /// `container`, `image` or `volume`.
     pub kind: String,
     pub action: String,
     pub id: String,
@@ -64,6 +64,17 @@ impl Event {
             action: action.to_owned(),
             id: name.to_owned(),
             attributes: BTreeMap::from([("driver".to_owned(), "local".to_owned())]),
+        }
+    }
+
+    /// `id` is the image's, or the name that it was asked for by.
+    pub fn image(id: impl ToString, name: impl ToString, action: &str) -> Self {
+        Self {
+            time: Timestamp::now(),
+            kind: "image".to_owned(),
+            action: action.to_owned(),
+            id: id.to_string(),
+            attributes: BTreeMap::from([("name".to_owned(), name.to_string())]),
         }
     }
 
@@ -119,8 +130,8 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn rotate(dir: &Path) -> io::Result<()> {
-    let lock = open(&dir.join(LOCK))?;
-    flock(&lock, FlockOperation::LockExclusive)?;
+    let lock = lock_file(&dir.join(LOCK), FlockOperation::LockExclusive);
+    let _lock = lock.map_err(io::Error::other)?;
     let path = dir.join(LOG);
     // Somebody else may have been faster.
     if std::fs::metadata(&path)?.len() > MAX_SIZE {

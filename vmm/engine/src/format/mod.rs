@@ -83,13 +83,25 @@ impl Listing {
             Some(columns) => (columns.trim_start(), Some(self.headers)),
             None => (text, None),
         };
-        // A shell's '\t' is two characters.
-        let text = text.replace("\\t", "\t").replace("\\n", "\n");
         Ok(Format {
-            template: Template::parse(&text)?,
+            template: Template::parse(&unescaped(text))?,
             headers,
         })
     }
+}
+
+/// Of what is no list: `json` or TEMPLATE.
+///
+/// # Errors
+/// It is no template.
+pub fn single(text: &str) -> Result<Template, FormatError> {
+    let text = if text == "json" { "{{json .}}" } else { text };
+    Ok(Template::parse(&unescaped(text))?)
+}
+
+/// A shell's '\t' is two characters.
+fn unescaped(text: &str) -> String {
+    text.replace("\\t", "\t").replace("\\n", "\n")
 }
 
 impl Format {

@@ -5,10 +5,12 @@ use serde_json::json;
 
 use super::{VerbError, print_lines, transfer};
 use crate::cli::image::ImportArgs;
+use crate::events::Event;
 use crate::image::{Name, NewLayer, Platform, Store, Terminal, apply_change};
+use crate::paths::Paths;
 use crate::times::Timestamp;
 
-pub(super) fn import(args: &ImportArgs, store: &Store) -> Result<(), VerbError> {
+pub(super) fn import(args: &ImportArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let shown = args.file.display().to_string();
     let file = match shown.as_str() {
         "-" => transfer::stdin()?,
@@ -43,5 +45,6 @@ pub(super) fn import(args: &ImportArgs, store: &Store) -> Result<(), VerbError> 
         name.as_slice(),
         &mut Terminal::stderr(),
     )?;
+    Event::image(id, id, "import").emit(paths);
     print_lines([id.to_string()])
 }

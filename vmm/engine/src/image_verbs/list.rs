@@ -38,6 +38,18 @@ struct Line<'a> {
     digest: Option<String>,
 }
 
+impl<'a> Line<'a> {
+    fn unnamed(image: &'a Listed, facts: &'a Facts) -> Self {
+        Self {
+            image,
+            facts,
+            repository: None,
+            tag: None,
+            digest: None,
+        }
+    }
+}
+
 pub(super) fn list(args: &ListArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let mut filter_texts = args.filter.clone();
     if let Some(repository) = &args.repository {
@@ -62,13 +74,7 @@ pub(super) fn list(args: &ListArgs, store: &Store, paths: &Paths) -> Result<(), 
                 && image.digests.is_empty()
                 && !filter::has_reference(&filters)
             {
-                lines.push(Line {
-                    image,
-                    facts,
-                    repository: None,
-                    tag: None,
-                    digest: None,
-                });
+                lines.push(Line::unnamed(image, facts));
             }
         }
     }
@@ -86,6 +92,29 @@ pub(super) fn list(args: &ListArgs, store: &Store, paths: &Paths) -> Result<(), 
         .map(|line| row(line, args.no_trunc, containers(line)))
         .collect();
     Ok(format.list(&mut io::stdout().lock(), &rows)?)
+}
+
+/// All images, each under each of its names, for `system df -v`.
+///
+/// # Errors
+/// The store can't be read.
+pub fn rows(store: &Store, paths: &Paths) -> Result<Vec<Value>, VerbError> {
+    let users = users(store, paths);
+    let mut rows = Vec::new();
+    for (image, facts) in read(store)? {
+        let mut lines = lines_of(&image, &facts, &|_| true, false);
+        if lines.is_empty() {
+            lines.push(Line::unnamed(&image, &facts));
+        }
+        for line in lines {
+            let mut row = row(&line, false, users(image.id).len().to_string());
+            // Each has a file of its own.
+            row["SharedSize"] = "0B".into();
+            row["UniqueSize"] = row["Size"].clone();
+            rows.push(row);
+        }
+    }
+    Ok(rows)
 }
 
 /// The newest first. One whose configuration is gone is still listed.

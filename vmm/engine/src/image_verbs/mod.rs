@@ -20,13 +20,15 @@ use thiserror::Error;
 use walnut_protocol::chain;
 
 use crate::cli::image::{ImageCommand, ImageVerb, RmiArgs, TagArgs};
+use crate::events::Event;
 use crate::format::FormatError;
-use crate::image::{ImageError, PlatformError, ReferenceError, Removed, Store, Stored};
+use crate::image::{ImageError, Name, PlatformError, ReferenceError, Removed, Store, Stored};
 use crate::logger;
 use crate::paths::Paths;
 use crate::times::TimeError;
 
 pub use inspect::{Document, document};
+pub use list::rows;
 pub use prune::{Pruned, prune_images};
 pub use registry::pull_missing;
 pub use users::{Usage, usage, users};
@@ -101,15 +103,15 @@ pub fn run(verb: ImageVerb, paths: &Paths) -> Result<u8, VerbError> {
     let store = Store::open(&paths.root)?;
     match verb {
         ImageVerb::Login(_) | ImageVerb::Logout(_) => {}
-        ImageVerb::Pull(args) => registry::pull(&args, &store)?,
-        ImageVerb::Push(args) => registry::push(&args, &store)?,
+        ImageVerb::Pull(args) => registry::pull(&args, &store, paths)?,
+        ImageVerb::Push(args) => registry::push(&args, &store, paths)?,
         ImageVerb::History(args) => history::history(&args, &store)?,
         ImageVerb::Images(args) => list::list(&args, &store, paths)?,
-        ImageVerb::Import(args) => import::import(&args, &store)?,
-        ImageVerb::Load(args) => transfer::load(&args, &store)?,
+        ImageVerb::Import(args) => import::import(&args, &store, paths)?,
+        ImageVerb::Load(args) => transfer::load(&args, &store, paths)?,
         ImageVerb::Rmi(args) => remove(&args, &store, paths)?,
-        ImageVerb::Save(args) => transfer::save(&args, &store)?,
-        ImageVerb::Tag(args) => tag(&args, &store)?,
+        ImageVerb::Save(args) => transfer::save(&args, &store, paths)?,
+        ImageVerb::Tag(args) => tag(&args, &store, paths)?,
         ImageVerb::Image(command) => match *command {
             ImageCommand::Inspect(args) => inspect::inspect(&args, &store)?,
             ImageCommand::Prune(args) => prune::prune(&args, &store, paths)?,
@@ -119,16 +121,34 @@ pub fn run(verb: ImageVerb, paths: &Paths) -> Result<u8, VerbError> {
     Ok(0)
 }
 
-fn tag(args: &TagArgs, store: &Store) -> Result<(), VerbError> {
+fn tag(args: &TagArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let source: Stored = args.source.parse()?;
-    Ok(store.tag(&source, &args.target.parse()?)?)
+    let target: Name = args.target.parse()?;
+    store.tag(&source, &target)?;
+    if let Ok(image) = store.look_up(&source) {
+        Event::image(image.id, &target, "tag").emit(paths);
+    }
+    Ok(())
+}
+
+/// Writes down what became of the image with this ID.
+fn removed(id: &str, removed: &[Removed], paths: &Paths) {
+    for removed in removed {
+        match removed {
+            Removed::Untagged(name) => Event::image(id, name, "untag").emit(paths),
+            Removed::Deleted(id) => Event::image(id, id, "delete").emit(paths),
+        }
+    }
 }
 
 fn remove(args: &RmiArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let users = users(store, paths);
     let remove = |text: &String| -> Result<(), VerbError> {
-        let removed = store.remove(&text.parse()?, args.force, &users)?;
-        print_lines(removed.iter().map(|removed| match removed {
+        let wanted: Stored = text.parse()?;
+        let id = store.look_up(&wanted).map(|image| image.id.to_string());
+        let gone = store.remove(&wanted, args.force, &users)?;
+        removed(id.as_deref().unwrap_or(text), &gone, paths);
+        print_lines(gone.iter().map(|removed| match removed {
             Removed::Untagged(name) => format!("Untagged: {name}"),
             Removed::Deleted(id) => format!("Deleted: {id}"),
         }))

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `walnut image prune`.
 
-use std::io::{self, BufRead, Write};
-
 use super::facts::Facts;
 use super::filter::{self, Filter, For};
 use super::users::users;
-use super::{VerbError, print_lines};
+use super::{VerbError, print_lines, removed};
 use crate::cli::image::PruneArgs;
 use crate::image::{ImageError, Removed, Store};
 use crate::paths::Paths;
 use crate::units::decimal_size;
+use crate::verb::{gone, is_confirmed};
 
 /// What went, and how many bytes of disk.
 #[derive(Debug, Default)]
@@ -19,29 +18,29 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
+impl Pruned {
+    /// As they are listed.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |removed: &Removed| match removed {
+            Removed::Untagged(name) => format!("untagged: {name}"),
+            Removed::Deleted(id) => format!("deleted: {id}"),
+        };
+        self.removed.iter().map(line).collect()
+    }
+}
+
 pub(super) fn prune(args: &PruneArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let which = match args.all {
         true => "all images without at least one container associated to them",
         false => "all dangling images",
     };
-    if !args.force && !confirmed(&format!("WARNING! This will remove {which}."))? {
+    if !args.force && !is_confirmed(&format!("WARNING! This will remove {which}."))? {
         return Ok(());
     }
     let pruned = prune_images(store, paths, args.all, &args.filter)?;
-    let mut lines = Vec::new();
-    if !pruned.removed.is_empty() {
-        lines.push("Deleted Images:".to_owned());
-        lines.extend(pruned.removed.iter().map(|removed| match removed {
-            Removed::Untagged(name) => format!("untagged: {name}"),
-            Removed::Deleted(id) => format!("deleted: {id}"),
-        }));
-        lines.push(String::new());
-    }
-    lines.push(format!(
-        "Total reclaimed space: {}",
-        decimal_size(pruned.bytes)
-    ));
-    print_lines(lines)
+    let gone = gone("Images", &pruned.lines());
+    let freed = decimal_size(pruned.bytes);
+    print_lines([format!("{gone}Total reclaimed space: {freed}")])
 }
 
 /// Removes images that no container uses: unnamed ones, or all.
@@ -71,7 +70,10 @@ pub fn prune_images(
             continue;
         }
         match store.remove_unused(image.digest, &users) {
-            Ok(removed) => pruned.removed.extend(removed),
+            Ok(gone) => {
+                removed(&image.id.to_string(), &gone, paths);
+                pruned.removed.extend(gone);
+            }
             Err(ImageError::InUseByRunning { .. } | ImageError::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -79,14 +81,4 @@ pub fn prune_images(
     let after = store.disk_usage(|_| true)?;
     pruned.bytes = before.saturating_sub(after) + store.collect(true)?;
     Ok(pruned)
-}
-
-/// Docker's question; anything but a yes is a no.
-fn confirmed(warning: &str) -> io::Result<bool> {
-    let question = format!("{warning}\nAre you sure you want to continue? [y/N] ");
-    io::stdout().write_all(question.as_bytes())?;
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }

@@ -9,11 +9,13 @@ use walnut_registry::{Credential, credentials};
 use super::report::Report;
 use super::{VerbError, print_lines};
 use crate::cli::image::{LoginArgs, LogoutArgs, PullArgs, PushArgs};
+use crate::events::Event;
 use crate::image::{
     DEFAULT_REGISTRY, HUB, Name, Platform, Pulled, Quiet, Store, Stored, connect, connect_to,
 };
+use crate::paths::Paths;
 
-pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
+pub(super) fn pull(args: &PullArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let name: Name = args.image.parse()?;
     let quiet = args.quiet;
     let typed_version = args.image.contains('@')
@@ -29,37 +31,41 @@ pub(super) fn pull(args: &PullArgs, store: &Store) -> Result<(), VerbError> {
         true => Report::quiet(),
         false => Report::to_stdout(),
     };
-    let platform = args.platform.as_deref();
-    pull_image(store, &name, platform, args.tls.verify, report.into())?;
+    let platform = Platform::wanted(args.platform.as_deref())?;
+    pull_image(store, &name, &platform, args.tls.verify, report.into())?;
+    Event::image(&name, name.familiar_repository(), "pull").emit(paths);
     print_lines([name.canonical()])
 }
 
 /// For `run` and `create`: told on stderr, where no output of a container's can be meant, and not
 /// before the registry has answered.
-pub fn pull_missing(store: &Store, name: &Name, platform: Option<&str>) -> Result<(), VerbError> {
+pub fn pull_missing(
+    store: &Store,
+    name: &Name,
+    platform: &Platform,
+    paths: &Paths,
+) -> Result<(), VerbError> {
     let report = Report::to_stderr();
     if store.look_up(&Stored::Name(name.clone())).is_err() {
         report.hold(format!("Unable to find image '{name}' locally"));
     }
-    pull_image(store, name, platform, true, report.into()).map(drop)
+    pull_image(store, name, platform, true, report.into())?;
+    Event::image(name, name.familiar_repository(), "pull").emit(paths);
+    Ok(())
 }
 
 fn pull_image(
     store: &Store,
     name: &Name,
-    platform: Option<&str>,
+    platform: &Platform,
     tls_verify: bool,
     report: Arc<Report>,
 ) -> Result<Pulled, VerbError> {
-    let platform = Platform::wanted(platform)?;
     let registry = connect(name, tls_verify, find(name.registry())?)?;
-    let version = match (name.tag(), name.digest()) {
-        (Some(tag), _) => tag.to_owned(),
-        (None, digest) => digest.map(|d| d.to_string()).unwrap_or_default(),
-    };
+    let version = name.tag().map_or_else(|| name.version(), str::to_owned);
     report.hold(format!("{version}: Pulling from {}", name.repository()));
     let tell = Arc::clone(&report).of_layers();
-    let pulled = store.pull(&registry, name, &platform, &tell, &mut Quiet)?;
+    let pulled = store.pull(&registry, name, platform, &tell, &mut Quiet)?;
     report.line(&format!("Digest: {}", pulled.digest));
     report.line(&match pulled.new {
         true => format!("Status: Downloaded newer image for {name}"),
@@ -68,7 +74,7 @@ fn pull_image(
     Ok(pulled)
 }
 
-pub(super) fn push(args: &PushArgs, store: &Store) -> Result<(), VerbError> {
+pub(super) fn push(args: &PushArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let name: Name = args.image.parse()?;
     let registry = connect(&name, args.tls.verify, find(name.registry())?)?;
     let report = Arc::new(match args.quiet {
@@ -81,6 +87,7 @@ pub(super) fn push(args: &PushArgs, store: &Store) -> Result<(), VerbError> {
         name.repository()
     ));
     let (digest, size) = store.push(&registry, &name, &report.of_layers())?;
+    Event::image(&name, name.familiar_repository(), "push").emit(paths);
     match args.quiet {
         true => print_lines([name.canonical()]),
         false => print_lines([format!(

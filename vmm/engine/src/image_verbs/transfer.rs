@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::{VerbError, print_lines};
 use crate::cli::image::{LoadArgs, SaveArgs};
+use crate::events::Event;
 use crate::image::{Platform, Progress, Quiet, Store, Stored, Terminal, write_file};
+use crate::paths::Paths;
 
-pub(super) fn load(args: &LoadArgs, store: &Store) -> Result<(), VerbError> {
+pub(super) fn load(args: &LoadArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let (path, file) = match &args.input {
         Some(path) => (path.clone(), open(path)?),
         None if io::stdin().is_terminal() => return Err(VerbError::NothingToLoad),
@@ -23,6 +25,11 @@ pub(super) fn load(args: &LoadArgs, store: &Store) -> Result<(), VerbError> {
     };
     let loaded = store.load_all(&path, file, &platform, &mut *progress)?;
     drop(progress);
+    for image in &loaded {
+        let name = image.names.first().map(ToString::to_string);
+        let name = name.unwrap_or_else(|| image.id.to_string());
+        Event::image(image.id, name, "load").emit(paths);
+    }
     print_lines(loaded.iter().flat_map(|image| {
         let names = image.names.iter();
         let mut lines: Vec<String> = names.map(|name| format!("Loaded image: {name}")).collect();
@@ -44,14 +51,14 @@ pub(super) fn stdin() -> Result<File, VerbError> {
     Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
-pub(super) fn save(args: &SaveArgs, store: &Store) -> Result<(), VerbError> {
+pub(super) fn save(args: &SaveArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let wanted = args.images.iter().map(|text| text.parse::<Stored>());
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     match &args.output {
-        None if io::stdout().is_terminal() => Err(VerbError::SaveToTerminal),
+        None if io::stdout().is_terminal() => return Err(VerbError::SaveToTerminal),
         None => {
             let out = BufWriter::with_capacity(128 << 10, io::stdout().lock());
-            Ok(store.save(&wanted, out)?)
+            store.save(&wanted, out)?;
         }
         Some(path) => {
             let mut saved = Ok(());
@@ -63,7 +70,13 @@ pub(super) fn save(args: &SaveArgs, store: &Store) -> Result<(), VerbError> {
             written.map_err(|source| VerbError::Write {
                 path: path.clone(),
                 source,
-            })
+            })?;
         }
     }
+    for wanted in &wanted {
+        if let Ok(image) = store.look_up(wanted) {
+            Event::image(image.id, image.id, "save").emit(paths);
+        }
+    }
+    Ok(())
 }

@@ -105,7 +105,7 @@ impl State {
     }
 
     /// Somebody claims to run it or to bring it up.
-    pub(super) fn is_claimed(&self) -> bool {
+    pub fn is_claimed(&self) -> bool {
         self.is_live() || self.starting
     }
 

@@ -35,30 +35,45 @@ pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Mad
     let root = Root::find(args, paths)?;
     container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;
     volumes_from(&mut container, &args.volumes_from, paths)?;
-    let id = container.id.to_string();
     let image_id = root.image.as_ref().map(|image| image.id);
     in_vm::settle(&mut container, args, image_id, paths)?;
     if container.in_vm.is_none() {
-        volumes::make_all(paths, &mut container.volumes)?;
+        let made = volumes::make_all(paths, &mut container.volumes);
+        made.inspect_err(|_| volumes::remove_anonymous(paths, &container.volumes))?;
     }
     let mut config = Config::new(container, root.name, image_id, root.directory);
-    let state = State {
-        starting,
-        ..State::default()
-    };
-    let (entry, alive) = Registry::new(paths).create(&mut config, &state)?;
-    if let Some(path) = &args.cidfile
-        && let Err(error) = write_cidfile(path, &id)
-    {
-        entry.remove()?;
-        return Err(error);
-    }
+    let recorded = record(&mut config, args.cidfile.as_deref(), paths, starting);
+    // Nobody else has them.
+    let (entry, alive) = recorded.inspect_err(|_| {
+        volumes::remove_anonymous(paths, &config.container.volumes);
+    })?;
     Ok(Made {
         entry,
         alive,
         config,
         image: root.image,
     })
+}
+
+/// Writes it down, and its ID where that is wanted.
+fn record(
+    config: &mut Config,
+    cidfile: Option<&Path>,
+    paths: &Paths,
+    starting: bool,
+) -> Result<(Entry, Alive), RunError> {
+    let state = State {
+        starting,
+        ..State::default()
+    };
+    let (entry, alive) = Registry::new(paths).create(config, &state)?;
+    if let Some(path) = cidfile
+        && let Err(error) = write_cidfile(path, entry.id())
+    {
+        entry.remove()?;
+        return Err(error);
+    }
+    Ok((entry, alive))
 }
 
 /// Adds what other containers have mounted, but where this one has something itself.
@@ -169,7 +184,7 @@ fn find_image(name: &str, args: &ContainerArgs, paths: &Paths) -> Result<Image, 
         Reference::Stored(Stored::Name(name) | Stored::NameOrId { name, .. }) => Some(name),
         _ => None,
     };
-    let pull = |name| image_verbs::pull_missing(&store, name, args.platform.as_deref());
+    let pull = |name| image_verbs::pull_missing(&store, name, &platform, paths);
     match remote {
         Some(name) if args.pull == PullPolicy::Always => pull(name).map_err(Box::new)?,
         _ => {}

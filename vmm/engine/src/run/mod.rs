@@ -169,7 +169,7 @@ fn in_foreground(
     // Nothing waits for it: the container runs by then.
     let result = supervisor.run(timings, |_| Ok(()), |_| created.emit(paths));
     if let Err(error) = &result {
-        gave_up(&entry, remove, error);
+        gave_up(&entry, remove, paths, error);
     }
     Ok(result?)
 }
@@ -192,7 +192,7 @@ fn in_background(
     let mut connection = match spawned {
         Ok(connection) => connection,
         Err(error) => {
-            gave_up(&made.entry, made.config.container.remove, &error);
+            gave_up(&made.entry, made.config.container.remove, paths, &error);
             return Err(error.into());
         }
     };

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -162,6 +162,11 @@ fn copy_sparse(from: &File, target: &Path, size: u64) -> io::Result<()> {
             at += read as u64;
         }
     }
+}
+
+/// Bytes that a file takes on its disk, holes left out; none where there is no such file.
+pub fn taken(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
 #[cfg(test)]

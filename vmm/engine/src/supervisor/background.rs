@@ -24,6 +24,7 @@ use super::{Supervisor, SupervisorError, trim};
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Alive, Config, Entry, RecordError, Registry};
 use crate::run::timings::Timings;
+use crate::volumes;
 
 #[derive(Debug, Error)]
 pub enum BackgroundError {
@@ -149,7 +150,7 @@ pub fn supervise(task: &Task, paths: &Paths) -> Result<u8, BackgroundError> {
     let remove = config.container.remove;
     let result = run(task, paths, &entry, config, alive, &mut greeting);
     if let Err(error) = &result {
-        gave_up(&entry, remove, error);
+        gave_up(&entry, remove, paths, error);
         let code = exit_code(error);
         tell(&mut greeting, Reply::refused(chain(error), code));
     }
@@ -222,7 +223,12 @@ fn exit_code(error: &BackgroundError) -> u8 {
 }
 
 /// A container that could not be brought up is as it was before, or gone if it was to go.
-pub fn gave_up(entry: &Entry, remove: bool, error: &(dyn std::error::Error + 'static)) {
+pub fn gave_up(
+    entry: &Entry,
+    remove: bool,
+    paths: &Paths,
+    error: &(dyn std::error::Error + 'static),
+) {
     let Ok(mut state) = entry.raw_state() else {
         return;
     };
@@ -232,7 +238,11 @@ pub fn gave_up(entry: &Entry, remove: bool, error: &(dyn std::error::Error + 'st
     state.starting = false;
     state.error = chain(error);
     let done = if remove {
-        entry.remove()
+        let config = entry.config();
+        entry.remove().inspect(|()| {
+            let volumes = config.map(|config| config.container.volumes);
+            volumes::remove_anonymous(paths, &volumes.unwrap_or_default());
+        })
     } else {
         entry.write_state(&state, false)
     };

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
-use walnut_protocol::agent::{DeleteRequest, ExecRequest, KillRequest, StartRequest, WaitRequest};
+use walnut_protocol::agent::ExecRequest;
 use walnut_protocol::{CallError, Client, chain};
 
 use super::control::spawn;
-use super::process::{ProcessError, Streams, created, exit_code, started};
-use super::shared::{CALL_TIMEOUT, SIGKILL, Shared};
-use crate::container::{Container, ContainerId, Healthcheck};
+use super::exec::Exec;
+use super::process::{ProcessError, Streams, exit_code};
+use super::shared::{SIGKILL, Shared};
+use crate::container::{Container, Healthcheck};
 use crate::record::{Health, Probe};
 use crate::spec::SpecError;
 use crate::spec::exec::ExecProcess;
@@ -36,8 +37,6 @@ enum ProbeError {
     Call(#[from] CallError),
     #[error(transparent)]
     Process(#[from] ProcessError),
-    #[error("create an ID")]
-    Id(#[source] std::io::Error),
     #[error("Health check exceeded timeout ({0:?})")]
     Timeout(Duration),
     #[error("read its output")]
@@ -135,51 +134,24 @@ impl Doctor {
     }
 
     fn ask(&self, agent: &Client) -> Result<(i32, String), ProbeError> {
-        let exec_id = ContainerId::random().map_err(ProbeError::Id)?.to_string();
-        let container_id = self.container.id.to_string();
         let deadline = Instant::now() + self.check.timeout();
         let process = ExecProcess {
             args: self.command.clone(),
             ..ExecProcess::default()
         };
         let request = ExecRequest {
-            container_id: container_id.clone(),
-            exec_id: exec_id.clone(),
+            container_id: self.container.id.to_string(),
             process: process.generate(&self.container)?,
             user: self.container.user.clone(),
             ..ExecRequest::default()
         };
-        let token = created(agent.exec(&request)?)?;
-        let streams = Streams::connect(&self.vsock, &token, false, false)?;
-        let start = StartRequest {
-            container_id: container_id.clone(),
-            exec_id: exec_id.clone(),
-            ..StartRequest::default()
-        };
-        started(agent.start(&start)?)?;
-        let output = read(&streams, deadline);
+        let (exec, streams) = Exec::begin(agent, &self.vsock, request, false)?;
+        let output = streams.as_ref().and_then(|streams| read(streams, deadline));
         if output.is_none() {
-            let kill = KillRequest {
-                container_id: container_id.clone(),
-                exec_id: exec_id.clone(),
-                signal: SIGKILL,
-                ..KillRequest::default()
-            };
-            agent.kill(&kill)?;
+            exec.handle.kill(SIGKILL)?;
         }
-        let wait = WaitRequest {
-            container_id: container_id.clone(),
-            exec_id: exec_id.clone(),
-            ..WaitRequest::default()
-        };
         drop(streams);
-        let ended = agent.within(CALL_TIMEOUT).wait(&wait)?;
-        let delete = DeleteRequest {
-            container_id,
-            exec_id,
-            ..DeleteRequest::default()
-        };
-        agent.delete(&delete)?;
+        let ended = exec.handle.wait()?;
         match output {
             None => Err(ProbeError::Timeout(self.check.timeout())),
             Some(output) => Ok((

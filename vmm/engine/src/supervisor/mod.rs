@@ -10,6 +10,7 @@ pub mod background;
 pub mod client;
 pub mod control;
 mod error;
+pub mod exec;
 mod ground;
 mod health;
 mod hub;
@@ -144,6 +145,7 @@ impl Supervisor<'_> {
                 }
                 told.take().into_iter().for_each(|told| told(Ok(())));
                 self.event("start").emit(self.paths);
+                self.mounted("mount");
                 self.watch_health(shared);
             };
             let result = self.live(dir, outputs, signals, timings, tell);
@@ -171,6 +173,7 @@ impl Supervisor<'_> {
             let homeless = ended.is_err() && self.config.container.in_vm.is_some();
             let wants = || self.wants_another(&shared.state(), code);
             let again = !shared.is_stopping() && !homeless && wants();
+            self.mounted("unmount");
             // What goes with its end needs no protection from a power failure.
             let durable = !self.config.container.remove;
             shared.update(durable && !again, |state| {
@@ -218,6 +221,21 @@ impl Supervisor<'_> {
         };
         let config = config.as_ref().unwrap_or(&self.config);
         Event::container(&self.entry, config, action)
+    }
+
+    /// What happens to each of its volumes.
+    fn mounted(&self, action: &str) {
+        for volume in &self.config.container.volumes {
+            let Some(name) = &volume.name else { continue };
+            let event = Event::volume(name, action).with("container", self.entry.id());
+            let event = match action {
+                "mount" => event
+                    .with("destination", volume.target.display())
+                    .with("read/write", !volume.readonly),
+                _ => event,
+            };
+            event.emit(self.paths);
+        }
     }
 
     /// By the policy as it is now: `update` may have changed it.

@@ -6,12 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use thiserror::Error;
-use walnut_protocol::STDIO_PORT;
 use walnut_protocol::agent::{
     CreateResponse, Failed, Stage, StartResponse, WaitResponse, create_response, start_response,
     wait_response,
 };
 use walnut_protocol::stream::{Stdio, StreamError, StreamHeader, Token};
+use walnut_protocol::{CallError, STDIO_PORT};
 
 use crate::vm::{VmError, connect};
 
@@ -19,6 +19,10 @@ use crate::vm::{VmError, connect};
 pub enum ProcessError {
     #[error(transparent)]
     Vm(#[from] VmError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("create an ID")]
+    Id(#[source] std::io::Error),
     #[error("connect the process's streams")]
     Streams(#[from] StreamError),
     #[error("the agent's answer to {0} says nothing")]

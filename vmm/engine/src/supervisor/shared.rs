@@ -369,7 +369,7 @@ impl Shared {
         let runs = inner.ended;
         loop {
             let holds = match condition {
-                Condition::NotRunning => !inner.state.is_live() && !inner.state.starting,
+                Condition::NotRunning => !inner.state.is_claimed(),
                 Condition::NextExit => inner.ended > runs,
                 Condition::Removed => self.removed_at_end && inner.over,
             };

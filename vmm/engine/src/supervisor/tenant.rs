@@ -10,6 +10,7 @@ use walnut_protocol::agent::{MountPoint, MountRequest};
 use super::ground::{Ground, Site};
 use super::life::{CREATE_TIMEOUT, Ended, Life};
 use super::output::Outputs;
+use super::process::ProcessError;
 use super::{Supervisor, SupervisorError};
 use crate::container::InVm;
 use crate::files::{Files, FilesError};
@@ -49,9 +50,10 @@ impl Supervisor<'_> {
             let brought = self.bring(image, place, &files, &name);
             brought.map_err(|error| match error {
                 // It is about to go, or is gone.
-                SupervisorError::Call(_) | SupervisorError::Files(FilesError::Call(_)) => {
-                    SupervisorError::HostEnded(name.clone())
-                }
+                SupervisorError::Call(_)
+                | SupervisorError::Files(
+                    FilesError::Call(_) | FilesError::Process(ProcessError::Call(_)),
+                ) => SupervisorError::HostEnded(name.clone()),
                 error => error,
             })?;
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `walnut events`: what happens to containers and volumes.
+//! `walnut events`: what happens to containers, images and volumes.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{VerbError, refused};
 use crate::cli::system::EventsArgs;
 use crate::events::{Event, Reader, dir};
-use crate::format::Template;
+use crate::format::{self, Template};
 use crate::paths::Paths;
 use crate::times::Timestamp;
 
@@ -37,12 +37,7 @@ pub fn events(args: &EventsArgs, paths: &Paths) -> Result<u8, VerbError> {
     let filters = parse_filters(&args.filter)?;
     let style = match args.format.as_deref() {
         None | Some("") => Style::Line,
-        Some(text) => {
-            let text = if text == "json" { "{{json .}}" } else { text };
-            let text = text.replace("\\t", "\t").replace("\\n", "\n");
-            let template = Template::parse(&text).map_err(crate::format::FormatError::from)?;
-            Style::Template(Box::new(template))
-        }
+        Some(text) => Style::Template(Box::new(format::single(text)?)),
     };
     let follow = until.is_none_or(|until| until > now);
     let mut reader = Reader::new(&dir(paths), follow)?;
@@ -64,7 +59,7 @@ fn show(event: &Event, style: &Style) -> Result<(), VerbError> {
     let line = match style {
         Style::Template(template) => {
             let rendered = template.render(&document(event));
-            rendered.map_err(crate::format::FormatError::from)?
+            rendered.map_err(format::FormatError::from)?
         }
         Style::Line => {
             let attributes = event.attributes.iter();
@@ -104,6 +99,10 @@ fn document(event: &Event) -> Value {
         document["Status"] = event.action.clone().into();
         document["From"] = document["from"].clone();
     }
+    if event.kind == "image" {
+        document["status"] = event.action.clone().into();
+        document["id"] = event.id.clone().into();
+    }
     document
 }
 
@@ -140,6 +139,7 @@ fn holds(event: &Event, key: &str, value: &str) -> bool {
             is("container") && (event.id.starts_with(value) || attribute("name") == Some(value))
         }
         "volume" => is("volume") && event.id == value,
+        "image" if is("image") => event.id == value || attribute("name") == Some(value),
         "image" => attribute("image") == Some(value),
         "label" => match value.split_once('=') {
             Some((name, value)) => attribute(name) == Some(value),

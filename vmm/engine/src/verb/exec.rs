@@ -8,18 +8,16 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
-use walnut_protocol::agent::{
-    DeleteRequest, ExecRequest, ResizePtyRequest, StartRequest, WaitRequest,
-};
-use walnut_protocol::{CallError, Client};
+use walnut_protocol::CallError;
+use walnut_protocol::agent::ExecRequest;
 
 use super::{Known, VerbError, machine, refused};
 use crate::cli::exec::ExecArgs;
-use crate::container::{ContainerId, env};
+use crate::container::env;
+use crate::events::Event;
 use crate::paths::Paths;
 use crate::record::Status;
 use crate::run::keys::{self, Keys, Typed};
@@ -28,12 +26,11 @@ use crate::run::stdio::{self, Sink};
 use crate::run::terminal::{self, RawTerminal};
 use crate::run::{RunError, detach_keys};
 use crate::spec::exec::ExecProcess;
-use crate::supervisor::process::{Streams, created, exit_code, started};
-use crate::supervisor::shared::CALL_TIMEOUT;
+use crate::supervisor::exec::{Exec, Handle};
+use crate::supervisor::process::{Streams, exit_code};
+use crate::times::Timestamp;
 use crate::vm;
 
-/// Time for the agent to make a process, and to let it run.
-const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A terminal's input comes a key at a time.
 const BUFFER: usize = 4096;
 /// Of a process whose container went away under it.
@@ -64,33 +61,23 @@ pub fn exec(args: &ExecArgs, paths: &Paths) -> Result<u8, VerbError> {
         false => command.to_vec(),
     };
     let session = Session {
-        agent: vm::agent(&vsock)?,
-        container_id: known.entry.id().to_owned(),
-        exec_id: ContainerId::random()
-            .map_err(crate::container::ContainerError::Id)?
-            .to_string(),
+        known: &known,
         args,
+        paths,
     };
-    session.run(&known, &command, &vsock, keys)
+    session.run(&command, &vsock, keys)
 }
 
 struct Session<'a> {
-    agent: Client,
-    container_id: String,
-    exec_id: String,
+    known: &'a Known,
     args: &'a ExecArgs,
+    paths: &'a Paths,
 }
 
 impl Session<'_> {
-    fn run(
-        &self,
-        known: &Known,
-        command: &[String],
-        vsock: &Path,
-        keys: Keys,
-    ) -> Result<u8, VerbError> {
+    fn run(&self, command: &[String], vsock: &Path, keys: Keys) -> Result<u8, VerbError> {
         let args = self.args;
-        let container = &known.config.container;
+        let container = &self.known.config.container;
         // Before any thread is made.
         let signals = if args.tty && !args.detach {
             Some(Signals::take_over()?)
@@ -110,8 +97,7 @@ impl Session<'_> {
             process.cwd.get_or_insert_with(|| "/".to_owned());
         }
         let request = ExecRequest {
-            container_id: self.container_id.clone(),
-            exec_id: self.exec_id.clone(),
+            container_id: self.known.entry.id().to_owned(),
             process: process.generate(container)?,
             user: args.user.clone().unwrap_or_else(|| container.user.clone()),
             stdin: args.interactive && !args.detach,
@@ -119,138 +105,132 @@ impl Session<'_> {
             machine: args.vm,
             ..ExecRequest::default()
         };
-        let token = created(self.agent.within(MAKE_TIMEOUT).exec(&request)?)?;
-        let streams = if args.detach {
-            None
-        } else {
-            Some(Streams::connect(vsock, &token, args.interactive, args.tty)?)
-        };
-        let start = StartRequest {
-            container_id: self.container_id.clone(),
-            exec_id: self.exec_id.clone(),
-            ..StartRequest::default()
-        };
-        started(self.agent.within(MAKE_TIMEOUT).start(&start)?)?;
+        let begun = Timestamp::now();
+        let (exec, streams) = Exec::begin(&vm::agent(vsock)?, vsock, request, args.tty)?;
+        let line = command.join(" ");
+        self.event(&exec, format!("exec_create: {line}"))
+            .at(begun)
+            .emit(self.paths);
+        self.event(&exec, format!("exec_start: {line}"))
+            .emit(self.paths);
         let Some(streams) = streams else { return Ok(0) };
-        match signals {
-            Some(signals) => self.on_a_terminal(streams, &signals, keys),
-            None => self.plain(streams),
+        let ended = match signals {
+            Some(signals) => on_a_terminal(&exec.handle, streams, &signals, keys)?,
+            None => Ended::Exited(plain(&exec.handle, streams)?),
+        };
+        let (action, code) = match ended {
+            Ended::Exited(code) => ("exec_die", code),
+            Ended::Left(code) => ("exec_detach", code),
+        };
+        let event = self.event(&exec, action);
+        match ended {
+            Ended::Exited(code) => event.with("exitCode", code),
+            Ended::Left(_) => event,
         }
-    }
-
-    fn plain(&self, streams: Streams) -> Result<u8, VerbError> {
-        let thread = |e| VerbError::Stdout(e);
-        let mut outputs = vec![stdio::output(streams.stdout, Sink::Stdout).map_err(thread)?];
-        if let Some(stderr) = streams.stderr {
-            outputs.push(stdio::output(stderr, Sink::Stderr).map_err(thread)?);
-        }
-        if let Some(stdin) = streams.stdin {
-            stdio::input(Arc::new(stdin)).map_err(VerbError::Stdin)?;
-        }
-        let code = wait(&self.agent, &self.container_id, &self.exec_id)?;
-        for output in outputs {
-            // A thread that panicked has said so.
-            let _ = output.join();
-        }
-        self.delete();
+        .emit(self.paths);
         Ok(code)
     }
 
-    fn on_a_terminal(
-        &self,
-        streams: Streams,
-        signals: &Signals,
-        keys: Keys,
-    ) -> Result<u8, VerbError> {
-        let raw = match streams.stdin {
-            Some(_) => RawTerminal::enter().map_err(VerbError::Stdin)?,
-            None => None,
-        };
-        let event = || eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| VerbError::Stdin(e.into()));
-        let (done, left) = (event()?, event()?);
-        let output = stdio::output(streams.stdout, Sink::Stdout).map_err(VerbError::Stdout)?;
-        if let Some(stdin) = streams.stdin {
-            let left = left.try_clone().map_err(VerbError::Stdin)?;
-            thread::spawn(move || type_in(&stdin, keys, &left));
-        }
-        let waiter = {
-            let (agent, container_id) = (self.agent.clone(), self.container_id.clone());
-            let exec_id = self.exec_id.clone();
-            let done = done.try_clone().map_err(VerbError::Stdin)?;
-            thread::spawn(move || {
-                let code = wait(&agent, &container_id, &exec_id);
-                tell(&done);
-                code
-            })
-        };
-        loop {
-            let mut fds = [
-                PollFd::new(&done, PollFlags::IN),
-                PollFd::new(&left, PollFlags::IN),
-                PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-            ];
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(VerbError::Stdin(e.into())),
-            }
-            let [is_done, has_left, has_signal] = fds.map(|fd| !fd.revents().is_empty());
-            if is_done {
-                break;
-            }
-            if has_left {
-                return Ok(0);
-            }
-            while has_signal && let Some(caught) = signals.next()? {
-                match caught {
-                    Caught::Resize => self.resize(),
-                    Caught::Signal(signal) => {
-                        return Ok(u8::try_from(128 + signal as i32).unwrap_or(255));
-                    }
-                }
-            }
-        }
-        let _ = output.join();
-        drop(raw);
-        let code = waiter.join().unwrap_or(Ok(CONTAINER_ENDED));
-        self.delete();
-        code
-    }
-
-    fn resize(&self) {
-        let Some((width, height)) = terminal::size() else {
-            return;
-        };
-        let request = ResizePtyRequest {
-            container_id: self.container_id.clone(),
-            exec_id: self.exec_id.clone(),
-            width,
-            height,
-            ..ResizePtyRequest::default()
-        };
-        if let Err(e) = self.agent.within(CALL_TIMEOUT).resize_pty(&request) {
-            log::debug!("resize the terminal: {e}");
-        }
-    }
-
-    fn delete(&self) {
-        let request = DeleteRequest {
-            container_id: self.container_id.clone(),
-            exec_id: self.exec_id.clone(),
-            ..DeleteRequest::default()
-        };
-        if let Err(e) = self.agent.within(CALL_TIMEOUT).delete(&request) {
-            log::debug!("forget the process: {e}");
-        }
+    fn event(&self, exec: &Exec, action: impl Into<String>) -> Event {
+        let event = Event::container(&self.known.entry, &self.known.config, action);
+        event.with("execID", &exec.handle.exec_id)
     }
 }
 
-fn wait(agent: &Client, container_id: &str, exec_id: &str) -> Result<u8, VerbError> {
-    let request = WaitRequest {
-        container_id: container_id.to_owned(),
-        exec_id: exec_id.to_owned(),
-        ..WaitRequest::default()
+/// How this process's part of it ended, and its exit code.
+#[derive(Clone, Copy)]
+enum Ended {
+    Exited(u8),
+    /// The process goes on.
+    Left(u8),
+}
+
+fn plain(process: &Handle, streams: Streams) -> Result<u8, VerbError> {
+    let thread = |e| VerbError::Stdout(e);
+    let mut outputs = vec![stdio::output(streams.stdout, Sink::Stdout).map_err(thread)?];
+    if let Some(stderr) = streams.stderr {
+        outputs.push(stdio::output(stderr, Sink::Stderr).map_err(thread)?);
+    }
+    if let Some(stdin) = streams.stdin {
+        stdio::input(Arc::new(stdin)).map_err(VerbError::Stdin)?;
+    }
+    let code = wait(process)?;
+    for output in outputs {
+        // A thread that panicked has said so.
+        let _ = output.join();
+    }
+    Ok(code)
+}
+
+fn on_a_terminal(
+    process: &Handle,
+    streams: Streams,
+    signals: &Signals,
+    keys: Keys,
+) -> Result<Ended, VerbError> {
+    let raw = match streams.stdin {
+        Some(_) => RawTerminal::enter().map_err(VerbError::Stdin)?,
+        None => None,
     };
-    match agent.wait(&request) {
+    let event = || eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| VerbError::Stdin(e.into()));
+    let (done, left) = (event()?, event()?);
+    let output = stdio::output(streams.stdout, Sink::Stdout).map_err(VerbError::Stdout)?;
+    if let Some(stdin) = streams.stdin {
+        let left = left.try_clone().map_err(VerbError::Stdin)?;
+        thread::spawn(move || type_in(&stdin, keys, &left));
+    }
+    let waiter = {
+        let process = process.clone();
+        let done = done.try_clone().map_err(VerbError::Stdin)?;
+        thread::spawn(move || {
+            let code = wait(&process);
+            tell(&done);
+            code
+        })
+    };
+    loop {
+        let mut fds = [
+            PollFd::new(&done, PollFlags::IN),
+            PollFd::new(&left, PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(VerbError::Stdin(e.into())),
+        }
+        let [is_done, has_left, has_signal] = fds.map(|fd| !fd.revents().is_empty());
+        if is_done {
+            break;
+        }
+        if has_left {
+            return Ok(Ended::Left(0));
+        }
+        while has_signal && let Some(caught) = signals.next()? {
+            match caught {
+                Caught::Resize => resize(process),
+                Caught::Signal(signal) => {
+                    return Ok(Ended::Left(
+                        u8::try_from(128 + signal as i32).unwrap_or(255),
+                    ));
+                }
+            }
+        }
+    }
+    let _ = output.join();
+    drop(raw);
+    Ok(Ended::Exited(waiter.join().unwrap_or(Ok(CONTAINER_ENDED))?))
+}
+
+fn resize(process: &Handle) {
+    if let Some(size) = terminal::size()
+        && let Err(e) = process.resize(size)
+    {
+        log::debug!("resize the terminal: {e}");
+    }
+}
+
+fn wait(process: &Handle) -> Result<u8, VerbError> {
+    match process.wait() {
         Ok(ended) => Ok(exit_code(&ended)),
         // The machine went: so did the process.
         Err(CallError::Closed { .. } | CallError::Send { .. }) => Ok(CONTAINER_ENDED),

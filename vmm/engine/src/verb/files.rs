@@ -55,7 +55,7 @@ pub(super) fn with_files<T>(
     let artifacts = Artifacts::find().map_err(RunError::from)?;
     let change = known.entry.change()?;
     let state = known.entry.correct(&change)?;
-    if state.is_live() || state.starting {
+    if state.is_claimed() {
         return refused(format!(
             "container {} is just being started",
             known.entry.short()

@@ -64,7 +64,7 @@ fn object(name: &str, kind: Option<&str>, paths: &Paths) -> Result<Value, VerbEr
     }
     let volumes = Volumes::new(paths);
     match volumes.find(name) {
-        Ok(found) => Ok(super::volume::document(&found, &volumes)),
+        Ok(found) => Ok(super::volume::document(&found, &volumes, &volumes.users())),
         Err(_) => image,
     }
 }

@@ -51,7 +51,7 @@ pub fn logs(args: &LogsArgs, paths: &Paths) -> Result<u8, VerbError> {
         if !matches!(goes_on, Ok(true)) || flushed.is_err() {
             return finish(goes_on.map(drop).map_err(VerbError::from), flushed);
         }
-        let state = state.filter(|state| args.follow && (state.is_live() || state.starting));
+        let state = state.filter(|state| args.follow && state.is_claimed());
         let is_late = filter.until.is_some_and(|until| until < Timestamp::now());
         let Some(state) = state.filter(|_| !is_late) else {
             return Ok(0);

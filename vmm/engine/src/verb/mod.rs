@@ -3,6 +3,7 @@
 
 pub mod console;
 pub mod cp;
+mod df;
 pub mod events;
 pub mod exec;
 pub mod files;
@@ -175,22 +176,38 @@ fn say(line: &str) -> Result<(), VerbError> {
         .map_err(VerbError::Stdout)
 }
 
-/// Docker's question; anything but a yes is a no.
+/// What was pruned, if anything was.
+fn say_gone(what: &str, lines: &[String]) -> Result<(), VerbError> {
+    let text = gone(what, lines);
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(VerbError::Stdout)
+}
+
+/// Docker's list of what was pruned, a blank line behind it.
+pub(crate) fn gone(what: &str, lines: &[String]) -> String {
+    match lines {
+        [] => String::new(),
+        lines => format!("Deleted {what}:\n{}\n\n", lines.join("\n")),
+    }
+}
+
 fn confirmed(warning: &str) -> Result<bool, VerbError> {
+    is_confirmed(warning).map_err(VerbError::Stdin)
+}
+
+/// Docker's question; anything but its yes is a no.
+pub(crate) fn is_confirmed(warning: &str) -> io::Result<bool> {
     let mut out = io::stdout();
     let question = format!("{warning}\nAre you sure you want to continue? [y/N] ");
-    out.write_all(question.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(VerbError::Stdout)?;
+    out.write_all(question.as_bytes())?;
+    out.flush()?;
     let mut answer = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(VerbError::Stdin)?;
+    io::stdin().lock().read_line(&mut answer)?;
     if !io::stdin().is_terminal() {
-        say("")?;
+        out.write_all(b"\n")?;
     }
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
 
 /// What went wrong with one of several.

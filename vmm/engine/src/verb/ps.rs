@@ -2,7 +2,6 @@
 //! `walnut ps`: which containers there are.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
 
@@ -11,6 +10,7 @@ use crate::cli::look::PsArgs;
 use crate::format::Listing;
 use crate::paths::Paths;
 use crate::record::{Config, Entry, Registry, State, Status, Unreadable};
+use crate::storage::disk;
 use crate::times::{Timestamp, human_duration};
 use crate::units::decimal_size;
 
@@ -50,7 +50,9 @@ pub fn ps(args: &PsArgs, paths: &Paths) -> Result<u8, VerbError> {
         .filter(|(_, _, state)| all || state.is_live())
         .filter(|(entry, config, state)| filter.matches(entry, config, state))
         .take(only_last.unwrap_or(usize::MAX))
-        .map(|(entry, config, state)| row(&entry, &config, &state, args, format.needs("Size")))
+        .map(|(entry, config, state)| {
+            row(&entry, &config, &state, args.no_trunc, format.needs("Size"))
+        })
         .collect();
     if args.all && args.filter.is_empty() {
         rows.extend(unreadable.iter().map(|broken| unreadable_row(broken, args)));
@@ -59,7 +61,8 @@ pub fn ps(args: &PsArgs, paths: &Paths) -> Result<u8, VerbError> {
     Ok(0)
 }
 
-fn row(entry: &Entry, config: &Config, state: &State, args: &PsArgs, size: bool) -> Value {
+/// `whole`: nothing is cut.
+pub(super) fn row(entry: &Entry, config: &Config, state: &State, whole: bool, size: bool) -> Value {
     let container = &config.container;
     let command = container.args.join(" ");
     let labels: Vec<String> = container
@@ -70,13 +73,13 @@ fn row(entry: &Entry, config: &Config, state: &State, args: &PsArgs, size: bool)
     let mounts: Vec<String> = container
         .volumes
         .iter()
-        .map(|volume| volume.shown(args.no_trunc))
+        .map(|volume| volume.shown(whole))
         .collect();
     let now = Timestamp::now();
     json!({
-        "ID": if args.no_trunc { entry.id() } else { entry.short() },
-        "Image": image(config, args.no_trunc),
-        "Command": quoted(&command, args.no_trunc),
+        "ID": if whole { entry.id() } else { entry.short() },
+        "Image": image(config, whole),
+        "Command": quoted(&command, whole),
         "CreatedAt": config.created.listed(),
         "RunningFor": format!("{} ago", human_duration(now.since(config.created))),
         "Ports": ports::listed(container, &state.network),
@@ -185,8 +188,7 @@ pub fn status(state: &State, now: Timestamp) -> String {
 
 /// What the container's own disk takes on the host.
 fn shown_size(entry: &Entry) -> String {
-    let taken = std::fs::metadata(entry.disk()).map_or(0, |meta| meta.blocks() * 512);
-    decimal_size(taken)
+    decimal_size(disk::taken(&entry.disk()))
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `walnut rm` and `walnut container prune`.
 
-use std::os::unix::fs::MetadataExt;
-
 use super::filter::Filter;
-use super::{VerbError, confirmed, each_says, refused, say};
+use super::{VerbError, confirmed, each_says, refused, say, say_gone};
 use crate::cli::life::{PruneArgs, RmArgs};
 use crate::events::Event;
 use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry, State, Status};
+use crate::storage::disk;
 use crate::supervisor::client::{self, ClientError};
 use crate::supervisor::shared::SIGKILL;
 use crate::supervisor::wire::{Condition, Request};
@@ -41,7 +40,7 @@ fn remove(entry: &Entry, paths: &Paths, force: bool) -> Result<(), VerbError> {
         Err(e) if force && e.is_unreadable() => State::default(),
         state => state?,
     };
-    if state.is_live() || state.starting {
+    if state.is_claimed() {
         if !force {
             return refused(words(entry, &state)?);
         }
@@ -116,11 +115,7 @@ pub fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
         return Ok(0);
     }
     let (removed, freed) = prune_stopped(&args.filter, paths)?;
-    if !removed.is_empty() {
-        say("Deleted Containers:")?;
-        removed.iter().try_for_each(|id| say(id))?;
-        say("")?;
-    }
+    say_gone("Containers", &removed)?;
     say(&format!("Total reclaimed space: {}", decimal_size(freed)))?;
     Ok(0)
 }
@@ -135,7 +130,7 @@ pub(super) fn prune_stopped(
     let mut removed = Vec::new();
     let mut freed = 0;
     for (entry, config, state) in registry.list() {
-        let idle = !state.is_live() && !state.starting;
+        let idle = !state.is_claimed();
         if !idle || !filter.matches(&entry, &config, &state) {
             continue;
         }
@@ -157,8 +152,5 @@ pub fn size_of(entry: &Entry) -> u64 {
         .into_iter()
         .flatten()
         .flatten();
-    files
-        .filter_map(|file| file.metadata().ok())
-        .map(|meta| meta.blocks() * 512)
-        .sum()
+    files.map(|file| disk::taken(&file.path())).sum()
 }

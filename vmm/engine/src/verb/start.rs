@@ -85,7 +85,7 @@ fn launch(
         Ok(stream) => Ok(Some(stream)),
         Err(error) => {
             // What was there before stays, whatever the flags say.
-            gave_up(entry, false, &error);
+            gave_up(entry, false, paths, &error);
             Err(error.into())
         }
     }

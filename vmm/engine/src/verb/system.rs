@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `info`, `version`, `system df` and `system prune`: all there is on this machine.
+//! `info`, `version` and `system prune`: all there is on this machine.
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{VerbError, complain, confirmed, remove, say, volume};
-use crate::cli::system::{DfArgs, FormatArgs, PruneArgs, SystemCommand};
-use crate::format::{FormatError, Listing, Template};
-use crate::image::{Removed, Store};
-use crate::image_verbs::{self, prune_images};
+use super::{VerbError, complain, confirmed, remove, say, say_gone, volume};
+use crate::cli::system::{FormatArgs, PruneArgs, SystemCommand};
+use crate::format::{self, FormatError};
+use crate::image::Store;
+use crate::image_verbs::prune_images;
 use crate::paths::{Artifacts, Paths};
 use crate::record::{Registry, Status};
 use crate::run::RunError;
@@ -18,91 +18,11 @@ use crate::volumes::Volumes;
 
 pub fn run(command: SystemCommand, paths: &Paths) -> Result<u8, VerbError> {
     match command {
-        SystemCommand::Df(args) => df(&args, paths),
+        SystemCommand::Df(args) => super::df::df(&args, paths),
         SystemCommand::Events(args) => super::events::events(&args, paths),
         SystemCommand::Info(args) => info(&args, paths),
         SystemCommand::Prune(args) => prune(&args, paths),
     }
-}
-
-const DF: Listing = Listing {
-    headers: &[("TotalCount", "TOTAL")],
-    table: "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
-    quiet: "{{.Type}}",
-};
-
-/// How much of one kind there is, in bytes of disk.
-#[derive(Clone, Copy, Debug, Default)]
-struct Amount {
-    total: usize,
-    active: usize,
-    size: u64,
-    reclaimable: u64,
-}
-
-impl Amount {
-    fn add(&mut self, active: bool, size: u64) {
-        self.total += 1;
-        self.active += usize::from(active);
-        self.size += size;
-        self.reclaimable += if active { 0 } else { size };
-    }
-
-    fn row(self, kind: &str) -> Value {
-        let percent = match self.size {
-            0 => String::new(),
-            size => format!(" ({}%)", self.reclaimable.saturating_mul(100) / size),
-        };
-        json!({
-            "Type": kind,
-            "TotalCount": self.total.to_string(),
-            "Active": self.active.to_string(),
-            "Size": decimal_size(self.size),
-            "Reclaimable": format!("{}{percent}", decimal_size(self.reclaimable)),
-        })
-    }
-}
-
-fn images(paths: &Paths) -> Result<Amount, VerbError> {
-    let store = Store::open(&paths.root).map_err(RunError::from)?;
-    let usage = image_verbs::usage(&store, paths).map_err(RunError::from)?;
-    Ok(Amount {
-        total: usage.total,
-        active: usage.active,
-        size: usage.size,
-        reclaimable: usage.reclaimable,
-    })
-}
-
-fn containers(paths: &Paths) -> Amount {
-    let mut amount = Amount::default();
-    for (entry, _, state) in Registry::new(paths).list() {
-        amount.add(state.is_live() || state.starting, remove::size_of(&entry));
-    }
-    amount
-}
-
-fn all_volumes(paths: &Paths) -> Amount {
-    let volumes = Volumes::new(paths);
-    let mut amount = Amount::default();
-    for volume in volumes.list() {
-        let is_used = !volumes.users(&volume.name).is_empty();
-        amount.add(is_used, volumes.size(&volume.name));
-    }
-    amount
-}
-
-fn df(args: &DfArgs, paths: &Paths) -> Result<u8, VerbError> {
-    let format = DF.format(args.format.as_deref(), false)?;
-    let rows = [
-        images(paths)?.row("Images"),
-        containers(paths).row("Containers"),
-        all_volumes(paths).row("Local Volumes"),
-        // Nothing builds images here.
-        Amount::default().row("Build Cache"),
-    ];
-    format.list(&mut io::stdout().lock(), &rows)?;
-    Ok(0)
 }
 
 fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
@@ -118,36 +38,23 @@ fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
         return Ok(0);
     }
     let (gone, mut freed) = remove::prune_stopped(&args.filter, paths)?;
-    told("Deleted Containers:", &gone)?;
+    say_gone("Containers", &gone)?;
     if args.volumes {
         let volumes = Volumes::new(paths);
         let (gone, bytes) = volume::prune_unused(&volumes, |volume| volume.anonymous);
         freed += bytes;
-        told("Deleted Volumes:", &gone)?;
+        say_gone("Volumes", &gone)?;
     }
     let store = Store::open(&paths.root).map_err(RunError::from)?;
     match prune_images(&store, paths, args.all, &args.filter) {
         Ok(pruned) => {
             freed += pruned.bytes;
-            let lines = pruned.removed.iter().map(|removed| match removed {
-                Removed::Untagged(name) => format!("untagged: {name}"),
-                Removed::Deleted(id) => format!("deleted: {id}"),
-            });
-            told("Deleted Images:", &lines.collect::<Vec<_>>())?;
+            say_gone("Images", &pruned.lines())?;
         }
         Err(error) => complain(&RunError::from(Box::new(error)).into()),
     }
     say(&format!("Total reclaimed space: {}", decimal_size(freed)))?;
     Ok(0)
-}
-
-fn told(head: &str, lines: &[String]) -> Result<(), VerbError> {
-    if lines.is_empty() {
-        return Ok(());
-    }
-    say(head)?;
-    lines.iter().try_for_each(|line| say(line))?;
-    say("")
 }
 
 pub fn info(args: &FormatArgs, paths: &Paths) -> Result<u8, VerbError> {
@@ -261,11 +168,7 @@ pub fn version(args: &FormatArgs) -> Result<u8, VerbError> {
 
 /// One document by a template.
 fn shown(args: &FormatArgs, document: &Value) -> Result<u8, VerbError> {
-    let text = match args.format.as_deref() {
-        Some("json") => "{{json .}}",
-        text => text.unwrap_or_default(),
-    };
-    let template = Template::parse(text).map_err(FormatError::from)?;
+    let template = format::single(args.format.as_deref().unwrap_or_default())?;
     let rendered = template.render(document).map_err(FormatError::from)?;
     let mut out = io::stdout().lock();
     writeln!(out, "{rendered}").map_err(VerbError::Stdout)?;

@@ -6,13 +6,13 @@ use std::io;
 
 use serde_json::{Value, json};
 
-use super::{VerbError, complain, confirmed, refused, say};
+use super::{VerbError, complain, confirmed, refused, say, say_gone};
 use crate::cli::volume::{CreateArgs, InspectArgs, LsArgs, PruneArgs, RmArgs, VolumeCommand};
 use crate::container::label;
 use crate::format::{Inspect, Listing};
 use crate::paths::Paths;
 use crate::units::{decimal_size, parse_size};
-use crate::volumes::{Volume, Volumes, VolumesError, Wanted};
+use crate::volumes::{Users, Volume, Volumes, VolumesError, Wanted};
 
 const VOLUMES: Listing = Listing {
     headers: &[("Driver", "DRIVER"), ("Name", "VOLUME NAME")],
@@ -67,10 +67,11 @@ fn create(args: &CreateArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
 fn inspect(args: &InspectArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
     let format = Inspect::parse(args.format.as_deref())?;
     let mut documents = Vec::new();
+    let users = volumes.users();
     let mut code = 0;
     for name in &args.names {
         match volumes.find(name) {
-            Ok(volume) => documents.push(document(&volume, volumes)),
+            Ok(volume) => documents.push(document(&volume, volumes, &users)),
             Err(error) => {
                 code = 1;
                 complain(&error.into());
@@ -82,7 +83,7 @@ fn inspect(args: &InspectArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
 }
 
 /// Also what `inspect` says of a name that is no container's.
-pub(super) fn document(volume: &Volume, volumes: &Volumes<'_>) -> Value {
+pub(super) fn document(volume: &Volume, volumes: &Volumes<'_>, users: &Users) -> Value {
     json!({
         "CreatedAt": volume.created.rfc3339(),
         "Driver": "local",
@@ -91,7 +92,7 @@ pub(super) fn document(volume: &Volume, volumes: &Volumes<'_>) -> Value {
         "Name": volume.name,
         "Options": volume.options,
         "Scope": "local",
-        "UsageData": { "Size": volumes.size(&volume.name), "RefCount": volumes.users(&volume.name).len() },
+        "UsageData": { "Size": volumes.size(&volume.name), "RefCount": users.of(&volume.name).len() },
     })
 }
 
@@ -107,10 +108,15 @@ fn labels(volume: &Volume) -> BTreeMap<String, String> {
 fn list(args: &LsArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
     let format = VOLUMES.format(args.format.as_deref(), args.quiet)?;
     let filters = parse_filters(&args.filter, &["dangling", "driver", "label", "name"])?;
+    // Costly, where there are many.
+    let users = match filters.iter().any(|(key, _)| key == "dangling") {
+        true => volumes.users(),
+        false => Users::default(),
+    };
     let rows: Vec<Value> = volumes
         .list()
         .into_iter()
-        .filter(|volume| fits(volume, &filters, volumes))
+        .filter(|volume| fits(volume, &filters, &users))
         .map(|volume| {
             let labels = labels(&volume);
             let shown: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -156,16 +162,14 @@ fn parse_filters(given: &[String], known: &[&str]) -> Result<Filters, VerbError>
     Ok(filters)
 }
 
-fn fits(volume: &Volume, filters: &Filters, volumes: &Volumes<'_>) -> bool {
+fn fits(volume: &Volume, filters: &Filters, users: &Users) -> bool {
     let labels = labels(volume);
     let has_label = |wanted: &str| match wanted.split_once('=') {
         Some((name, value)) => labels.get(name).is_some_and(|has| has == value),
         None => labels.contains_key(wanted),
     };
     filters.iter().all(|(key, value)| match key.as_str() {
-        "dangling" => {
-            volumes.users(&volume.name).is_empty() == matches!(value.as_str(), "true" | "1")
-        }
+        "dangling" => users.of(&volume.name).is_empty() == matches!(value.as_str(), "true" | "1"),
         "driver" => value == "local",
         "label" => has_label(value),
         "label!" => !has_label(value),
@@ -191,13 +195,9 @@ fn prune(args: &PruneArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
         .filter(|(key, _)| key != "all")
         .collect();
     let (removed, freed) = prune_unused(volumes, |volume| {
-        (all || volume.anonymous) && fits(volume, &filters, volumes)
+        (all || volume.anonymous) && fits(volume, &filters, &Users::default())
     });
-    if !removed.is_empty() {
-        say("Deleted Volumes:")?;
-        removed.iter().try_for_each(|name| say(name))?;
-        say("")?;
-    }
+    say_gone("Volumes", &removed)?;
     say(&format!("Total reclaimed space: {}", decimal_size(freed)))?;
     Ok(0)
 }

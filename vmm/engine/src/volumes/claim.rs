@@ -180,7 +180,7 @@ fn by(paths: &Paths, id: &str, name: &str) -> Option<String> {
     let all = Registry::new(paths).list();
     let user = all.iter().find(|(entry, config, state)| {
         entry.id() != id
-            && (state.is_live() || state.starting)
+            && state.is_claimed()
             && config
                 .container
                 .volumes

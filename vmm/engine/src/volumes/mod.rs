@@ -14,10 +14,10 @@
 
 mod claim;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -89,6 +89,17 @@ pub struct Wanted {
     pub options: BTreeMap<String, String>,
     /// In bytes; what nobody writes takes no room on the host.
     pub size: Option<u64>,
+}
+
+/// Which containers have which volumes.
+#[derive(Clone, Debug, Default)]
+pub struct Users(BTreeMap<String, BTreeSet<String>>);
+
+impl Users {
+    pub fn of(&self, name: &str) -> Vec<&str> {
+        let users = self.0.get(name).into_iter().flatten();
+        users.map(String::as_str).collect()
+    }
 }
 
 /// All volumes of one `--root`.
@@ -201,22 +212,21 @@ impl<'a> Volumes<'a> {
         all
     }
 
-    /// The containers that have it, running or not, by the beginnings of their IDs.
-    pub fn users(&self, name: &str) -> Vec<String> {
+    /// The containers that have each volume, running or not, by their IDs.
+    pub fn users(&self) -> Users {
         let all = Registry::new(self.paths).list();
-        let has = |container: &container::Container| {
-            let mut volumes = container.volumes.iter();
-            volumes.any(|volume| volume.name.as_deref() == Some(name))
-        };
-        all.iter()
-            .filter(|(_, config, _)| has(&config.container))
-            .map(|(entry, _, _)| entry.id().to_owned())
-            .collect()
+        let mut users = BTreeMap::<String, BTreeSet<String>>::new();
+        for (entry, config, _) in all {
+            for name in config.container.volumes.into_iter().filter_map(|v| v.name) {
+                users.entry(name).or_default().insert(entry.id().to_owned());
+            }
+        }
+        Users(users)
     }
 
     /// Bytes of the host's disk.
     pub fn size(&self, name: &str) -> u64 {
-        fs::metadata(self.data(name)).map_or(0, |meta| meta.blocks() * 512)
+        disk::taken(&self.data(name))
     }
 
     /// # Errors
@@ -224,7 +234,8 @@ impl<'a> Volumes<'a> {
     pub fn remove(&self, name: &str) -> Result<(), VolumesError> {
         self.find(name)?;
         let _lock = self.lock()?;
-        let users = self.users(name);
+        let users = self.users();
+        let users = users.of(name);
         if !users.is_empty() || claim::is_claimed(&self.dir(name))? {
             return Err(VolumesError::InUse {
                 name: name.to_owned(),
