@@ -24,19 +24,21 @@ pub(super) fn files(path: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// The offset of the last `wanted` entries of one file, and how many it has of them.
+/// The offset of the last `wanted` entries of one file, and how many it has of them. What was cut off
+/// behind the last newline is no entry.
 pub(super) fn start_of_last(file: &File, wanted: u64) -> io::Result<(u64, u64)> {
     let len = file.metadata()?.len();
     let mut at = len;
     let mut found = 0;
+    let mut any = false;
     let mut buffer = vec![0; CHUNK];
     while at > 0 && wanted > 0 {
         let size = usize::try_from(at).unwrap_or(CHUNK).min(CHUNK);
         let begin = at - size as u64;
         file.read_exact_at(&mut buffer[..size], begin)?;
         for index in (0..size).rev() {
-            // The newline that ends the file's last entry separates nothing.
-            if buffer[index] != b'\n' || begin + index as u64 + 1 == len {
+            // The newline that ends the last entry separates nothing.
+            if buffer[index] != b'\n' || !std::mem::replace(&mut any, true) {
                 continue;
             }
             found += 1;
@@ -47,7 +49,7 @@ pub(super) fn start_of_last(file: &File, wanted: u64) -> io::Result<(u64, u64)> 
         at = begin;
     }
     // The first entry has no newline before it.
-    let first = u64::from(len > 0 && wanted > 0);
+    let first = u64::from(any);
     Ok((if wanted == 0 { len } else { 0 }, found + first))
 }
 
@@ -70,6 +72,14 @@ mod tests {
         ] {
             assert_eq!(start_of_last(&file, wanted).unwrap(), answer, "{wanted}");
         }
+        std::fs::write(&path, "a\nbb\ncut").unwrap();
+        let file = File::open(&path).unwrap();
+        for (wanted, answer) in [(1, (2, 1)), (2, (0, 2)), (9, (0, 2))] {
+            assert_eq!(start_of_last(&file, wanted).unwrap(), answer, "{wanted}");
+        }
+        std::fs::write(&path, "cut").unwrap();
+        let file = File::open(&path).unwrap();
+        assert_eq!(start_of_last(&file, 1).unwrap(), (0, 0));
         std::fs::write(&path, "").unwrap();
         assert_eq!(
             start_of_last(&File::open(&path).unwrap(), 5).unwrap(),

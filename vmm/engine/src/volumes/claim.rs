@@ -179,13 +179,7 @@ fn is_clean(file: &File) -> io::Result<bool> {
 fn by(paths: &Paths, id: &str, name: &str) -> Option<String> {
     let all = Registry::new(paths).list();
     let user = all.iter().find(|(entry, config, state)| {
-        entry.id() != id
-            && state.is_claimed()
-            && config
-                .container
-                .volumes
-                .iter()
-                .any(|volume| volume.name.as_deref() == Some(name))
+        entry.id() != id && state.is_claimed() && config.container.has_volume(name)
     });
     user.map(|(_, config, _)| config.name().to_owned())
 }
