@@ -199,6 +199,8 @@ impl<'a> Volumes<'a> {
     pub fn list(&self) -> Vec<Volume> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let mut all = Vec::new();
+        // Beside them is the lock.
+        let entries = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         for entry in entries {
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
