@@ -10,5 +10,5 @@ mod processor;
 mod tap;
 
 pub use kvm::{DEVICE, KvmError, check, open};
-pub use processor::{NO_VIRTUALIZATION, extension, has_virtualization};
+pub use processor::{CpuInfo, NO_VIRTUALIZATION, extension, has_virtualization};
 pub use tap::{TUN, TapError, check_interface_name, open_tap};

@@ -11,14 +11,31 @@ pub const NO_VIRTUALIZATION: &str = "\
      answers at /dev/kvm, kvm_pvm perhaps, can't run a stock guest kernel; take a machine with \
      nested virtualization, or `make shell`, a shell in an emulated host";
 
-/// Whether the first processor has `vmx` (Intel) or `svm` (AMD).
+/// `/proc/cpuinfo`, opened while this process may still open files.
+pub struct CpuInfo(Option<File>);
+
+impl CpuInfo {
+    #[must_use]
+    pub fn open() -> Self {
+        Self(File::open("/proc/cpuinfo").ok())
+    }
+
+    /// Whether the first processor has `vmx` (Intel) or `svm` (AMD).
+    #[must_use]
+    pub fn has_virtualization(self) -> bool {
+        // The flags stand within the first processor's kilobytes; a machine may have hundreds of
+        // them.
+        let mut head = Vec::new();
+        let read = self.0.map(|file| file.take(8192).read_to_end(&mut head));
+        // Where it can't be read, let KVM speak for itself.
+        !matches!(read, Some(Ok(_))) || extension(&String::from_utf8_lossy(&head)).is_some()
+    }
+}
+
+/// [`CpuInfo::has_virtualization`], now.
 #[must_use]
 pub fn has_virtualization() -> bool {
-    // The flags stand within the first processor's kilobytes; a machine may have hundreds of them.
-    let mut head = Vec::new();
-    let read = File::open("/proc/cpuinfo").and_then(|f| f.take(8192).read_to_end(&mut head));
-    // Where it can't be read, let KVM speak for itself.
-    read.is_err() || extension(&String::from_utf8_lossy(&head)).is_some()
+    CpuInfo::open().has_virtualization()
 }
 
 /// The processor's extension for virtual machines, from the text of `/proc/cpuinfo`.
@@ -33,6 +50,8 @@ pub fn extension(cpuinfo: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek, Write};
+
     use super::*;
 
     #[test]
@@ -41,6 +60,19 @@ mod tests {
         assert_eq!(extension(&cpu("vmx")), Some("vmx"));
         assert_eq!(extension(&cpu("svm")), Some("svm"));
         assert_eq!(extension(&cpu("svm_lock vmxoff")), None);
+    }
+
+    #[test]
+    fn what_was_opened_is_read_later() {
+        let file = |text: &str| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file.rewind().unwrap();
+            CpuInfo(Some(file))
+        };
+        assert!(file("flags\t: fpu svm\n").has_virtualization());
+        assert!(!file("flags\t: fpu\n").has_virtualization());
+        assert!(CpuInfo(None).has_virtualization(), "nobody knows");
     }
 
     #[test]

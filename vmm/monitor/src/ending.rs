@@ -47,13 +47,19 @@ impl AsRawFd for Ender {
     }
 }
 
-/// One line for people; `None` for an orderly end.
-pub fn describe(ending: &Ending) -> Option<String> {
-    Some(match ending {
-        Ending::GuestReset | Ending::Stopped => return None,
+/// Whether it is an end that somebody wanted: the guest, or who started the machine.
+pub fn is_orderly(ending: &Ending) -> bool {
+    matches!(ending, Ending::GuestReset | Ending::Stopped)
+}
+
+/// One line for people.
+pub fn describe(ending: &Ending) -> String {
+    match ending {
+        Ending::GuestReset => "the guest ended by a reset".to_owned(),
+        Ending::Stopped => "the machine was stopped from outside".to_owned(),
         Ending::GuestPanic { message } => format!("the guest kernel panicked: {message}"),
         Ending::TripleFault => "the guest ended in a triple fault".to_owned(),
         Ending::KvmError { message } => format!("KVM cannot run the guest: {message}"),
         Ending::Failed { message } => message.clone(),
-    })
+    }
 }

@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 use vm_superio::SerialState;
 use walnut_vmm_config::{Console as ConsoleConfig, Ending, MAX_CPUS, MIN_MEMORY_MIB, VmConfig};
+use walnut_vmm_host::{CpuInfo, NO_VIRTUALIZATION};
 
 use crate::bus::Bus;
 use crate::console::{Console, ConsoleError, ConsoleInput, ConsoleOutput, Tail};
@@ -90,6 +91,7 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     let serial = snapshot.as_ref().map_or(&power_on, |s| &s.state.serial);
     let console = Console::new(output, serial).map_err(event("make the console's events"))?;
     let machine = Machine::build(&config, snapshot, &console, &ender)?;
+    let cpuinfo = CpuInfo::open();
     let pagemap = config.control_fd.map(|_| prepare_control()).transpose()?;
     if let Some(janitor) = &mut janitor {
         janitor.arm().map_err(event("arm the janitor"))?;
@@ -136,7 +138,7 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     loop {
         event_loop.run().map_err(RunError::Loop)?;
         if let Some(ending) = ender.ending() {
-            return Ok(name_panic(ending, &tail));
+            return Ok(explain(ending, &tail, cpuinfo));
         }
     }
 }
@@ -159,10 +161,14 @@ fn start_vcpus(fds: Vec<VcpuFd>, bus: &Arc<Bus>, ender: &Ender) -> Result<Vcpus,
     Ok(vcpus)
 }
 
-/// A panicking guest resets itself; its console says which of the two it was.
-fn name_panic(ending: Ending, tail: &Tail) -> Ending {
+/// What the thread that saw the end could not know. A panicking guest resets itself; its console says
+/// which of the two it was. A KVM without the processor's help gives up at what others do.
+fn explain(ending: Ending, tail: &Tail, cpuinfo: CpuInfo) -> Ending {
     match (ending, tail.panic_line()) {
         (Ending::GuestReset | Ending::TripleFault, Some(message)) => Ending::GuestPanic { message },
+        (Ending::KvmError { message }, _) if !cpuinfo.has_virtualization() => Ending::KvmError {
+            message: format!("{message}; {NO_VIRTUALIZATION}"),
+        },
         (ending, _) => ending,
     }
 }

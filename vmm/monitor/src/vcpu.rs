@@ -6,7 +6,6 @@ use std::sync::mpsc::Receiver;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use walnut_vmm_config::Ending;
-use walnut_vmm_host::{NO_VIRTUALIZATION, has_virtualization};
 
 use crate::arch::x86_64::state::VcpuState;
 use crate::bus::Bus;
@@ -119,15 +118,10 @@ impl Vcpu {
             4 => "unexpected exit reason".to_owned(),
             other => format!("suberror {other}"),
         };
-        let mut message = format!(
+        kvm_error(format!(
             "vCPU {}: internal error ({what}) at instruction address {rip}",
             self.id
-        );
-        if !has_virtualization() {
-            message.push_str("; ");
-            message.push_str(NO_VIRTUALIZATION);
-        }
-        kvm_error(message)
+        ))
     }
 }
 
