@@ -92,9 +92,9 @@ unit-tests: deps
 	@$(CARGO) test -q --locked --workspace --exclude walnut-tests
 	@$(CARGO) test -q --locked -p walnut-tests --lib --bin integration
 
-host-tests: test-tools
+host-tests: test-tools test-images
 	$(call say,tests of the emulated host)
-	@$(CARGO) test -q --locked -p walnut-tests --test emulated_host -- --test-threads=1
+	@$(CARGO) test -q --locked -p walnut-tests --test emulated_host --test outside -- --test-threads=1
 
 integration-tests: build test-images
 	$(call say,integration tests)

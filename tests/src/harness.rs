@@ -11,6 +11,7 @@
 //! ```
 
 mod home;
+mod kernel;
 mod namespace;
 pub mod network;
 pub mod process;
@@ -18,6 +19,7 @@ mod program;
 mod skips;
 
 pub use home::{Home, SOMEBODY, TEMPLATES};
+pub use kernel::kernel;
 pub use namespace::{host, in_namespace};
 pub use program::{Done, Program};
 pub use skips::{SKIPS_FILE, skip};

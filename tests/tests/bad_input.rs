@@ -114,6 +114,27 @@ fn archives() {
 }
 
 #[test]
+fn archives_that_cannot_be_read() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let dir = format!("oci-archive:{}", home.path().display());
+    run(&home, &[&dir, "true"])
+        .exited(125)
+        .complains(&["not a regular file"]);
+    home.forget_templates();
+    let secret = home.path().join("secret.tar");
+    fs::copy(place::test_images().join("busybox.tar"), &secret).unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o000)).unwrap();
+    let archive = format!("oci-archive:{}", secret.display());
+    home.unprivileged(["run", "--rm", &archive, "true"])
+        .run()
+        .exited(125)
+        .complains(&["secret.tar", "Permission denied"]);
+    home.assert_clean();
+}
+
+#[test]
 fn layers_that_reach_out() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
@@ -137,6 +158,24 @@ fn layers_that_reach_out() {
         0,
         "a layer wrote to the host"
     );
+
+    let climbing = Layer(vec![Entry::file("../../../evil", 0o644, "x")]);
+    let archive = with_layer(&home, "climbing.tar", climbing);
+    run_archive(&home, &archive)
+        .exited(125)
+        .complains(&["../../../evil"]);
+    // An absolute path is one of the image.
+    let absolute = Layer(vec![Entry::file(
+        &format!("{target}/inside"),
+        0o644,
+        "within\n",
+    )]);
+    let archive = with_layer(&home, "absolute.tar", absolute);
+    let image = format!("oci-archive:{}", archive.display());
+    run(&home, &[&image, "cat", &format!("{target}/inside")])
+        .succeeded()
+        .says("within\n");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
 #[test]
@@ -252,18 +291,18 @@ fn a_guest_that_never_becomes_ready() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    let sleeper = guest(&home, Some("#!/busybox sh\nexec /busybox sleep 1000\n"));
+    let script = "#!/busybox sh\n/busybox mount -t devtmpfs d /newroot\n\
+                  echo '<0>stuck here' > /newroot/kmsg\nexec /busybox sleep 1000\n";
+    let sleeper = guest(&home, Some(script));
     let dir = libexec(&home, "guest.erofs", &sleeper);
     let done = run_with(&home, &dir)
         .env("WALNUT_READY_TIMEOUT_S", "5")
         .run();
     done.exited(125);
     let text = String::from_utf8_lossy(&done.stderr);
-    assert!(
-        text.contains("5 s") || text.contains("5s"),
-        "{}",
-        done.story()
-    );
+    let words = "the guest was not ready within 5 s; the end of its console:";
+    assert!(text.contains(words), "{}", done.story());
+    assert!(text.contains("stuck here"), "{}", done.story());
     home.assert_clean();
 }
 

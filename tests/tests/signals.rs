@@ -157,3 +157,56 @@ fn killed_at_any_moment() {
     assert_eq!(machines(&home), 0);
     home.assert_clean();
 }
+
+#[test]
+fn killed_with_a_disk_a_volume_and_nothing_loaded() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let volume = format!("{}:/volume", home.path().display());
+    let image = home.busybox();
+    // At first the image is loaded, until one run comes through with it.
+    for ms in [10u64, 30, 60, 100, 200, 300, 500, 700, 900] {
+        let walnut = home
+            .walnut(["run", "-v", &volume, "--network", "none", &image, "sync"])
+            .into_command();
+        let line = format!("timeout -s KILL 0.{ms:03} {walnut:?} || test $? = 137");
+        let done = Program::new("sh")
+            .args(["-c", &line])
+            .deadline(Duration::from_secs(60))
+            .run();
+        done.succeeded();
+        wait_for_monitors(&home);
+        home.assert_clean();
+    }
+    // The next command knows of each whether it was made, and none runs.
+    for line in home.says(&["ps", "-a", "--format", "{{.State}}"]).lines() {
+        assert!(matches!(line, "created" | "exited"), "{line}");
+    }
+    home.remove_all();
+    home.walnut(["run", "--rm", &image, "echo", "fine"])
+        .run()
+        .succeeded()
+        .says("fine\n");
+    assert_eq!(machines(&home), 0);
+    let mut left = Vec::new();
+    unfinished(&home.root(), &mut left);
+    assert!(left.is_empty(), "{left:?}");
+    home.assert_clean();
+}
+
+/// What was begun in the store, and belongs to nobody now.
+fn unfinished(dir: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name());
+        let parent = dir.file_name().unwrap_or_default();
+        let name = name.to_string_lossy();
+        let record = parent == "containers" && name.len() == 64;
+        let temporary = name.ends_with(".tmp") || name.ends_with(".new");
+        if record || temporary || parent == "names" {
+            found.push(path);
+        } else if entry.file_type().unwrap().is_dir() {
+            unfinished(&path, found);
+        }
+    }
+}

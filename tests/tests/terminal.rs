@@ -22,6 +22,8 @@ struct Session {
     keyboard: File,
     screen: Receiver<Vec<u8>>,
     seen: String,
+    /// What came before the words that were waited for.
+    skipped: String,
     tty: OwnedFd,
     before: Termios,
 }
@@ -63,6 +65,7 @@ impl Session {
             keyboard,
             screen,
             seen: String::new(),
+            skipped: String::new(),
             tty,
             before,
         }
@@ -77,6 +80,7 @@ impl Session {
         let deadline = Instant::now() + Duration::from_secs(90);
         loop {
             if let Some(at) = self.seen.find(words) {
+                self.skipped = self.seen[..at].to_owned();
                 self.seen.drain(..at + words.len());
                 return;
             }
@@ -145,8 +149,35 @@ fn a_shell_on_a_terminal() {
     session.expect("Running");
     session.expect("\njobs-done");
     session.expect("/ # ");
+    // ^Z stops what is in front, and it goes on when it is told.
+    session.type_in("sh -c 'echo runn\"\"ing; sleep 1000'\r");
+    session.expect("running");
+    session.type_in("\x1a");
+    session.expect("Stopped");
+    session.expect("/ # ");
+    session.type_in("kill %1; fg; echo on=$?\r");
+    session.expect("on=143");
+    session.expect("/ # ");
     session.type_in("exit 4\r");
     assert_eq!(session.end(), Some(4));
+    home.assert_clean();
+}
+
+#[test]
+fn nothing_but_the_containers_own_words_reaches_the_screen() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    // A title that the container sets comes through; walnut sets none, and no color.
+    let mut session = Session::start(&home, &["printf", "\\033]0;its own\\007here\n"]);
+    session.expect("here\r\n");
+    assert_eq!(session.skipped, "\x1b]0;its own\x07");
+    session.child.wait().unwrap();
+    // Whatever else was written is read before this.
+    rustix::io::write(&session.tty, b"end").unwrap();
+    session.expect("end");
+    assert_eq!(session.skipped, "");
+    assert_eq!(session.end(), Some(0));
     home.assert_clean();
 }
 
