@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -214,12 +214,47 @@ fn a_template_that_does_not_work_is_none() {
     assert!(!was_cloned(&done), "{}", done.story());
     assert_eq!(home.says(&["template", "ls", "-q"]), "");
 
+    // One bit of either file that is not as it was written.
+    for name in ["state", "working-set"] {
+        let id = home.says(&["template", "create"]);
+        let path = files(&home, &id).join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        let done = run(&home, &[], "echo hello");
+        done.succeeded().says("hello\n");
+        assert!(!was_cloned(&done), "{name}\n{}", done.story());
+        assert_eq!(home.says(&["template", "ls", "-q"]), "", "{name}");
+    }
+
     // A memory file that is too short.
     let id = home.says(&["template", "create"]);
     let memory = files(&home, &id).join("memory");
     fs::remove_file(&memory).unwrap();
     fs::write(&memory, "short").unwrap();
     let done = run(&home, &[], "echo hello");
+    done.succeeded().says("hello\n");
+    assert!(!was_cloned(&done), "{}", done.story());
+    assert_eq!(home.says(&["template", "ls", "-q"]), "");
+    home.assert_clean();
+}
+
+#[test]
+fn a_template_that_cannot_be_read_is_none() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.forget_templates();
+    let made = home.unprivileged(["template", "create"]).run();
+    made.succeeded();
+    let id = String::from_utf8(made.stdout).unwrap();
+    let memory = files(&home, id.trim()).join("memory");
+    fs::set_permissions(&memory, fs::Permissions::from_mode(0o000)).unwrap();
+    let image = home.busybox();
+    let line = ["run", "--rm", "--timings=json", &image, "echo", "hello"];
+    let done = home.unprivileged(line).run();
     done.succeeded().says("hello\n");
     assert!(!was_cloned(&done), "{}", done.story());
     assert_eq!(home.says(&["template", "ls", "-q"]), "");

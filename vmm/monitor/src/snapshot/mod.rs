@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A machine in two files: memory, which is mapped, and everything else, in postcard's encoding:
-//! most of it is KVM's bytes, which a start has no time to spell out.
+//! most of it is KVM's bytes, which a start has no time to spell out. A checksum (CRC-32, little
+//! endian) comes last: a register that a disk got wrong is a guest that goes wrong, somewhere.
 
 pub mod memory;
 pub mod working_set;
@@ -37,6 +38,8 @@ pub enum SnapshotError {
         path: PathBuf,
         source: postcard::Error,
     },
+    #[error("{path} is damaged: its checksum is not its content's")]
+    Damaged { path: PathBuf },
     #[error("the snapshot is of a machine with {what}")]
     Machine { what: String },
     #[error("cannot write the machine's state")]
@@ -98,7 +101,8 @@ impl Snapshot {
 
 /// One document into one file.
 fn encode<T: Serialize>(document: &T, mut to: &File) -> io::Result<()> {
-    let bytes = postcard::to_stdvec(document).map_err(io::Error::other)?;
+    let mut bytes = postcard::to_stdvec(document).map_err(io::Error::other)?;
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
     to.write_all(&bytes)
 }
 
@@ -110,15 +114,23 @@ fn open(path: &Path) -> Result<File, SnapshotError> {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, SnapshotError> {
-    let mut text = Vec::new();
+    let mut bytes = Vec::new();
     open(path)?
         .take(STATE_MAX)
-        .read_to_end(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(|source| SnapshotError::Read {
             path: path.to_owned(),
             source,
         })?;
-    postcard::from_bytes(&text).map_err(|source| SnapshotError::Parse {
+    let document = match bytes.split_last_chunk::<4>() {
+        Some((document, sum)) if crc32fast::hash(document) == u32::from_le_bytes(*sum) => document,
+        _ => {
+            return Err(SnapshotError::Damaged {
+                path: path.to_owned(),
+            });
+        }
+    };
+    postcard::from_bytes(document).map_err(|source| SnapshotError::Parse {
         path: path.to_owned(),
         source,
     })
@@ -138,4 +150,30 @@ struct Serial {
     modem_status: u8,
     scratch: u8,
     in_buffer: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_that_was_changed_is_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        encode(&vec![7u64, 8, 9], file.as_file()).unwrap();
+        assert_eq!(read::<Vec<u64>>(file.path()).unwrap(), [7, 8, 9]);
+        let whole = std::fs::read(file.path()).unwrap();
+        let refused = |bytes: &[u8]| {
+            std::fs::write(file.path(), bytes).unwrap();
+            let damaged = read::<Vec<u64>>(file.path());
+            assert!(matches!(damaged, Err(SnapshotError::Damaged { .. })));
+        };
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            refused(&flipped);
+        }
+        for len in 0..whole.len() {
+            refused(&whole[..len]);
+        }
+    }
 }
