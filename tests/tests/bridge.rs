@@ -213,6 +213,56 @@ fn what_a_hostile_one_may_not() {
 }
 
 #[test]
+fn what_may_leave() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        plug_in("wn-egress");
+        let serve = |port: u16| {
+            let listener = listen_in("wn-egress", &format!("198.51.100.2:{port}"));
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let _ = stream.unwrap().write_all(b"hello\n");
+                }
+            });
+        };
+        serve(7);
+        serve(8);
+        let host = TcpListener::bind("10.86.0.1:9").err();
+        assert!(host.is_some(), "there is no bridge yet");
+        let listener = TcpListener::bind("0.0.0.0:9").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        home.background_with("web", &BRIDGE, ECHO);
+        wait_for_port_80(&home, "web");
+        let image = home.busybox();
+        let script = "for place in '198.51.100.2 7' '198.51.100.2 8' '10.86.0.1 9'; do \
+                        nc -w 3 $place </dev/null || echo no; done; \
+                      nc -w 20 10.86.0.2 80 </etc/hostname; \
+                      ip addr add 10.86.0.99/24 dev eth0; ip route replace default via 10.86.0.1 src 10.86.0.99; \
+                      nc -w 3 198.51.100.2 8 </dev/null || echo no";
+        let line = [
+            "run",
+            "--rm",
+            "--privileged",
+            "--network",
+            "bridge",
+            "--hostname",
+            "box",
+        ];
+        let egress = ["--egress", "198.51.100.0/24:7", &image, "sh", "-c", script];
+        let said = home.says(&[&line[..], &egress[..]].concat());
+        assert_eq!(said, "hello\nno\nno\nbox\nno");
+        assert!(listener.accept().is_err());
+        home.walnut([&line[..], &["--egress", "example.org", &image, "true"]].concat())
+            .run()
+            .exited(125)
+            .complains(&["--egress example.org on --network bridge"]);
+        home.remove_all();
+        unplug("wn-egress");
+        nothing_is_left();
+    });
+}
+
+#[test]
 fn a_killed_supervisor_leaves_nothing_for_long() {
     let Some(home) = home() else { return };
     in_namespace(|| {

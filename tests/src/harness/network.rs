@@ -23,6 +23,11 @@ pub const HOST_PROGRAMS: [&str; 6] = [
     "/usr/lib64:/lib64:ro",
 ];
 
+/// `hear HOST PORT`: the first line that a server says, or `nothing`. Neither side ends first: passt of
+/// 2023 may forget what comes with an end.
+pub const HEAR: &str = "hear() { [ -e p ] || mkfifo p q; nc -w 3 $1 $2 <>p >q 2>/dev/null & \
+                        read line <q && echo $line || echo nothing; kill $! 2>/dev/null; }; ";
+
 /// For one answer from a container.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

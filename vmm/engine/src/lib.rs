@@ -19,6 +19,7 @@ pub mod image_verbs;
 pub mod log_file;
 pub mod logger;
 pub mod network;
+pub mod networks;
 pub mod paths;
 pub mod record;
 pub mod run;

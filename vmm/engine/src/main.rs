@@ -34,6 +34,8 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
         Command::ManPages(args) => Ok(args.write().map(|()| 0)?),
         Command::Images(verb) => Ok(image_verbs::run(verb, &paths)?),
         Command::Supervise(args) => Ok(background::supervise(&args.into(), &paths)?),
+        Command::Switch(args) => Ok(walnut::network::member::serve(&args)?),
+        Command::Network(command) => Ok(verb::network::run(command, &paths)?),
         Command::Template(command) => Ok(verb::template::template(command, &paths)?),
         Command::Container(command) => container(*command, &paths, begin_us),
         Command::Attach(args) => container(ContainerCommand::Attach(args), &paths, begin_us),

@@ -7,8 +7,10 @@ pub mod files;
 pub mod image;
 pub mod life;
 pub mod look;
+pub mod network;
 pub mod run;
 mod supervise;
+pub mod switch;
 pub mod system;
 pub mod template;
 mod usage;
@@ -101,6 +103,9 @@ pub enum Command {
     Kill(life::KillArgs),
     /// Show what a container wrote
     Logs(look::LogsArgs),
+    /// Manage networks
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Network(network::NetworkCommand),
     /// Suspend all processes of containers
     Pause(life::NamesArgs),
     /// List the ports of a container that can be reached
@@ -123,6 +128,8 @@ pub enum Command {
     Stop(life::StopArgs),
     #[command(hide = true)]
     Supervise(supervise::SuperviseArgs),
+    #[command(hide = true)]
+    Switch(switch::SwitchArgs),
     /// Manage machines to start from
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Template(template::TemplateCommand),

@@ -169,6 +169,9 @@ pub struct ContainerArgs {
     /// Time that one question may take (30s)
     #[arg(long, value_name = "DURATION")]
     pub health_timeout: Option<String>,
+    /// What may leave the container: deny, or IP[/PREFIX][:PORT] and NAME[:PORT], separated by commas
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Vec<String>,
     /// Print this help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -221,10 +224,13 @@ pub struct ContainerArgs {
     /// Do without the image's health check
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// user (unless given, where passt is installed), bridge, none, tap:NAME[,ip=CIDR][,gateway=IP], or
-    /// container:NAME in that one's machine
+    /// user (unless given, where passt is installed), a network of your own, bridge, none,
+    /// tap:NAME[,ip=CIDR][,gateway=IP], or container:NAME in that one's machine
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
+    /// Another name of the container on its network
+    #[arg(long, value_name = "NAME")]
+    pub network_alias: Vec<String>,
     /// Let a port of the container be reached on the host, at 127.0.0.1 unless an address is given
     #[arg(short, long, value_name = "[IP:][HOST:]PORT[/PROTOCOL]")]
     pub publish: Vec<String>,

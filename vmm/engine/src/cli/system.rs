@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Filters: container, event, image, label, type, volume
+Filters: container, event, image, label, network, type, volume
 
 Examples:
   walnut events --filter container=web

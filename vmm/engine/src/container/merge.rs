@@ -456,7 +456,7 @@ mod tests {
                 &["-p", "80:x", "image"],
                 "invalid argument \"80:x\" for \"-p, --publish\" flag: invalid containerPort: x",
             ),
-            (&["--network", "nonet", "image"], "network nonet not found"),
+            (&["--network", "host", "image"], "network host not found"),
         ] {
             assert_eq!(resolve(line).unwrap_err().to_string(), said, "{line:?}");
         }

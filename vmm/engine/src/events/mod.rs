@@ -34,7 +34,7 @@ const MAX_SIZE: u64 = 1 << 20;
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Event {
     pub time: Timestamp,
-    /// `container`, `image` or `volume`.
+    /// `container`, `image`, `volume` or `network`.
     pub kind: String,
     pub action: String,
     pub id: String,
@@ -75,6 +75,16 @@ impl Event {
             action: action.to_owned(),
             id: id.to_string(),
             attributes: BTreeMap::from([("name".to_owned(), name.to_string())]),
+        }
+    }
+
+    pub fn network(id: &str, name: &str, action: &str) -> Self {
+        Self {
+            time: Timestamp::now(),
+            kind: "network".to_owned(),
+            action: action.to_owned(),
+            id: id.to_owned(),
+            attributes: BTreeMap::from([("name".to_owned(), name.to_owned())]),
         }
     }
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A container's network for one life of its machine.
 
+mod switched;
+
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,8 @@ pub struct Attachment {
     pub mtu: u32,
     /// Name servers for a container that asks for none of its own.
     pub resolvers: Vec<IpAddr>,
+    /// Its names are the gateway's to answer for, whatever `--dns` says.
+    pub asks_gateway: bool,
     /// What `host-gateway` stands for.
     pub host_gateway: Option<IpAddr>,
     pub ports: Vec<Bound>,
@@ -69,7 +74,7 @@ impl Attachment {
                 || self.network.starts_with("tap:")
                 || self.network == bridge::NAME,
             // IPv6 would have a lot to say as soon as it is up, and passt be started for that.
-            quiet: self.ports.is_empty() && self.network == USER,
+            quiet: self.ports.is_empty() && self.network == USER && !self.asks_gateway,
             ..Interface::default()
         };
         self.mac.map(of).into_iter().collect()
@@ -85,6 +90,26 @@ pub struct Session {
     socket: Option<OwnedFd>,
     passt: Option<Passt>,
     _bridge: Option<Port>,
+    _lone: Option<Lone>,
+}
+
+/// What is left of a switch that has one container alone, when it is gone.
+#[derive(Debug)]
+struct Lone {
+    lock: PathBuf,
+}
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        // Nobody else ever waits for it.
+        let _ = std::fs::remove_file(&self.lock);
+    }
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd), NetworkError> {
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|error| NetworkError::Socket(error.into()))
 }
 
 impl Session {
@@ -109,7 +134,11 @@ impl Session {
                 Ok(Self::default())
             }
             Mode::User if !passt::installed() => Err(NetworkError::NoPasst),
+            Mode::Default | Mode::User if wanted.egress.is_some() => {
+                Self::watched(container, paths)
+            }
             Mode::Default | Mode::User => Self::user(container),
+            Mode::Network(name) => Self::on_network(container, paths, name),
             Mode::Tap(tap) => Ok(Self::tap(container, tap)),
             Mode::Bridge => Self::bridge(container, paths),
         }
@@ -148,15 +177,15 @@ impl Session {
             },
             host_gateway: by_name.then_some(passt::GATEWAY.into()),
             ports: ports.clone(),
+            ..Attachment::default()
         };
-        let flags = SocketFlags::CLOEXEC;
-        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(|error| NetworkError::Socket(error.into()))?;
+        let (near, far) = pair()?;
         let plan = Plan {
             ports,
             ipv6,
             forward_dns,
             host_loopback,
+            place: passt::Place::default(),
         };
         Ok(Self {
             config: attachment.mac.map(|mac| NetConfig {
@@ -167,7 +196,7 @@ impl Session {
             attachment,
             socket: Some(near),
             passt: Some(Passt::new(plan, far)?),
-            _bridge: None,
+            ..Self::default()
         })
     }
 
@@ -203,6 +232,7 @@ impl Session {
             address: wanted.address,
             mac: wanted.mac,
             ports: ports::choose(&wanted.all_published())?,
+            egress: wanted.egress.clone(),
         };
         let mut port = Port::new(&paths.state, &ask)?;
         let tap = port.tap.take();

@@ -7,11 +7,13 @@
 //! - `ports.rs`: ports of the host, looked at before anything is started
 //! - `passt.rs`: a network without root: passt(1)
 //! - `bridge/`: a network with root: a bridge, taps, nf_tables
+//! - `member.rs`: a place on a network of the user's own
 //! - `attachment.rs`: what one run has of it
 //! - `resolver.rs`: how the host looks names up
 
 mod attachment;
 pub mod bridge;
+pub mod member;
 mod passt;
 mod ports;
 mod program;
@@ -53,6 +55,12 @@ pub enum NetworkError {
     Spawn(#[source] io::Error),
     #[error("passt failed{}", said(.0))]
     Passt(String),
+    #[error(transparent)]
+    Networks(#[from] crate::networks::NetworksError),
+    #[error(transparent)]
+    Member(#[from] member::MemberError),
+    #[error("conflicting options: port publishing and the network {0}, which is internal")]
+    Internal(String),
     #[error(transparent)]
     Bridge(#[from] bridge::BridgeError),
     #[error("make a socket for the network")]

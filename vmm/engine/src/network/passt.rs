@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use walnut_netlink::Cidr;
+use walnut_vmm_config::Mac;
 
 use super::{Bound, NetworkError, Protocol, program};
 
@@ -27,7 +28,7 @@ pub const DOCTOR_WEAK: &str = "there is no passt: containers have no network unl
 
 /// Of every container on a network of its own; rarely anybody's LAN.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-const PREFIX: u8 = 24;
+pub(super) const PREFIX: u8 = 24;
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The same by IPv6, of our own part of fd00::/8 (RFC 4193).
 const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd57, 0x616c, 0x6e75, 0x7400, 0, 0, 0, 0x64);
@@ -35,9 +36,11 @@ const PREFIX_V6: u8 = 64;
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd57, 0x616c, 0x6e75, 0x7400, 0, 0, 0, 2);
 /// Passed on to the host's own resolver, where that listens on the loopback.
 pub(super) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+/// The same, of a passt behind a switch: no container has an address like this.
+pub(super) const LINK_RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 53);
 /// The other side's, on each of those networks. With an address and a link named, passt asks for no
 /// route of the host's: it starts on a host that is offline, and goes on when that changes.
-const GATEWAY_MAC: &str = "02:42:0a:00:02:02";
+const GATEWAY_MAC: Mac = walnut_switch::GATEWAY_MAC;
 const LOOPBACK: &str = "lo";
 
 /// What it is to do.
@@ -46,10 +49,31 @@ pub(super) struct Plan {
     pub ports: Vec<Bound>,
     /// The interface of the host's that IPv6 is possible by.
     pub ipv6: Option<String>,
-    /// Queries to [`RESOLVER`] go to the host's.
+    /// Queries to the place's resolver go to the host's.
     pub forward_dns: bool,
     /// The gateway's address is the host's loopback.
     pub host_loopback: bool,
+    pub place: Place,
+}
+
+/// Whom it serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+    pub gateway: Ipv4Addr,
+    pub resolver: Ipv4Addr,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            address: ADDRESS,
+            prefix: PREFIX,
+            gateway: GATEWAY,
+            resolver: RESOLVER,
+        }
+    }
 }
 
 impl Plan {
@@ -58,10 +82,15 @@ impl Plan {
         let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
         add(&["--quiet", "--fd", &fd.to_string()]);
         let interface = self.ipv6.as_deref().unwrap_or(LOOPBACK);
-        add(&["--interface", interface, "--mac-addr", GATEWAY_MAC]);
-        add(&["--address", &ADDRESS.to_string()]);
-        add(&["--netmask", &PREFIX.to_string()]);
-        add(&["--gateway", &GATEWAY.to_string()]);
+        add(&[
+            "--interface",
+            interface,
+            "--mac-addr",
+            &GATEWAY_MAC.to_string(),
+        ]);
+        add(&["--address", &self.place.address.to_string()]);
+        add(&["--netmask", &self.place.prefix.to_string()]);
+        add(&["--gateway", &self.place.gateway.to_string()]);
         add(&["--no-dhcp", "--no-dhcpv6", "--no-ra"]);
         if self.ipv6.is_some() {
             add(&["--address", &ADDRESS_V6.to_string()]);
@@ -70,7 +99,7 @@ impl Plan {
             add(&["--ipv4-only", "--no-ndp"]);
         }
         if self.forward_dns {
-            add(&["--dns-forward", &RESOLVER.to_string()]);
+            add(&["--dns-forward", &self.place.resolver.to_string()]);
         }
         if !self.host_loopback {
             add(&["--no-map-gw"]);
@@ -233,6 +262,7 @@ mod tests {
             ipv6: None,
             forward_dns: true,
             host_loopback: false,
+            place: Place::default(),
         };
         let line = plan.arguments(7).join(" ".as_ref()).into_string().unwrap();
         assert!(line.contains("--ipv4-only ") && line.contains("--interface lo "));

@@ -6,11 +6,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use walnut_netlink::Cidr;
+use walnut_switch::{Policy, PolicyError};
 use walnut_vmm_config::{Mac, MacError};
 
 use super::{Protocol, Publish, PublishError};
 use crate::cli::run::ContainerArgs;
 use crate::container::in_vm;
+use crate::networks::check_name;
 
 /// What stands for the host's loopback in `--add-host NAME:host-gateway`.
 pub const HOST_GATEWAY: &str = "host-gateway";
@@ -35,6 +37,14 @@ pub enum WantedError {
     PublishNothing(String),
     #[error("conflicting options: mac-address and the network mode")]
     MacNothing,
+    #[error("network-scoped alias is supported only for containers in user defined networks")]
+    Alias,
+    #[error(transparent)]
+    Egress(#[from] PolicyError),
+    #[error(
+        "conflicting options: --egress and --network {0}, whose frames are not ours to look at"
+    )]
+    EgressNothing(String),
     #[error("invalid IPv4 address: {0}")]
     InvalidAddress(String),
     #[error("user specified IP address is supported on user defined networks only")]
@@ -54,6 +64,8 @@ pub enum Mode {
     /// That of a container in the same machine.
     Container(String),
     Bridge,
+    /// One that the user made.
+    Network(String),
 }
 
 /// A tap that is there already; what is on it is its owner's business.
@@ -98,6 +110,7 @@ impl Mode {
             Self::Tap(tap) => format!("tap:{}", tap.name),
             Self::Container(container) => in_vm::mode(container),
             Self::Bridge => "bridge".to_owned(),
+            Self::Network(name) => name.clone(),
         }
     }
 
@@ -114,6 +127,9 @@ impl Mode {
                 Some(tap) => Tap::parse(tap)
                     .map(Self::Tap)
                     .ok_or_else(|| WantedError::Tap(other.to_owned())),
+                None if other != "host" && check_name(other).is_ok() => {
+                    Ok(Self::Network(other.to_owned()))
+                }
                 None => Err(WantedError::Unknown(other.chars().take(80).collect())),
             },
         }
@@ -131,6 +147,11 @@ pub struct Wanted {
     pub mac: Option<Mac>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// All may leave, unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Policy>,
 }
 
 impl Wanted {
@@ -163,10 +184,20 @@ impl Wanted {
         if mac.is_some() && mode == Mode::None {
             return Err(WantedError::MacNothing);
         }
-        let address = args.ip.as_deref().map(parse_address).transpose()?;
-        if address.is_some() && mode != Mode::Bridge {
+        let address = args.ip.as_deref().map(Self::parse_address).transpose()?;
+        if address.is_some() && !matches!(mode, Mode::Bridge | Mode::Network(_)) {
             return Err(WantedError::Address);
         }
+        if !args.network_alias.is_empty() && !matches!(mode, Mode::Network(_)) {
+            return Err(WantedError::Alias);
+        }
+        let egress = match args.egress.as_slice() {
+            [] => None,
+            _ if matches!(mode, Mode::None | Mode::Tap(_) | Mode::Container(_)) => {
+                return Err(WantedError::EgressNothing(mode.name()));
+            }
+            texts => Some(Policy::parse(texts)?),
+        };
         let mut wanted = Self {
             mode,
             publish,
@@ -174,9 +205,18 @@ impl Wanted {
             exposed: Vec::new(),
             mac,
             address,
+            aliases: args.network_alias.clone(),
+            egress,
         };
         wanted.expose(exposed);
         Ok(wanted)
+    }
+
+    /// # Errors
+    /// It is no address of IPv4.
+    pub fn parse_address(text: &str) -> Result<Ipv4Addr, WantedError> {
+        text.parse()
+            .map_err(|_| WantedError::InvalidAddress(text.chars().take(40).collect()))
     }
 
     /// What the image exposes; one that makes no sense is passed over.
@@ -207,11 +247,6 @@ impl Wanted {
         }
         all
     }
-}
-
-fn parse_address(text: &str) -> Result<Ipv4Addr, WantedError> {
-    text.parse()
-        .map_err(|_| WantedError::InvalidAddress(text.chars().take(40).collect()))
 }
 
 fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {
@@ -245,7 +280,8 @@ mod tests {
                 "{bad}"
             );
         }
-        for bad in ["", "nonet"] {
+        assert_eq!(Mode::parse("own").unwrap(), Mode::Network("own".into()));
+        for bad in ["", "host", "a/b"] {
             let error = Mode::parse(bad).unwrap_err().to_string();
             assert_eq!(error, format!("network {bad} not found"));
         }

@@ -12,6 +12,8 @@ use crate::image::{
     Image, ImageError, Platform, Progress, Quiet, Reference, Store, Stored, Terminal,
 };
 use crate::image_verbs;
+use crate::network::Mode;
+use crate::networks::Networks;
 use crate::paths::Paths;
 use crate::record::{Alive, Config, Entry, Registry, State};
 use crate::volumes;
@@ -31,6 +33,9 @@ pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Mad
     let mut container = Container::from_flags(args, &here)?;
     if let Some(path) = args.cidfile.as_ref().filter(|path| path.exists()) {
         return Err(RunError::CidfileExists(path.clone()));
+    }
+    if let Mode::Network(name) = &mut container.network.mode {
+        *name = Networks::new(paths).find(name)?.name;
     }
     let root = Root::find(args, paths)?;
     container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;

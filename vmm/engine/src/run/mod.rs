@@ -66,6 +66,8 @@ pub enum RunError {
     #[error(transparent)]
     Path(#[from] PathError),
     #[error(transparent)]
+    Networks(#[from] crate::networks::NetworksError),
+    #[error(transparent)]
     Volumes(#[from] VolumesError),
     #[error(transparent)]
     InVm(#[from] in_vm::InVmError),

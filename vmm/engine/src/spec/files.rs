@@ -63,7 +63,7 @@ fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> St
 /// The host's, with servers that the container can reach; what the flags say goes before it.
 fn resolv_conf(dns: &Dns, host: &Resolver, network: &Attachment) -> String {
     let mut text = String::new();
-    let servers: Vec<String> = if dns.servers.is_empty() {
+    let servers: Vec<String> = if dns.servers.is_empty() || network.asks_gateway {
         let reached = |server: &&std::net::IpAddr| !server.is_loopback();
         let known = network.resolvers.iter().filter(reached);
         known.map(ToString::to_string).collect()

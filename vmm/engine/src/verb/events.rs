@@ -107,7 +107,15 @@ fn document(event: &Event) -> Value {
 }
 
 fn parse_filters(given: &[String]) -> Result<Filters, VerbError> {
-    const KNOWN: [&str; 6] = ["container", "event", "image", "label", "type", "volume"];
+    const KNOWN: [&str; 7] = [
+        "container",
+        "event",
+        "image",
+        "label",
+        "network",
+        "type",
+        "volume",
+    ];
     let mut filters = Vec::new();
     for text in given {
         match text.split_once('=') {
@@ -139,6 +147,9 @@ fn holds(event: &Event, key: &str, value: &str) -> bool {
             is("container") && (event.id.starts_with(value) || attribute("name") == Some(value))
         }
         "volume" => is("volume") && event.id == value,
+        "network" => {
+            is("network") && (event.id.starts_with(value) || attribute("name") == Some(value))
+        }
         "image" if is("image") => event.id == value || attribute("name") == Some(value),
         "image" => attribute("image") == Some(value),
         "label" => match value.split_once('=') {

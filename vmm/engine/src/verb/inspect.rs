@@ -18,7 +18,10 @@ use crate::volumes::Volumes;
 
 pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
     let kind = args.kind.as_deref();
-    if !matches!(kind, None | Some("container" | "image" | "volume")) {
+    if !matches!(
+        kind,
+        None | Some("container" | "image" | "network" | "volume")
+    ) {
         let kind = kind.unwrap_or_default();
         return refused(format!("\"{kind}\" is not a valid value for --type"));
     }
@@ -27,7 +30,7 @@ pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
     let mut code = 0;
     for name in &args.names {
         let found = match kind {
-            Some("image" | "volume") => None,
+            Some("image" | "network" | "volume") => None,
             _ => Some(Known::find(name, paths)),
         };
         let found = match found {
@@ -53,8 +56,12 @@ pub fn inspect(args: &InspectArgs, paths: &Paths) -> Result<u8, VerbError> {
     Ok(code)
 }
 
-/// What is no container: an image, else a volume.
+/// What is no container: an image, else a volume, else a network.
 fn object(name: &str, kind: Option<&str>, paths: &Paths) -> Result<Value, VerbError> {
+    if kind == Some("network") {
+        let found = super::network::document(name, paths);
+        return found.ok_or_else(|| VerbError::Refused(format!("network {name} not found")));
+    }
     let image = match kind {
         Some("volume") => refused(format!("No such volume: {name}")),
         _ => image(name, paths),
@@ -65,6 +72,7 @@ fn object(name: &str, kind: Option<&str>, paths: &Paths) -> Result<Value, VerbEr
     let volumes = Volumes::new(paths);
     match volumes.find(name) {
         Ok(found) => Ok(super::volume::document(&found, &volumes, &volumes.users())),
+        Err(_) if kind.is_none() => super::network::document(name, paths).map_or(image, Ok),
         Err(_) => image,
     }
 }

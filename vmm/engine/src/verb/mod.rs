@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod life;
 pub mod logs;
 mod machine;
+pub mod network;
 pub mod ports;
 pub mod ps;
 pub mod remove;
@@ -65,6 +66,8 @@ pub enum VerbError {
     Attach(#[from] AttachError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error(transparent)]
+    Networks(#[from] crate::networks::NetworksError),
     #[error(transparent)]
     Volumes(#[from] VolumesError),
     #[error(transparent)]

@@ -118,6 +118,7 @@ pub(super) fn settings(known: &Known) -> Value {
         "" => json!({}),
         name => json!({
             name: {
+                "Aliases": known.config.container.network.aliases,
                 "IPAddress": address,
                 "IPPrefixLen": prefix,
                 "Gateway": gateway.clone().unwrap_or_default(),

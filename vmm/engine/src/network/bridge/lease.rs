@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use walnut_netlink::Cidr;
+use walnut_switch::Policy;
 use walnut_vmm_config::Mac;
 
 use super::{Ask, BridgeError};
@@ -29,6 +30,8 @@ pub(super) struct Terms {
     pub mac: Mac,
     pub tap: String,
     pub ports: Vec<Bound>,
+    #[serde(default)]
+    pub egress: Option<Policy>,
 }
 
 /// One that holds: as long as its file is locked.
@@ -134,6 +137,7 @@ impl Leases {
             mac: ask.mac.unwrap_or_else(|| super::super::mac_of(address)),
             tap: tap_name(ask.container),
             ports: ask.ports.clone(),
+            egress: ask.egress.clone(),
         };
         let path = self.dir.join(address.to_string());
         let write = || -> io::Result<File> {
@@ -203,6 +207,7 @@ mod tests {
             address: address.map(Ipv4Addr::from),
             mac: None,
             ports: Vec::new(),
+            egress: None,
         }
     }
 

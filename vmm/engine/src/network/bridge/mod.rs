@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use walnut_netlink::{Cidr, NetlinkError};
+use walnut_switch::{Policy, Target};
 use walnut_vmm_config::Mac;
 use walnut_vmm_host::TapError;
 
@@ -71,6 +72,11 @@ pub enum BridgeError {
     Foreign,
     #[error("--network bridge publishes on IPv4 addresses of the host only, not on {0}")]
     PublishIpv6(IpAddr),
+    #[error(
+        "--egress {0} on --network bridge: names are looked at on --network user and networks of \
+         your own only"
+    )]
+    EgressName(String),
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error("look at {path}")]
@@ -100,6 +106,7 @@ pub(super) struct Ask<'a> {
     pub address: Option<Ipv4Addr>,
     pub mac: Option<Mac>,
     pub ports: Vec<Bound>,
+    pub egress: Option<Policy>,
 }
 
 /// A container's place on the bridge; it goes when dropped.
@@ -120,6 +127,10 @@ impl Port {
     pub fn new(state: &Path, ask: &Ask<'_>) -> Result<Self, BridgeError> {
         if !rustix::process::geteuid().is_root() {
             return Err(BridgeError::NotRoot);
+        }
+        let mut rules = ask.egress.iter().flat_map(|policy| &policy.0);
+        if let Some(rule) = rules.find(|rule| matches!(rule.target, Target::Name(_))) {
+            return Err(BridgeError::EgressName(rule.to_string()));
         }
         let subnet = subnet()?;
         let held = ask.ports.iter().map(hold).collect::<Result<_, _>>()?;

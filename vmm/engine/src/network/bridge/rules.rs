@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
 use walnut_netlink::Cidr;
+use walnut_switch::{Policy, Target};
 
 use super::lease::Terms;
 use super::{BRIDGE, BridgeError};
@@ -59,7 +60,11 @@ fn run(script: &str) -> Result<(), BridgeError> {
 fn script(subnet: Cidr, all: &[Terms]) -> String {
     let mut published = String::new();
     let mut sources = String::new();
+    let mut policies = String::new();
     for terms in all {
+        if let Some(policy) = &terms.egress {
+            let _ = write!(policies, "{}", egress(terms, policy));
+        }
         for port in &terms.ports {
             // A String takes everything.
             let _ = writeln!(published, "    {}", translation(terms, port));
@@ -99,8 +104,15 @@ table ip walnut {{
     ip saddr {subnet} oifname != \"{BRIDGE}\" masquerade
     ip saddr {{ 127.0.0.0/8, {subnet} }} oifname \"{BRIDGE}\" ct status dnat masquerade
   }}
+  chain leaving {{
+{policies}  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname \"{BRIDGE}\" jump leaving
+  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    iifname \"{BRIDGE}\" jump leaving
     oifname \"{BRIDGE}\" ct status dnat accept
     oifname \"{BRIDGE}\" iifname != \"{BRIDGE}\" ct state new drop
   }}
@@ -112,6 +124,27 @@ table bridge walnut {{
 }}
 "
     )
+}
+
+/// What may leave the container for elsewhere than its neighbours.
+fn egress(terms: &Terms, policy: &Policy) -> String {
+    let from = format!("    ip saddr {}", terms.address);
+    let mut text = format!("{from} ct state established,related return\n");
+    for rule in &policy.0 {
+        let Target::Network(cidr) = &rule.target else {
+            continue;
+        };
+        let port = rule.port.map(|port| format!(" th dport {port}"));
+        let protocol = if port.is_some() {
+            " meta l4proto { tcp, udp }"
+        } else {
+            ""
+        };
+        let port = port.unwrap_or_default();
+        let _ = writeln!(text, "{from} ip daddr {cidr}{protocol}{port} return");
+    }
+    let _ = writeln!(text, "{from} drop");
+    text
 }
 
 /// A port of the host's to one of the container's.
@@ -149,10 +182,14 @@ mod tests {
                 container: 80,
                 protocol: Protocol::Tcp,
             }],
+            egress: Some(Policy::parse(&["192.0.2.0/24:443".to_owned()]).unwrap()),
         };
         let text = script("10.86.0.0/24".parse().unwrap(), &[terms]);
         assert!(text.contains("ip daddr 127.0.0.1 tcp dport 8080 dnat to 10.86.0.2:80\n"));
         assert!(text.contains("iifname \"wn0123\" ip saddr != 10.86.0.2 drop\n"));
+        let allowed = "ip saddr 10.86.0.2 ip daddr 192.0.2.0/24 meta l4proto { tcp, udp } th dport 443 return\n    \
+                       ip saddr 10.86.0.2 drop\n";
+        assert!(text.contains(allowed), "{text}");
         assert!(text.starts_with("table ip walnut\ndelete table ip walnut\n"));
     }
 }

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Flags of `walnut network VERB`, as they are typed.
+
+use clap::{Args, Subcommand};
+
+/// `walnut network VERB`.
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Have a container be on a network from its next start on
+    Connect(ConnectArgs),
+    /// Create a network
+    Create(CreateArgs),
+    /// Have a container be on a network no more, from its next start on
+    Disconnect(DisconnectArgs),
+    /// Tell all about networks
+    Inspect(InspectArgs),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Remove networks that no container is on
+    Prune(PruneArgs),
+    /// Remove networks
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Containers on one network reach each other by name and alias; no root is needed.
+
+Examples:
+  walnut network create backend
+  walnut network create --internal --subnet 10.7.0.0/24 --gateway 10.7.0.1 db
+  walnut run -d --network backend --name db --network-alias store busybox nc -ll -p 1 -e date
+  walnut run --rm --network backend busybox nc store 1")]
+pub struct CreateArgs {
+    /// switch is what there is; bridge, as Docker calls it, is the same
+    #[arg(
+        short,
+        long,
+        value_name = "DRIVER",
+        default_value = "switch",
+        hide_default_value = true
+    )]
+    pub driver: String,
+    /// Address of the gateway, which also answers for names
+    #[arg(long, value_name = "IP")]
+    pub gateway: Option<String>,
+    /// Without a way out
+    #[arg(long)]
+    pub internal: bool,
+    /// Set a label
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub label: Vec<String>,
+    /// Addresses of the network
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Option<String>,
+    #[arg(value_name = "NETWORK")]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    /// Another name of the container there
+    #[arg(long, value_name = "NAME")]
+    pub alias: Vec<String>,
+    /// Address of the container there
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<String>,
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DisconnectArgs {
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// json or TEMPLATE
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    #[arg(required = true, value_name = "NETWORK")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Filters: dangling, driver, id, label, name, scope, type")]
+pub struct LsArgs {
+    /// Only those: KEY=VALUE
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// table, json, 'table TEMPLATE' or TEMPLATE
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Show IDs whole
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Show IDs only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Only those: label=NAME[=VALUE], label!=NAME[=VALUE]
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// One that is not there is no failure
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(required = true, value_name = "NETWORK")]
+    pub names: Vec<String>,
+}

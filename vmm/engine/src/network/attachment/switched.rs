@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container behind a switch: on a network of the user's own, or alone, where what leaves it is
+//! looked at (`--egress`).
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use walnut_netlink::Cidr;
+use walnut_switch::{Join, Network as Switched};
+use walnut_vmm_config::{MAX_MTU, NetBackend, NetConfig};
+
+use super::{Attachment, Lone, Session, USER, pair};
+use crate::container::Container;
+use crate::network::passt::{self, Passt, Plan};
+use crate::network::{Bound, HOST_GATEWAY, NetworkError, Protocol, Resolver, member, ports};
+use crate::networks::Networks;
+use crate::paths::Paths;
+
+/// What the switch needs to know, and its key.
+struct Place {
+    key: String,
+    name: String,
+    gateway: Cidr,
+    internal: bool,
+    address: Option<Ipv4Addr>,
+}
+
+impl Session {
+    /// On the network that the user made.
+    pub(super) fn on_network(
+        container: &Container,
+        paths: &Paths,
+        name: &str,
+    ) -> Result<Self, NetworkError> {
+        let network = Networks::new(paths).find(name)?;
+        let place = Place {
+            key: network.id.get(..12).unwrap_or(&network.id).to_owned(),
+            gateway: network.gateway_cidr(),
+            internal: network.internal,
+            address: container.network.address,
+            name: network.name,
+        };
+        Self::switched(container, paths, place)
+    }
+
+    /// As without a switch, but for what may leave.
+    pub(super) fn watched(container: &Container, paths: &Paths) -> Result<Self, NetworkError> {
+        let place = Place {
+            key: container.id.short().to_owned(),
+            name: USER.to_owned(),
+            gateway: Cidr {
+                address: passt::GATEWAY.into(),
+                prefix: passt::PREFIX,
+            },
+            internal: false,
+            address: Some(passt::ADDRESS),
+        };
+        let lone = Lone {
+            lock: member::lock_of(paths, &place.key),
+        };
+        let mut session = Self::switched(container, paths, place)?;
+        session._lone = Some(lone);
+        Ok(session)
+    }
+
+    fn switched(container: &Container, paths: &Paths, place: Place) -> Result<Self, NetworkError> {
+        let wanted = &container.network;
+        let published = wanted.all_published();
+        if place.internal && !published.is_empty() {
+            return Err(NetworkError::Internal(place.name));
+        }
+        if !place.internal && !passt::installed() {
+            return Err(NetworkError::NoPasst);
+        }
+        let ports = ports::choose(&published)?;
+        let mut names = container.hosts.iter();
+        let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
+        let host = Resolver::of_host();
+        let IpAddr::V4(gateway) = place.gateway.address else {
+            return Err(NetworkError::Internal(place.name));
+        };
+        let (near, machine) = pair()?;
+        let (uplink, outside) = match place.internal {
+            true => (None, None),
+            false => pair().map(|(near, far)| (Some(near), Some(far)))?,
+        };
+        let join = Join {
+            names: names_of(container),
+            address: place.address,
+            mac: wanted.mac,
+            host: by_name,
+            resolvers: resolvers(container, &host),
+            egress: wanted.egress.clone(),
+        };
+        let network = Switched {
+            name: place.name.clone(),
+            gateway,
+            prefix: place.gateway.prefix,
+        };
+        let uplink = uplink.as_ref().map(AsFd::as_fd);
+        let joined = member::join(paths, &place.key, &network, &join, machine.as_fd(), uplink)?;
+        let by_answer = |port: &Bound| port.protocol == Protocol::Udp && port.address.is_loopback();
+        let plan = Plan {
+            host_loopback: by_name || ports.iter().any(by_answer),
+            ports: ports.clone(),
+            ipv6: None,
+            forward_dns: host.is_local(),
+            place: passt::Place {
+                address: joined.address,
+                prefix: place.gateway.prefix,
+                gateway,
+                resolver: passt::LINK_RESOLVER,
+            },
+        };
+        let passt = outside.map(|far| Passt::new(plan, far)).transpose()?;
+        let address = Cidr {
+            address: joined.address.into(),
+            ..place.gateway
+        };
+        Ok(Self {
+            attachment: Attachment {
+                network: place.name,
+                mac: Some(joined.mac),
+                addresses: vec![address.to_string()],
+                gateways: (!place.internal)
+                    .then_some(gateway.into())
+                    .into_iter()
+                    .collect(),
+                mtu: MAX_MTU.into(),
+                resolvers: vec![gateway.into()],
+                asks_gateway: true,
+                host_gateway: by_name.then_some(gateway.into()),
+                ports,
+            },
+            config: Some(NetConfig {
+                backend: NetBackend::StreamFd(near.as_raw_fd()),
+                mac: joined.mac,
+                mtu: None,
+            }),
+            socket: Some(near),
+            passt,
+            ..Self::default()
+        })
+    }
+}
+
+/// By which others find it.
+fn names_of(container: &Container) -> Vec<String> {
+    let own = container.name.clone().into_iter();
+    let mut all: Vec<String> = own
+        .chain(container.network.aliases.iter().cloned())
+        .chain([container.id.short().to_owned(), container.hostname.clone()])
+        .collect();
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|name| seen.insert(name.clone()));
+    all
+}
+
+/// Who answers for all other names: what the flags say, else the host's.
+fn resolvers(container: &Container, host: &Resolver) -> Vec<Ipv4Addr> {
+    let ipv4 = |address: IpAddr| match address {
+        IpAddr::V4(address) if !address.is_loopback() => Some(address),
+        _ => None,
+    };
+    let given = container
+        .dns
+        .servers
+        .iter()
+        .filter_map(|text| text.parse().ok());
+    let given: Vec<_> = given.filter_map(ipv4).collect();
+    match given.is_empty() {
+        false => given,
+        true if host.is_local() => vec![passt::LINK_RESOLVER],
+        true => host.servers.iter().copied().filter_map(ipv4).collect(),
+    }
+}

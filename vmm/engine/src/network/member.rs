@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A place on a network in user space: its switch is a process of its own (`walnut switch`), which
+//! whoever joins first starts, and which ends when the last one has left.
+//!
+//! ```text
+//! STATE/net/KEY.lock   held by whoever wants to join, and by a switch that is about to end
+//! STATE/net/KEY/s      where containers join
+//! STATE/net/KEY/log    what the switch says
+//! ```
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rustix::fs::FlockOperation;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
+use thiserror::Error;
+use walnut_switch::{ControlError, Join, Joined, Network, SwitchError};
+
+use crate::cli::switch::SwitchArgs;
+use crate::paths::{PathError, Paths, private_dir};
+use crate::record::{self, RecordError};
+
+#[derive(Debug, Error)]
+pub enum MemberError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("make a socket in {path}")]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("start the network's switch")]
+    Spawn(#[source] io::Error),
+    #[error("tell the switch what its network is")]
+    Describe(#[source] serde_json::Error),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+}
+
+const SOCKET: &str = "s";
+const LOG: &str = "log";
+const BACKLOG: i32 = 16;
+
+/// Where a network is while it is up.
+struct Place {
+    dir: PathBuf,
+    lock: PathBuf,
+}
+
+impl Place {
+    fn new(paths: &Paths, key: &str) -> Self {
+        let all = paths.state.join("net");
+        Self {
+            dir: all.join(key),
+            lock: all.join(format!("{key}.lock")),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join(SOCKET)
+    }
+}
+
+/// For who is alone there, to be removed afterwards.
+pub(super) fn lock_of(paths: &Paths, key: &str) -> PathBuf {
+    Place::new(paths, key).lock
+}
+
+/// Joins a network by its key, which comes up if it has to.
+pub(super) fn join(
+    paths: &Paths,
+    key: &str,
+    network: &Network,
+    wanted: &Join,
+    machine: BorrowedFd<'_>,
+    uplink: Option<BorrowedFd<'_>>,
+) -> Result<Joined, MemberError> {
+    let place = Place::new(paths, key);
+    paths.ensure_state()?;
+    private_dir(&place.dir)?;
+    let _lock = record::lock_file(&place.lock, FlockOperation::LockExclusive)?;
+    // The last switch may have taken it along.
+    private_dir(&place.dir)?;
+    let failed = |source: Errno| MemberError::Socket {
+        path: place.dir.clone(),
+        source: source.into(),
+    };
+    let address = SocketAddrUnix::new(place.socket()).map_err(failed)?;
+    let socket = || {
+        let flags = SocketFlags::CLOEXEC;
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed)
+    };
+    let connection = socket()?;
+    match connect(&connection, &address) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::CONNREFUSED) => {
+            let listener = socket()?;
+            let _ = fs::remove_file(place.socket());
+            bind(&listener, &address).map_err(failed)?;
+            listen(&listener, BACKLOG).map_err(failed)?;
+            spawn(paths, &place, network, &listener)?;
+            connect(&connection, &address).map_err(failed)?;
+        }
+        Err(errno) => return Err(failed(errno)),
+    }
+    Ok(walnut_switch::join(
+        connection.as_fd(),
+        wanted,
+        machine,
+        uplink,
+    )?)
+}
+
+fn spawn(
+    paths: &Paths,
+    place: &Place,
+    network: &Network,
+    listener: &OwnedFd,
+) -> Result<(), MemberError> {
+    let program = std::env::current_exe().map_err(MemberError::Spawn)?;
+    let network = serde_json::to_string(network).map_err(MemberError::Describe)?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(place.dir.join(LOG))
+        .map_err(MemberError::Spawn)?;
+    let mut command = Command::new(program);
+    command.arg("--root").arg(&paths.root);
+    command.arg("--state").arg(&paths.state);
+    command.args(["switch", "--network", &network]);
+    command.args(["--listener", &listener.as_raw_fd().to_string()]);
+    command.arg("--dir").arg(&place.dir);
+    command.arg("--lock").arg(&place.lock);
+    // It inherits this one. No other thread starts a program meanwhile.
+    let set = |flags| fcntl_setfd(listener, flags).map_err(|e| MemberError::Spawn(e.into()));
+    set(FdFlags::empty())?;
+    let spawned = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .current_dir("/")
+        .process_group(0)
+        .spawn();
+    set(FdFlags::CLOEXEC)?;
+    // It outlives this process: init waits for it.
+    spawned.map(drop).map_err(MemberError::Spawn)
+}
+
+/// `walnut switch`.
+///
+/// # Errors
+/// The arguments are not ours, or the kernel refuses to wait.
+pub fn serve(args: &SwitchArgs) -> Result<u8, MemberError> {
+    // A new session: no terminal's signals, no shell that waits. It fails for a leader alone.
+    let _ = rustix::process::setsid();
+    give_up_rights();
+    let network: Network = serde_json::from_str(&args.network).map_err(MemberError::Describe)?;
+    walnut_switch::serve(network, inherited(args.listener), &args.dir, &args.lock)?;
+    Ok(0)
+}
+
+/// What looks at frames needs none of root's. That they can't be given up is no reason not to go on.
+fn give_up_rights() {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    let given = set_no_new_privs(true).and_then(|()| set_capabilities(None, none));
+    if let Err(error) = given {
+        log::warn!("give up root's rights: {error}");
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "an inherited descriptor is only known by its number"
+)]
+fn inherited(fd: RawFd) -> OwnedFd {
+    // SAFETY: whoever started this says that the number is ours alone; a wrong one fails at its
+    // first use.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `walnut network`: networks by name.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde_json::{Value, json};
+
+use super::{VerbError, complain, confirmed, refused, say};
+use crate::cli::network::{
+    ConnectArgs, CreateArgs, DisconnectArgs, InspectArgs, LsArgs, NetworkCommand, PruneArgs, RmArgs,
+};
+use crate::container::label;
+use crate::format::{Inspect, Listing};
+use crate::image::Digest;
+use crate::network::{Mode, Wanted as Attach};
+use crate::networks::{Member, Network, Networks, NetworksError, PREDEFINED, Wanted};
+use crate::paths::Paths;
+use crate::record::{Config, Registry};
+
+const NETWORKS: Listing = Listing {
+    headers: &[
+        ("ID", "NETWORK ID"),
+        ("Name", "NAME"),
+        ("Driver", "DRIVER"),
+        ("Scope", "SCOPE"),
+    ],
+    table: "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
+    quiet: "{{.ID}}",
+};
+const DRIVER: &str = "switch";
+const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
+
+pub fn run(command: NetworkCommand, paths: &Paths) -> Result<u8, VerbError> {
+    let networks = Networks::new(paths);
+    match command {
+        NetworkCommand::Connect(args) => connect(&args, &networks, paths),
+        NetworkCommand::Create(args) => create(&args, &networks),
+        NetworkCommand::Disconnect(args) => disconnect(&args, &networks, paths),
+        NetworkCommand::Inspect(args) => inspect(&args, &networks),
+        NetworkCommand::Ls(args) => list(&args, &networks),
+        NetworkCommand::Prune(args) => prune(&args, &networks),
+        NetworkCommand::Rm(args) => remove(&args, &networks),
+    }
+}
+
+fn create(args: &CreateArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
+    let driver = args.driver.as_str();
+    if !matches!(driver, DRIVER | "bridge") {
+        return refused(format!("plugin \"{driver}\" not found"));
+    }
+    let wanted = Wanted {
+        name: args.name.clone(),
+        labels: label::parse_all(&[], &args.label)
+            .map_err(crate::container::ContainerError::from)?,
+        subnet: args.subnet.clone(),
+        gateway: args.gateway.clone(),
+        internal: args.internal,
+    };
+    say(&networks.create(&wanted)?.id)?;
+    Ok(0)
+}
+
+fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result<u8, VerbError> {
+    let network = networks.find(&args.network)?.name;
+    let address = args.ip.as_deref().map(Attach::parse_address).transpose();
+    let address = address.map_err(crate::container::ContainerError::from)?;
+    change(&args.container, paths, |config| {
+        let name = config.name().to_owned();
+        let wanted = &mut config.container.network;
+        match &wanted.mode {
+            Mode::Network(one) if *one == network => refused(format!(
+                "endpoint with name {name} already exists in network {network}"
+            )),
+            Mode::Network(one) => refused(format!(
+                "container {name} is on the network {one}, and a container is on one at a time: \
+                 walnut network disconnect {one} {name}"
+            )),
+            _ => {
+                wanted.mode = Mode::Network(network.clone());
+                wanted.aliases.clone_from(&args.alias);
+                wanted.address = address;
+                Ok(())
+            }
+        }
+    })
+}
+
+fn disconnect(
+    args: &DisconnectArgs,
+    networks: &Networks<'_>,
+    paths: &Paths,
+) -> Result<u8, VerbError> {
+    // One that is gone can still be in a container's record.
+    let network = match networks.find(&args.network) {
+        Err(NetworksError::NotFound(name)) => name,
+        found => found?.name,
+    };
+    change(&args.container, paths, |config| {
+        let id = config.container.id.to_string();
+        let wanted = &mut config.container.network;
+        if wanted.mode != Mode::Network(network.clone()) {
+            return refused(format!(
+                "container {id} is not connected to network {network}"
+            ));
+        }
+        wanted.mode = Mode::None;
+        wanted.aliases.clear();
+        wanted.address = None;
+        Ok(())
+    })
+}
+
+/// Changes what a container that does not run is to be.
+fn change(
+    name: &str,
+    paths: &Paths,
+    change: impl FnOnce(&mut Config) -> Result<(), VerbError>,
+) -> Result<u8, VerbError> {
+    let entry = Registry::new(paths).find(name)?;
+    let held = entry.change()?;
+    let state = entry.correct(&held)?;
+    if state.is_live() || state.starting {
+        return refused(format!(
+            "container {name} is running: its machine has the network that it was started with; \
+             stop it first"
+        ));
+    }
+    let mut config = entry.config()?;
+    change(&mut config)?;
+    entry.write_config(&config)?;
+    Ok(0)
+}
+
+/// As a document for `inspect` and for rows.
+#[derive(Clone)]
+struct Shown {
+    id: String,
+    name: String,
+    driver: &'static str,
+    network: Option<Network>,
+}
+
+impl Shown {
+    fn all(networks: &Networks<'_>) -> Result<Vec<Self>, VerbError> {
+        let own = networks.list()?.into_iter().map(Self::of);
+        let mut all: Vec<_> = PREDEFINED
+            .iter()
+            .map(|name| Self::predefined(name))
+            .collect();
+        all.extend(own);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    fn of(network: Network) -> Self {
+        Self {
+            id: network.id.clone(),
+            name: network.name.clone(),
+            driver: DRIVER,
+            network: Some(network),
+        }
+    }
+
+    /// Always there, under the same ID everywhere.
+    fn predefined(name: &str) -> Self {
+        let digest = Digest::of(format!("walnut network {name}").as_bytes()).to_string();
+        Self {
+            id: digest.rsplit(':').next().unwrap_or_default().to_owned(),
+            name: name.to_owned(),
+            driver: match name {
+                "bridge" => "bridge",
+                "none" => "null",
+                _ => "passt",
+            },
+            network: None,
+        }
+    }
+
+    fn find(name: &str, networks: &Networks<'_>) -> Result<Self, NetworksError> {
+        match PREDEFINED.contains(&name) {
+            true => Ok(Self::predefined(name)),
+            false => networks.find(name).map(Self::of),
+        }
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let network = self.network.as_ref();
+        network
+            .map(|network| network.labels.clone())
+            .unwrap_or_default()
+    }
+
+    fn internal(&self) -> bool {
+        self.network
+            .as_ref()
+            .is_some_and(|network| network.internal)
+    }
+
+    fn document(&self, networks: &Networks<'_>) -> Value {
+        let mut ipam = json!({ "Driver": "default", "Options": {}, "Config": [] });
+        let mut containers = serde_json::Map::new();
+        if let Some(network) = &self.network {
+            ipam["Config"] = json!([{
+                "Subnet": network.subnet().to_string(),
+                "Gateway": network.gateway.to_string(),
+            }]);
+            containers.extend(networks.members(&self.name).iter().map(member));
+        }
+        let created = self.network.as_ref().map(|network| network.created);
+        json!({
+            "Name": self.name,
+            "Id": self.id,
+            "Created": crate::times::or_never(created),
+            "Scope": "local",
+            "Driver": self.driver,
+            "EnableIPv4": true,
+            "EnableIPv6": false,
+            "IPAM": ipam,
+            "Internal": self.internal(),
+            "Attachable": false,
+            "Ingress": false,
+            "ConfigFrom": { "Network": "" },
+            "ConfigOnly": false,
+            "Containers": containers,
+            "Options": {},
+            "Labels": self.labels(),
+        })
+    }
+}
+
+fn member((entry, config, state): &Member) -> (String, Value) {
+    let network = &state.network;
+    let address = network.cidr().map(|cidr| cidr.to_string());
+    let document = json!({
+        "Name": config.name(),
+        "EndpointID": entry.id(),
+        "MacAddress": network.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        "IPv4Address": address.unwrap_or_default(),
+        "IPv6Address": "",
+    });
+    (entry.id().to_owned(), document)
+}
+
+fn inspect(args: &InspectArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
+    let format = Inspect::parse(args.format.as_deref())?;
+    let mut documents = Vec::new();
+    let mut code = 0;
+    for name in &args.names {
+        match Shown::find(name, networks) {
+            Ok(shown) => documents.push(shown.document(networks)),
+            Err(error) => {
+                code = 1;
+                complain(&error.into());
+            }
+        }
+    }
+    format.write(&mut io::stdout().lock(), &documents)?;
+    Ok(code)
+}
+
+/// What `inspect` says of a name that is no container's, image's or volume's.
+pub(super) fn document(name: &str, paths: &Paths) -> Option<Value> {
+    let networks = Networks::new(paths);
+    let shown = Shown::find(name, &networks).ok()?;
+    Some(shown.document(&networks))
+}
+
+fn list(args: &LsArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
+    let format = NETWORKS.format(args.format.as_deref(), args.quiet)?;
+    let filters = parse_filters(&args.filter, FILTERS)?;
+    let rows: Vec<Value> = Shown::all(networks)?
+        .into_iter()
+        .filter(|shown| fits(shown, &filters, networks))
+        .map(|shown| {
+            let labels = shown.labels();
+            let list: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let id = match args.no_trunc {
+                true => shown.id.as_str(),
+                false => &shown.id[..12],
+            };
+            let created = shown.network.as_ref().map(|network| network.created);
+            json!({
+                "CreatedAt": crate::times::or_never(created),
+                "Driver": shown.driver,
+                "ID": id,
+                "IPv4": "true",
+                "IPv6": "false",
+                "Internal": shown.internal().to_string(),
+                "Labels": list.join(","),
+                "Label": labels,
+                "Name": shown.name,
+                "Scope": "local",
+            })
+        })
+        .collect();
+    format.list(&mut io::stdout().lock(), &rows)?;
+    Ok(0)
+}
+
+type Filters = Vec<(String, String)>;
+
+fn parse_filters(given: &[String], known: &[&str]) -> Result<Filters, VerbError> {
+    let parse = |text: &String| {
+        let parts = text.split_once('=');
+        let parts = parts.filter(|(key, _)| known.contains(key));
+        parts.map(|(key, value)| (key.to_owned(), value.to_owned()))
+    };
+    let mut filters = Vec::new();
+    for text in given {
+        match parse(text) {
+            Some(filter) => filters.push(filter),
+            None => return refused(format!("invalid filter '{text}'")),
+        }
+    }
+    Ok(filters)
+}
+
+fn fits(shown: &Shown, filters: &Filters, networks: &Networks<'_>) -> bool {
+    let labels = shown.labels();
+    let has_label = |wanted: &str| match wanted.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|has| has == value),
+        None => labels.contains_key(wanted),
+    };
+    filters.iter().all(|(key, value)| match key.as_str() {
+        "dangling" => {
+            let idle = shown.network.is_some() && networks.members(&shown.name).is_empty();
+            idle == matches!(value.as_str(), "true" | "1")
+        }
+        "driver" => shown.driver == value,
+        "id" => shown.id.starts_with(value.as_str()),
+        "label" => has_label(value),
+        "label!" => !has_label(value),
+        "scope" => value == "local",
+        "type" => (value == "custom") == shown.network.is_some(),
+        _ => shown.name.contains(value.as_str()),
+    })
+}
+
+fn prune(args: &PruneArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
+    let filters = parse_filters(&args.filter, &["label", "label!"])?;
+    let warning =
+        "WARNING! This will remove all custom networks not used by at least one container.";
+    if !args.force && !confirmed(warning)? {
+        return Ok(0);
+    }
+    let mut removed = Vec::new();
+    for network in networks.list()? {
+        if !fits(&Shown::of(network.clone()), &filters, networks) {
+            continue;
+        }
+        match networks.remove(&network.name) {
+            Ok(network) => removed.push(network.name),
+            Err(NetworksError::InUse { .. } | NetworksError::NotFound(_)) => {}
+            Err(error) => complain(&error.into()),
+        }
+    }
+    if !removed.is_empty() {
+        say("Deleted Networks:")?;
+        removed.iter().try_for_each(|name| say(name))?;
+        say("")?;
+    }
+    Ok(0)
+}
+
+fn remove(args: &RmArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
+    let mut code = 0;
+    for name in &args.names {
+        match networks.remove(name) {
+            Ok(_) => say(name)?,
+            Err(NetworksError::NotFound(_)) if args.force => {}
+            Err(error) => {
+                code = 1;
+                complain(&error.into());
+            }
+        }
+    }
+    Ok(code)
+}

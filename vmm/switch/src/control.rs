@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a container joins: one message with its descriptors, one answer. SOCK_SEQPACKET, so that each
+//! comes whole.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use walnut_vmm_config::Mac;
+
+use crate::policy::Policy;
+
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// With the machine's end of its network, and the passt's where there is one.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// By which it can be found, its own first.
+    pub names: Vec<String>,
+    /// Any that is free, unless given.
+    pub address: Option<Ipv4Addr>,
+    /// That of the address, unless given.
+    pub mac: Option<Mac>,
+    /// The gateway's address is the host's loopback.
+    pub host: bool,
+    /// Who answers for names of others, as its passt reaches them.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// All may leave, unless given.
+    pub egress: Option<Policy>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Joined {
+    pub address: Ipv4Addr,
+    pub mac: Mac,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    Joined(Joined),
+    /// In words.
+    Refused(String),
+}
+
+#[derive(Debug, Error)]
+pub enum ControlError {
+    #[error("speak to the network's switch")]
+    Exchange(#[source] io::Error),
+    #[error("make sense of what the network's switch says")]
+    Parse(#[source] serde_json::Error),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Joins, over a fresh connection.
+///
+/// # Errors
+/// The switch is gone, or refuses.
+pub fn join(
+    connection: BorrowedFd<'_>,
+    join: &Join,
+    machine: BorrowedFd<'_>,
+    uplink: Option<BorrowedFd<'_>>,
+) -> Result<Joined, ControlError> {
+    let bytes = serde_json::to_vec(join).map_err(ControlError::Parse)?;
+    let fds: Vec<BorrowedFd<'_>> = [Some(machine), uplink].into_iter().flatten().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let exchange = |error: rustix::io::Errno| ControlError::Exchange(error.into());
+    let data = [IoSlice::new(&bytes)];
+    sendmsg(connection, &data, &mut ancillary, SendFlags::NOSIGNAL).map_err(exchange)?;
+    let (answer, _) = receive(connection).map_err(ControlError::Exchange)?;
+    match serde_json::from_slice(&answer).map_err(ControlError::Parse)? {
+        Reply::Joined(joined) => Ok(joined),
+        Reply::Refused(words) => Err(ControlError::Refused(words)),
+    }
+}
+
+/// One message and its descriptors.
+fn receive(connection: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut bytes = vec![0; MAX_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut data = [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(
+        connection,
+        &mut data,
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    bytes.truncate(received.bytes);
+    Ok((bytes, fds))
+}
+
+/// What somebody asks of a switch: the first descriptor is the machine's, the second the passt's.
+pub(crate) fn receive_join(connection: impl AsFd) -> io::Result<(Join, Vec<OwnedFd>)> {
+    let (bytes, fds) = receive(connection)?;
+    let join = serde_json::from_slice(&bytes)?;
+    Ok((join, fds))
+}
+
+pub(crate) fn reply(connection: impl AsFd, reply: &Reply) -> io::Result<()> {
+    let bytes = serde_json::to_vec(reply)?;
+    send(connection, &bytes, SendFlags::NOSIGNAL)?;
+    Ok(())
+}

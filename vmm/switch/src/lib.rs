@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A network of containers in user space. Each machine's frames come over a stream socket, each
+//! behind its length, as passt(1) has them; so does what is outside: a passt of each container's own,
+//! since one passt serves one guest (its answers go to the address that it saw last).
+//!
+//! ```text
+//!  machine ── port ─┬─ another port          by the Ethernet address
+//!                   ├─ the gateway           ARP, ICMP echo, names (DNS)
+//!                   └─ uplink ── passt       all else, if the port's policy allows it
+//! ```
+//!
+//! - `control.rs`: how a container joins
+//! - `link.rs`: frames on a socket, with bounded queues
+//! - `packet.rs`: what a frame is, read once; the packets that the gateway makes itself
+//! - `policy.rs`: what may leave
+//! - `names.rs`: DNS
+//! - `port.rs`: one container's place, and what becomes of its frames
+//! - `switch.rs`: all ports, and the loop
+//!
+//! One thread, no daemon: it comes with the first container and goes with the last. Frames are hostile:
+//! a port has its Ethernet address and its IP address, which no other port can take.
+
+#![deny(unsafe_code)]
+
+mod control;
+mod link;
+mod names;
+mod packet;
+mod policy;
+mod port;
+mod switch;
+
+pub use control::{ControlError, Join, Joined, Reply, join};
+pub use policy::{Policy, PolicyError, Rule, Target};
+pub use port::GATEWAY_MAC;
+pub use switch::{Network, SwitchError, serve};

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One container's place, and what becomes of what comes from it and by its uplink.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+
+use simple_dns::RCODE;
+use walnut_vmm_config::Mac;
+
+use crate::link::Link;
+use crate::names::{self, Answer, Directory};
+use crate::packet::{self, End, Ipv4, Packet, What};
+use crate::policy::Gate;
+use crate::switch::Network;
+
+/// The other side's, on each network.
+pub const GATEWAY_MAC: Mac = Mac([0x02, 0x42, 0x0a, 0, 2, 2]);
+const DNS: u16 = 53;
+/// Questions under way; the oldest is forgotten.
+const MAX_QUERIES: usize = 256;
+
+/// Where a frame goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To who has that address.
+    To(Mac),
+    /// To all others.
+    All,
+    Uplink,
+    /// Another frame, in its stead, to the uplink.
+    UplinkThis(Vec<u8>),
+    /// One of the gateway's, to the machine that it came from, or is for.
+    MachineThis(Vec<u8>),
+    /// As it is, to the machine.
+    Machine,
+    Nowhere,
+}
+
+/// A question that was passed on.
+#[derive(Debug, PartialEq, Eq)]
+struct Query {
+    port: u16,
+    id: u16,
+    name: String,
+    server: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub mac: Mac,
+    pub address: Ipv4Addr,
+    pub names: Vec<String>,
+    pub machine: Link,
+    pub uplink: Option<Link>,
+    /// The gateway's address is the host's loopback.
+    pub host: bool,
+    /// Who answers for names of others.
+    pub resolvers: Vec<Ipv4Addr>,
+    pub gate: Gate,
+    queries: VecDeque<Query>,
+}
+
+impl Port {
+    pub fn new(machine: Link, uplink: Option<Link>, mac: Mac, address: Ipv4Addr) -> Self {
+        Self {
+            mac,
+            address,
+            names: Vec::new(),
+            machine,
+            uplink,
+            host: false,
+            resolvers: Vec::new(),
+            gate: Gate::default(),
+            queries: VecDeque::new(),
+        }
+    }
+
+    fn end(&self, port: u16) -> End {
+        End {
+            mac: self.mac,
+            address: self.address,
+            port,
+        }
+    }
+
+    /// A frame of the machine's, whose sender was checked.
+    pub fn machine_says(
+        &mut self,
+        frame: &[u8],
+        network: &Network,
+        directory: &dyn Directory,
+    ) -> Way {
+        let target = packet::destination(frame);
+        match Packet::of(frame) {
+            Packet::Nonsense => Way::Nowhere,
+            Packet::Arp(arp) if arp.is_request && arp.target == network.gateway => {
+                let asker = packet::source(frame);
+                let reply = packet::arp_reply(GATEWAY_MAC, network.gateway, asker, arp.sender);
+                Way::MachineThis(reply)
+            }
+            Packet::Ipv4(packet) if target == GATEWAY_MAC => {
+                self.gateway_hears(frame, &packet, network, directory)
+            }
+            _ if target == GATEWAY_MAC => Way::Nowhere,
+            _ if target.is_multicast() => Way::All,
+            _ => Way::To(target),
+        }
+    }
+
+    fn gateway_hears(
+        &mut self,
+        frame: &[u8],
+        packet: &Ipv4,
+        network: &Network,
+        directory: &dyn Directory,
+    ) -> Way {
+        if packet.target == network.gateway {
+            let gateway = End {
+                mac: GATEWAY_MAC,
+                address: network.gateway,
+                port: DNS,
+            };
+            match packet.what {
+                What::Udp {
+                    source,
+                    target: DNS,
+                } => return self.question(frame, source, network, directory),
+                What::Icmp => {
+                    let reply = packet::echo_reply(frame, &gateway, &self.end(0));
+                    return reply.map_or(Way::Nowhere, Way::MachineThis);
+                }
+                _ if !self.host && !self.gate.answers(packet) => return Way::Nowhere,
+                _ => {}
+            }
+        } else if network.contains(packet.target) {
+            return Way::Nowhere;
+        }
+        match self.uplink.is_some() && packet.source == self.address && self.gate.allows(packet) {
+            true => Way::Uplink,
+            false => Way::Nowhere,
+        }
+    }
+
+    fn question(
+        &mut self,
+        frame: &[u8],
+        from: u16,
+        network: &Network,
+        directory: &dyn Directory,
+    ) -> Way {
+        let Some(message) = packet::udp_payload(frame) else {
+            return Way::Nowhere;
+        };
+        let answer = match names::answer(message, directory) {
+            Answer::Elsewhere { name, .. } if !self.gate.resolves(&name) => {
+                names::refuse(message, RCODE::Refused)
+            }
+            Answer::Elsewhere { .. } if self.uplink.is_none() || self.resolvers.is_empty() => {
+                names::refuse(message, RCODE::ServerFailure)
+            }
+            Answer::Elsewhere { id, name } => {
+                let server = self.ask(from, id, name, self.resolvers.len());
+                let server = End {
+                    mac: GATEWAY_MAC,
+                    address: self.resolvers[server],
+                    port: DNS,
+                };
+                return Way::UplinkThis(packet::udp(&self.end(from), &server, message));
+            }
+            answer => answer,
+        };
+        let gateway = End {
+            mac: GATEWAY_MAC,
+            address: network.gateway,
+            port: DNS,
+        };
+        match answer {
+            Answer::Reply(bytes) => {
+                Way::MachineThis(packet::udp(&gateway, &self.end(from), &bytes))
+            }
+            _ => Way::Nowhere,
+        }
+    }
+
+    /// Remembers a question; which server is to be asked. One that is asked again had no answer.
+    fn ask(&mut self, port: u16, id: u16, name: String, servers: usize) -> usize {
+        let again = |query: &Query| (query.port, query.id, &query.name) == (port, id, &name);
+        let before = self.queries.iter().position(again);
+        let server = match before.and_then(|at| self.queries.remove(at)) {
+            Some(query) => (query.server + 1) % servers,
+            None => 0,
+        };
+        if self.queries.len() == MAX_QUERIES {
+            self.queries.pop_front();
+        }
+        self.queries.push_back(Query {
+            port,
+            id,
+            name,
+            server,
+        });
+        server
+    }
+
+    /// A frame that came by the uplink.
+    pub fn uplink_says(&mut self, frame: &[u8], network: &Network) -> Way {
+        let Packet::Ipv4(packet) = Packet::of(frame) else {
+            // ARP is answered here.
+            return Way::Nowhere;
+        };
+        if packet.target != self.address {
+            return Way::Nowhere;
+        }
+        if let What::Udp {
+            source: DNS,
+            target,
+        } = packet.what
+            && self.resolvers.contains(&packet.source)
+            && let Some(way) = self.answer(frame, target, network)
+        {
+            return way;
+        }
+        self.gate.came(&packet, packet.source == network.gateway);
+        Way::Machine
+    }
+
+    /// An answer to a question that was passed on.
+    fn answer(&mut self, frame: &[u8], port: u16, network: &Network) -> Option<Way> {
+        let message = packet::udp_payload(frame)?;
+        let id = u16::from_be_bytes(*message.first_chunk()?);
+        let is_one = |query: &Query| (query.port, query.id) == (port, id);
+        let at = self.queries.iter().position(is_one)?;
+        let query = self.queries.remove(at)?;
+        let addresses = names::learn(message, id, &query.name);
+        self.gate.learn(&query.name, &addresses);
+        let gateway = End {
+            mac: GATEWAY_MAC,
+            address: network.gateway,
+            port: DNS,
+        };
+        Some(Way::MachineThis(packet::udp(
+            &gateway,
+            &self.end(port),
+            message,
+        )))
+    }
+}

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Frames in, frames out: machines are the other ends of socket pairs.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use proptest::prelude::*;
+use simple_dns::TYPE;
+
+use super::*;
+use crate::link::with_length;
+use crate::names;
+use crate::names::tests::question;
+use crate::packet::{End, What, udp, udp_payload};
+
+fn switch() -> Switch {
+    Switch::new(Network {
+        name: "net".into(),
+        gateway: [10, 89, 0, 1].into(),
+        prefix: 24,
+    })
+}
+
+/// A machine, and what is behind its uplink.
+struct Machine {
+    at: usize,
+    end: End,
+    machine: UnixStream,
+    outside: Option<UnixStream>,
+}
+
+fn pair() -> (UnixStream, OwnedFd) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (ours, theirs.into())
+}
+
+fn join(switch: &mut Switch, names: &[&str], egress: Option<&str>, uplink: bool) -> Machine {
+    let (machine, fd) = pair();
+    let (outside, up) = match uplink {
+        true => pair(),
+        false => return join_with(switch, names, None, machine, vec![fd], None),
+    };
+    let policy = egress.map(|text| crate::Policy::parse(&[text.to_owned()]).unwrap());
+    join_with(switch, names, policy, machine, vec![fd, up], Some(outside))
+}
+
+fn join_with(
+    switch: &mut Switch,
+    names: &[&str],
+    egress: Option<crate::Policy>,
+    machine: UnixStream,
+    fds: Vec<OwnedFd>,
+    outside: Option<UnixStream>,
+) -> Machine {
+    let wanted = Join {
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        resolvers: vec![[192, 0, 2, 53].into(), [192, 0, 2, 54].into()],
+        egress,
+        ..Join::default()
+    };
+    let (at, joined) = switch.join(wanted, fds).unwrap();
+    Machine {
+        at,
+        end: End {
+            mac: joined.mac,
+            address: joined.address,
+            port: 4000,
+        },
+        machine,
+        outside,
+    }
+}
+
+/// What has come, whole frames.
+fn arrived(stream: &mut UnixStream) -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        Ok(_) => panic!("closed"),
+    }
+    let (mut frames, mut from) = (Vec::new(), 0);
+    while let Some(range) = link::next_frame(&bytes, from).unwrap() {
+        from = range.end;
+        frames.push(bytes[range].to_vec());
+    }
+    assert_eq!(from, bytes.len(), "whole frames");
+    frames
+}
+
+impl Machine {
+    fn send(&mut self, switch: &mut Switch, frame: &[u8]) {
+        self.machine.write_all(&with_length(frame)).unwrap();
+        switch.receive(self.at, Side::Machine).unwrap();
+    }
+
+    fn got(&mut self) -> Vec<Vec<u8>> {
+        arrived(&mut self.machine)
+    }
+
+    fn outside_got(&mut self) -> Vec<Vec<u8>> {
+        arrived(self.outside.as_mut().unwrap())
+    }
+
+    fn bring(&mut self, switch: &mut Switch, frame: &[u8]) {
+        let outside = self.outside.as_mut().unwrap();
+        outside.write_all(&with_length(frame)).unwrap();
+        switch.receive(self.at, Side::Uplink).unwrap();
+    }
+}
+
+fn gateway(address: [u8; 4], port: u16) -> End {
+    End {
+        mac: GATEWAY_MAC,
+        address: address.into(),
+        port,
+    }
+}
+
+#[test]
+fn frames_between_machines() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, false);
+    let mut two = join(&mut switch, &["two"], None, false);
+    let mut three = join(&mut switch, &["three"], None, false);
+    assert_eq!(one.end.address, Ipv4Addr::new(10, 89, 0, 2));
+    assert_eq!(two.end.address, Ipv4Addr::new(10, 89, 0, 3));
+    let frame = udp(&one.end, &two.end, b"hello");
+    let burst = [with_length(&frame), with_length(&frame)].concat();
+    one.machine.write_all(&burst[..burst.len() - 1]).unwrap();
+    switch.receive(one.at, Side::Machine).unwrap();
+    assert_eq!(two.got(), std::slice::from_ref(&frame));
+    one.machine.write_all(&burst[burst.len() - 1..]).unwrap();
+    switch.receive(one.at, Side::Machine).unwrap();
+    assert_eq!(two.got(), std::slice::from_ref(&frame));
+    let mut broadcast = frame.clone();
+    broadcast[..6].fill(0xff);
+    one.send(&mut switch, &broadcast);
+    assert_eq!(
+        (two.got().len(), three.got().len(), one.got().len()),
+        (1, 1, 0)
+    );
+    // Who leaves is forgotten, and its address is free.
+    switch.leave(two.at);
+    one.send(&mut switch, &frame);
+    let again = join(&mut switch, &["two"], None, false);
+    assert_eq!(again.end.address, two.end.address);
+}
+
+#[test]
+fn nobody_is_somebody_else() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, false);
+    let mut two = join(&mut switch, &["two"], None, false);
+    let mut three = join(&mut switch, &["three"], None, false);
+    let mac = End {
+        mac: two.end.mac,
+        ..one.end
+    };
+    let address = End {
+        address: two.end.address,
+        ..one.end
+    };
+    for liar in [
+        mac,
+        address,
+        gateway([10, 89, 0, 9], 1),
+        gateway([10, 89, 0, 1], 1),
+    ] {
+        one.send(&mut switch, &udp(&liar, &three.end, b"lie"));
+        let reply = packet::arp_reply(liar.mac, liar.address, three.end.mac, three.end.address);
+        if liar.mac == one.end.mac {
+            one.send(&mut switch, &reply);
+        }
+    }
+    assert!(three.got().is_empty());
+    // A bridge inside of the machine has addresses of its own, which lead back to it.
+    let inner = End {
+        mac: Mac([2, 9, 9, 9, 9, 9]),
+        address: [10, 89, 0, 77].into(),
+        port: 1,
+    };
+    one.send(&mut switch, &udp(&inner, &two.end, b"hello"));
+    let answer = udp(&two.end, &inner, b"answer");
+    two.send(&mut switch, &answer);
+    assert_eq!((two.got().len(), one.got()), (1, vec![answer]));
+    for n in 0..3000_u16 {
+        let [a, b] = n.to_be_bytes();
+        let many = End {
+            mac: Mac([2, 8, 8, 8, a, b]),
+            ..inner
+        };
+        one.send(&mut switch, &udp(&many, &three.end, b""));
+        three.got();
+    }
+    assert!(switch.learnt.len() <= MAX_LEARNT);
+}
+
+#[test]
+fn the_gateway_answers_for_names() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, true);
+    let _two = join(&mut switch, &["db", "Store"], None, false);
+    let dns = gateway([10, 89, 0, 1], 53);
+    for name in ["db", "store", "STORE", "db.net", "one"] {
+        one.send(
+            &mut switch,
+            &udp(&one.end.clone(), &dns, &question(name, TYPE::A)),
+        );
+        let [answer] = one.got().try_into().unwrap();
+        let message = udp_payload(&answer).unwrap();
+        assert_eq!(
+            names::learn(message, 7, &name.to_lowercase()).len(),
+            1,
+            "{name}"
+        );
+    }
+    assert!(one.outside_got().is_empty());
+    // What is not here is asked outside, of another server when nobody answers.
+    let elsewhere = question("example.org", TYPE::A);
+    for server in [53, 54, 53] {
+        one.send(&mut switch, &udp(&one.end.clone(), &dns, &elsewhere));
+        let [asked] = one.outside_got().try_into().unwrap();
+        let server = gateway([192, 0, 2, server], 53);
+        assert_eq!(asked, udp(&one.end, &server, &elsewhere));
+    }
+    let from = gateway([192, 0, 2, 53], 53);
+    let answer = udp(&from, &one.end, &elsewhere);
+    one.bring(&mut switch, &answer);
+    assert_eq!(one.got(), [udp(&dns, &one.end, &elsewhere)]);
+    // Only once: then it is from that server itself.
+    one.bring(&mut switch, &answer);
+    assert_eq!(one.got(), [answer]);
+}
+
+#[test]
+fn without_a_way_out() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, false);
+    let dns = gateway([10, 89, 0, 1], 53);
+    let elsewhere = udp(&one.end.clone(), &dns, &question("example.org", TYPE::A));
+    one.send(&mut switch, &elsewhere);
+    let [answer] = one.got().try_into().unwrap();
+    assert_eq!(udp_payload(&answer).unwrap()[3] & 15, 2, "SERVFAIL");
+    let outside = udp(&one.end.clone(), &gateway([192, 0, 2, 1], 9), b"x");
+    one.send(&mut switch, &outside);
+    assert!(one.got().is_empty());
+    let request = {
+        let mut frame = packet::arp_reply(
+            one.end.mac,
+            one.end.address,
+            Mac([0xff; 6]),
+            [10, 89, 0, 1].into(),
+        );
+        frame[21] = 1;
+        frame
+    };
+    one.send(&mut switch, &request);
+    let [reply] = one.got().try_into().unwrap();
+    assert_eq!(packet::source(&reply), GATEWAY_MAC);
+}
+
+#[test]
+fn what_may_leave() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], Some("192.0.2.0/24:9,ok.test"), true);
+    let mut two = join(&mut switch, &["two"], None, true);
+    let sent = |one: &mut Machine, switch: &mut Switch, to: [u8; 4], port| {
+        one.send(switch, &udp(&one.end.clone(), &gateway(to, port), b"x"));
+        one.outside_got().len()
+    };
+    assert_eq!(sent(&mut one, &mut switch, [192, 0, 2, 1], 9), 1);
+    assert_eq!(sent(&mut one, &mut switch, [192, 0, 2, 1], 10), 0);
+    assert_eq!(sent(&mut one, &mut switch, [198, 51, 100, 1], 9), 0);
+    assert_eq!(sent(&mut two, &mut switch, [198, 51, 100, 1], 9), 1);
+    // Not by somebody else's way out either.
+    let mut around = udp(&one.end, &gateway([198, 51, 100, 1], 9), b"x");
+    around[..6].copy_from_slice(&two.end.mac.0);
+    one.send(&mut switch, &around);
+    assert_eq!((two.got().len(), two.outside_got().len()), (1, 0));
+    let dns = gateway([10, 89, 0, 1], 53);
+    one.send(
+        &mut switch,
+        &udp(&one.end.clone(), &dns, &question("secret.evil", TYPE::A)),
+    );
+    assert!(one.outside_got().is_empty());
+    let [refused] = one.got().try_into().unwrap();
+    assert_eq!(udp_payload(&refused).unwrap()[3] & 15, 5, "REFUSED");
+    let asked = question("ok.test", TYPE::A);
+    one.send(&mut switch, &udp(&one.end.clone(), &dns, &asked));
+    let [passed] = one.outside_got().try_into().unwrap();
+    let Packet::Ipv4(passed) = Packet::of(&passed) else {
+        panic!("no IPv4")
+    };
+    assert!(matches!(passed.what, What::Udp { target: 53, .. }));
+}
+
+#[test]
+fn addresses_that_cannot_be() {
+    let mut switch = Switch::new(Network {
+        name: "small".into(),
+        gateway: [10, 89, 0, 1].into(),
+        prefix: 30,
+    });
+    let one = join(&mut switch, &["one"], None, false);
+    let mut refused = |address: Option<[u8; 4]>, mac: Option<Mac>| {
+        let wanted = Join {
+            address: address.map(Ipv4Addr::from),
+            mac,
+            ..Join::default()
+        };
+        switch.join(wanted, vec![pair().1]).unwrap_err()
+    };
+    assert!(refused(None, None).contains("no address is left on the network small"));
+    assert_eq!(
+        refused(Some(one.end.address.octets()), None),
+        "Address already in use"
+    );
+    assert_eq!(
+        refused(Some([10, 89, 0, 1]), None),
+        "Address already in use"
+    );
+    for outside in [[10, 89, 0, 0], [10, 89, 0, 3], [10, 0, 0, 1]] {
+        assert!(refused(Some(outside), None).contains("is no address of the network"));
+    }
+    switch.leave(one.at);
+    let mac = switch.join(
+        Join {
+            mac: Some(GATEWAY_MAC),
+            ..Join::default()
+        },
+        vec![pair().1],
+    );
+    assert!(mac.unwrap_err().contains("MAC address"));
+}
+
+/// Frames that are almost right: the interesting bytes are where the headers are.
+fn almost() -> impl Strategy<Value = Vec<u8>> {
+    let dns = gateway([10, 89, 0, 1], 53);
+    let one = End {
+        mac: Mac([2, 0x42, 10, 89, 0, 2]),
+        address: [10, 89, 0, 2].into(),
+        port: 4000,
+    };
+    let bases = vec![
+        udp(&one, &dns, &question("db", TYPE::A)),
+        udp(&one, &gateway([192, 0, 2, 1], 9), &[7; 40]),
+        packet::arp_reply(one.mac, one.address, GATEWAY_MAC, [10, 89, 0, 1].into()),
+        Vec::new(),
+    ];
+    let changes = proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6);
+    let base = proptest::sample::select(bases);
+    (base, changes, any::<u8>()).prop_map(|(mut frame, changes, cut)| {
+        for (at, value) in changes {
+            if !frame.is_empty() {
+                let at = at.index(frame.len());
+                frame[at] = value;
+            }
+        }
+        if cut & 3 == 0 {
+            frame.truncate(usize::from(cut));
+        }
+        frame
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_frames(frames in proptest::collection::vec(almost(), 1..20), length: u32) {
+        let mut switch = switch();
+        let mut one = join(&mut switch, &["one"], Some("192.0.2.0/24:9"), true);
+        let mut two = join(&mut switch, &["two"], None, true);
+        for frame in &frames {
+            one.send(&mut switch, frame);
+            one.bring(&mut switch, frame);
+        }
+        // What comes out is whole frames, and none for where it may not go.
+        one.got();
+        two.got();
+        prop_assert!(two.outside_got().is_empty());
+        for frame in one.outside_got() {
+            if let Packet::Ipv4(packet) = Packet::of(&frame) {
+                prop_assert_eq!(packet.source, one.end.address);
+                if let What::Udp { target, .. } = packet.what {
+                    prop_assert!(target == 9 && packet.target.octets()[..3] == [192, 0, 2]);
+                }
+            }
+        }
+        // A length that no frame has ends the port, and nothing else.
+        one.machine.write_all(&(length | 0x0010_0000).to_be_bytes()).unwrap();
+        prop_assert!(switch.receive(one.at, Side::Machine).is_err());
+        prop_assert!(switch.receive(two.at, Side::Machine).is_ok());
+    }
+}
