@@ -227,6 +227,36 @@ fn the_way_out_and_in() {
 }
 
 #[test]
+fn a_switch_that_was_killed_takes_the_links_down() {
+    let Some(home) = home() else { return };
+    home.walnut(["network", "create", "net"]).run().succeeded();
+    home.background_with("web", &["--network", "net"], ECHO);
+    wait_for_port_80(&home, "web");
+    let own = home.path().to_string_lossy().into_owned();
+    let of = |entry: std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let pid = entry.file_name().to_string_lossy().parse().ok();
+        pid.filter(|_| line.contains(&own) && line.contains(" switch "))
+            .and_then(rustix::process::Pid::from_raw)
+    };
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let switches: Vec<_> = processes.filter_map(Result::ok).filter_map(of).collect();
+    assert_eq!(switches.len(), 1);
+    rustix::process::kill_process(switches[0], rustix::process::Signal::KILL).unwrap();
+    wait_for_end(&switches);
+    let script = "while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do :; done; echo down";
+    assert_eq!(home.says(&["exec", "web", "sh", "-c", script]), "down");
+    // The next one brings another up, and a restart joins it.
+    home.background_with("next", &["--network", "net"], ECHO);
+    home.walnut(["restart", "-t", "0", "web"]).run().succeeded();
+    wait_for_port_80(&home, "web");
+    let script = "echo hello | nc -w 20 web 80";
+    assert_eq!(home.says(&["exec", "next", "sh", "-c", script]), "hello");
+    home.remove_all();
+}
+
+#[test]
 fn connect_and_disconnect() {
     let Some(home) = home() else { return };
     home.walnut(["network", "create", "net"]).run().succeeded();

@@ -23,6 +23,8 @@ const MAX_MESSAGE: usize = 64 << 10;
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
+    /// The container's ID: it has one place here.
+    pub container: String,
     /// By which it can be found, its own first.
     pub names: Vec<String>,
     /// Any that is free, unless given.

@@ -49,6 +49,7 @@ struct Query {
 pub(crate) struct Port {
     pub mac: Mac,
     pub address: Ipv4Addr,
+    pub container: String,
     pub names: Vec<String>,
     pub machine: Link,
     pub uplink: Option<Link>,
@@ -65,6 +66,7 @@ impl Port {
         Self {
             mac,
             address,
+            container: String::new(),
             names: Vec::new(),
             machine,
             uplink,

@@ -146,6 +146,14 @@ impl Switch {
         let link = |fd| Link::new(fd).map_err(|error| error.to_string());
         let machine = link(fds.next().ok_or("there is no machine")?)?;
         let uplink = fds.next().map(link).transpose()?;
+        // Its last machine has ended, also where nobody has seen that here.
+        let own = |port: &Option<Port>| {
+            let port = port.as_ref();
+            port.is_some_and(|port| !port.container.is_empty() && port.container == join.container)
+        };
+        if let Some(last) = self.ports.iter().position(own) {
+            self.leave(last);
+        }
         let address = self.choose(join.address)?;
         let [a, b, c, d] = address.octets();
         let mac = join.mac.unwrap_or(Mac([0x02, 0x42, a, b, c, d]));
@@ -158,6 +166,7 @@ impl Switch {
             .iter()
             .map(|name| name.to_ascii_lowercase())
             .collect();
+        port.container = join.container;
         port.host = join.host;
         port.resolvers = join.resolvers;
         port.gate = Gate::new(join.egress);

@@ -110,7 +110,7 @@ pub struct LsArgs {
 
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// Only those: label=NAME[=VALUE], label!=NAME[=VALUE]
+    /// Only those: label=NAME[=VALUE], label!=NAME[=VALUE], until=TIME
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// Do not ask

@@ -14,9 +14,9 @@ pub struct Filter {
     since: Option<Timestamp>,
 }
 
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "id", "name", "label", "status", "exited", "ancestor", "before", "since", "volume", "health",
-    "until", "label!",
+    "network", "until", "label!",
 ];
 const STATUSES: [&str; 7] = [
     "created",
@@ -106,6 +106,7 @@ fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) 
             .volumes
             .iter()
             .any(|volume| volume.target.as_os_str() == value || volume.shown(true) == value),
+        "network" => container.network.mode.name() == value,
         "health" => state.health.as_ref().map_or("none", |h| h.status.as_str()) == value,
         _ => false,
     }

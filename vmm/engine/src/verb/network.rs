@@ -6,7 +6,7 @@ use std::io;
 
 use serde_json::{Value, json};
 
-use super::{VerbError, complain, confirmed, refused, say};
+use super::{VerbError, complain, confirmed, refused, say, say_gone};
 use crate::cli::network::{
     ConnectArgs, CreateArgs, DisconnectArgs, InspectArgs, LsArgs, NetworkCommand, PruneArgs, RmArgs,
 };
@@ -17,6 +17,7 @@ use crate::network::{Mode, Wanted as Attach};
 use crate::networks::{Member, Network, Networks, NetworksError, PREDEFINED, Wanted};
 use crate::paths::Paths;
 use crate::record::{Config, Registry};
+use crate::times::Timestamp;
 
 const NETWORKS: Listing = Listing {
     headers: &[
@@ -338,15 +339,31 @@ fn fits(shown: &Shown, filters: &Filters, networks: &Networks<'_>) -> bool {
 }
 
 fn prune(args: &PruneArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
-    let filters = parse_filters(&args.filter, &["label", "label!"])?;
     let warning =
         "WARNING! This will remove all custom networks not used by at least one container.";
     if !args.force && !confirmed(warning)? {
         return Ok(0);
     }
+    let removed = prune_unused(networks, &args.filter)?;
+    say_gone("Networks", &removed)?;
+    Ok(0)
+}
+
+/// Removes those that no container is on; their names.
+pub(super) fn prune_unused(
+    networks: &Networks<'_>,
+    given: &[String],
+) -> Result<Vec<String>, VerbError> {
+    let mut filters = parse_filters(given, &["label", "label!", "until"])?;
+    let mut until = None;
+    for (_, value) in filters.iter().filter(|(key, _)| key == "until") {
+        until = Some(Timestamp::parse_flag("until", value, Timestamp::now())?);
+    }
+    filters.retain(|(key, _)| key != "until");
     let mut removed = Vec::new();
     for network in networks.list()? {
-        if !fits(&Shown::of(network.clone()), &filters, networks) {
+        let is_old = until.is_none_or(|until| network.created < until);
+        if !is_old || !fits(&Shown::of(network.clone()), &filters, networks) {
             continue;
         }
         match networks.remove(&network.name) {
@@ -355,12 +372,7 @@ fn prune(args: &PruneArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
             Err(error) => complain(&error.into()),
         }
     }
-    if !removed.is_empty() {
-        say("Deleted Networks:")?;
-        removed.iter().try_for_each(|name| say(name))?;
-        say("")?;
-    }
-    Ok(0)
+    Ok(removed)
 }
 
 fn remove(args: &RmArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{VerbError, complain, confirmed, remove, say, say_gone, volume};
+use super::{VerbError, complain, confirmed, network, remove, say, say_gone, volume};
 use crate::cli::system::{FormatArgs, PruneArgs, SystemCommand};
 use crate::format::{self, FormatError};
 use crate::image::Store;
 use crate::image_verbs::prune_images;
+use crate::networks::Networks;
 use crate::paths::{Artifacts, Paths};
 use crate::record::{Registry, Status};
 use crate::run::RunError;
@@ -27,6 +28,7 @@ pub fn run(command: SystemCommand, paths: &Paths) -> Result<u8, VerbError> {
 
 fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
     let mut warning = String::from("WARNING! This will remove:\n  - all stopped containers\n");
+    warning.push_str("  - all networks not used by at least one container\n");
     if args.volumes {
         warning.push_str("  - all anonymous volumes not used by at least one container\n");
     }
@@ -39,6 +41,8 @@ fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
     }
     let (gone, mut freed) = remove::prune_stopped(&args.filter, paths)?;
     say_gone("Containers", &gone)?;
+    let gone = network::prune_unused(&Networks::new(paths), &args.filter)?;
+    say_gone("Networks", &gone)?;
     if args.volumes {
         let volumes = Volumes::new(paths);
         let (gone, bytes) = volume::prune_unused(&volumes, |volume| volume.anonymous);

@@ -149,6 +149,21 @@ fn frames_between_machines() {
 }
 
 #[test]
+fn a_container_has_one_place() {
+    let mut switch = switch();
+    let wanted = Join {
+        container: "0123".into(),
+        address: Some([10, 89, 0, 9].into()),
+        ..Join::default()
+    };
+    let (_first, fd) = pair();
+    switch.join(wanted.clone(), vec![fd]).unwrap();
+    let (_again, fd) = pair();
+    switch.join(wanted, vec![fd]).unwrap();
+    assert_eq!(switch.ports.iter().flatten().count(), 1);
+}
+
+#[test]
 fn nobody_is_somebody_else() {
     let mut switch = switch();
     let mut one = join(&mut switch, &["one"], None, false);

@@ -85,6 +85,7 @@ impl Session {
             false => pair().map(|(near, far)| (Some(near), Some(far)))?,
         };
         let join = Join {
+            container: container.id.to_string(),
             names: names_of(container),
             address: place.address,
             mac: wanted.mac,
