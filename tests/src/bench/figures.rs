@@ -118,6 +118,7 @@ fn templates(report: &Report) -> Vec<Figure> {
     let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
     let start = |who| report.median(row::START, who, metric::FIRST_BYTE);
     let template = |what| report.median(row::TEMPLATE, contender::WALNUT_TEMPLATE, what);
+    let to_agent = |who| report.median(row::PHASES, who, metric::TO_AGENT);
     let clone_mib = template(metric::CLONE).map(|kib| kib / 1024.0);
     vec![
         Figure::new(
@@ -137,6 +138,21 @@ fn templates(report: &Report) -> Vec<Figure> {
             1.0,
             "×",
             ratio(start(contender::WALNUT_TEMPLATE), start(contender::CRUN)),
+        ),
+        Figure::new(
+            "restore, exec of the monitor to the agent's first answer, beside a cold start's",
+            0.1,
+            "×",
+            ratio(
+                to_agent(contender::WALNUT_TEMPLATE),
+                to_agent(contender::WALNUT_RUN),
+            ),
+        ),
+        Figure::new(
+            "KVM exits, template start to first byte",
+            1500.0,
+            "",
+            report.median(row::EXITS, contender::WALNUT_TEMPLATE, "exits"),
         ),
         Figure::new(
             "PSS of the 2nd and later idle clones, monitor included",

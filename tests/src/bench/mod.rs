@@ -90,6 +90,8 @@ pub enum RowName {
     Logs,
     /// containers that do nothing
     Idle,
+    /// memory that a container frees
+    Back,
 }
 
 /// Measures all that was asked for.

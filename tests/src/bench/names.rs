@@ -17,6 +17,7 @@ pub mod row {
     pub const PS: &str = "ps";
     pub const LOGS: &str = "logs";
     pub const IDLE: &str = "idle";
+    pub const BACK: &str = "back";
 }
 
 pub mod contender {
@@ -53,6 +54,11 @@ pub mod metric {
     pub const DIFFERENT: &str = "bytes that differ";
     /// Of a machine that does nothing: guest memory, image and monitor.
     pub const CLONE: &str = "PSS of the 2nd to 32nd idle clone";
+    /// Of a start's phases.
+    pub const ALL: &str = "all";
+    pub const TO_AGENT: &str = "exec of the monitor to the agent's answer";
+    pub const USED: &str = "with 400 MiB in use";
+    pub const FREED: &str = "6 s after they were freed";
     pub const RATE: &str = "rate";
     pub const PEAK: &str = "peak memory";
     pub const TIME: &str = "time";

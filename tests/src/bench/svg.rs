@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A row as a picture: one bar a contender, as long as its median, whiskers from least to most.
+//! A row as a picture: one bar a contender. Either as long as one metric's median, with whiskers from
+//! least to most, or made of several metrics' medians, end to end.
 
 use std::fmt::Write;
 
-use super::report::{Number, Row};
+use super::report::{Entry, Number, Row};
 
 const BAR: usize = 22;
 const GAP: usize = 12;
@@ -25,16 +26,9 @@ pub fn bars(row: &Row, metric: &str) -> String {
         .map(|entry| entry.summary.max)
         .fold(f64::MIN_POSITIVE, f64::max);
     let height = TOP + entries.len() * (BAR + GAP) + GAP;
-    let width = LEFT + PLOT + RIGHT;
     #[expect(clippy::cast_precision_loss, reason = "pixels")]
     let x = |value: f64| LEFT as f64 + value / most * PLOT as f64;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{GAP}\" y=\"24\" font-weight=\"bold\">{}</text>\n",
-        escape(&row.title)
-    );
+    let mut out = head(&row.title, height);
     for (n, entry) in entries.iter().enumerate() {
         let y = TOP + n * (BAR + GAP);
         let (text, middle) = (y + BAR - 6, y + BAR / 2);
@@ -62,6 +56,100 @@ pub fn bars(row: &Row, metric: &str) -> String {
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// The colours of pieces, in turns: neighbours differ.
+const PIECES: [&str; 6] = [
+    "#8a5a2b", "#c9a27a", "#5b7f95", "#a8c0cc", "#7a8f4e", "#c3cf9f",
+];
+/// A piece that is narrower has no room for its name.
+const NAMED: f64 = 46.0;
+
+/// An SVG document with a bar for each contender: all its metrics but `without`, in their order.
+#[must_use]
+pub fn stacked(row: &Row, without: &[&str]) -> String {
+    let mut contenders: Vec<(&str, Vec<&Entry>)> = Vec::new();
+    for entry in &row.entries {
+        if without.contains(&entry.metric.as_str()) {
+            continue;
+        }
+        match contenders
+            .iter_mut()
+            .find(|(name, _)| *name == entry.contender)
+        {
+            Some((_, pieces)) => pieces.push(entry),
+            None => contenders.push((&entry.contender, vec![entry])),
+        }
+    }
+    let sum = |pieces: &[&Entry]| pieces.iter().map(|piece| piece.summary.median).sum::<f64>();
+    let most = contenders
+        .iter()
+        .map(|(_, pieces)| sum(pieces))
+        .fold(f64::MIN_POSITIVE, f64::max);
+    let mut names: Vec<&str> = Vec::new();
+    for entry in contenders.iter().flat_map(|(_, pieces)| pieces) {
+        if !names.contains(&entry.metric.as_str()) {
+            names.push(&entry.metric);
+        }
+    }
+    let height = TOP + contenders.len() * (BAR + 2 * GAP) + GAP;
+    let mut out = head(&row.title, height);
+    for (n, (contender, pieces)) in contenders.iter().enumerate() {
+        let y = TOP + n * (BAR + 2 * GAP);
+        let text = y + BAR - 6;
+        let _ = writeln!(
+            out,
+            "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\">{}</text>",
+            LEFT - 8,
+            escape(contender)
+        );
+        #[expect(clippy::cast_precision_loss, reason = "pixels")]
+        let (mut x, scale) = (LEFT as f64, PLOT as f64 / most);
+        for piece in pieces {
+            let width = piece.summary.median * scale;
+            let which = names.iter().position(|name| *name == piece.metric);
+            let colour = PIECES[which.unwrap_or(0) % PIECES.len()];
+            let _ = writeln!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" \
+                 fill=\"{colour}\"><title>{}: {} {}</title></rect>",
+                escape(&piece.metric),
+                Number(piece.summary.median),
+                piece.unit,
+            );
+            if width >= NAMED {
+                let _ = writeln!(
+                    out,
+                    "<text x=\"{:.1}\" y=\"{text}\" font-size=\"11\">{}</text>",
+                    x + 3.0,
+                    escape(&piece.metric)
+                );
+            }
+            x += width;
+        }
+        let unit = pieces.first().map(|piece| piece.unit.to_string());
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{text}\">{} {}</text>",
+            x + 6.0,
+            Number(sum(pieces)),
+            unit.unwrap_or_default(),
+        );
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+/// A document's beginning, up to its title.
+fn head(title: &str, height: usize) -> String {
+    let width = LEFT + PLOT + RIGHT;
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         font-family=\"sans-serif\" font-size=\"13\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"{GAP}\" y=\"24\" font-weight=\"bold\">{}</text>\n",
+        escape(title)
+    )
 }
 
 fn escape(text: &str) -> String {
@@ -92,11 +180,34 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_of_pieces_is_as_long_as_all_of_them() {
+        let mut row = Row::new("phases", "where the time goes");
+        for (contender, phase, us) in [
+            ("cold", "kernel", 300.0),
+            ("cold", "create", 100.0),
+            ("cold", "all", 400.0),
+            ("template", "create", 50.0),
+        ] {
+            row.sample(contender, phase, Unit::Us, us);
+        }
+        let svg = stacked(&row, &["all"]);
+        for width in ["330.0", "110.0", "55.0"] {
+            assert!(svg.contains(&format!("width=\"{width}\"")), "{svg}");
+        }
+        // One colour a phase, whoever's it is.
+        let colour = PIECES[1];
+        assert_eq!(svg.matches(colour).count(), 2, "{svg}");
+        assert!(svg.contains("<title>kernel: 300"), "{svg}");
+    }
+
+    #[test]
     fn an_empty_row_is_an_empty_picture() {
-        let svg = bars(&Row::new("start", ""), "first byte");
-        assert!(
-            svg.starts_with("<svg") && !svg.contains("NaN") && !svg.contains("inf"),
-            "{svg}"
-        );
+        let empty = Row::new("start", "");
+        for svg in [bars(&empty, "first byte"), stacked(&empty, &[])] {
+            assert!(
+                svg.starts_with("<svg") && !svg.contains("NaN") && !svg.contains("inf"),
+                "{svg}"
+            );
+        }
     }
 }

@@ -67,7 +67,7 @@ struct Measure {
     /// MiB through a container's standard streams
     #[arg(long, default_value_t = 256, value_name = "MIB")]
     stream_mib: usize,
-    /// Where `bench.json`, `bench.txt` and `start.svg` go
+    /// Where `bench.json`, `bench.txt` and the plots go
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Where `make build` staged walnut
@@ -148,11 +148,14 @@ fn write(report: &Report, directory: &Path) -> anyhow::Result<()> {
         serde_json::to_vec_pretty(report)?,
     )?;
     fs::write(directory.join("bench.txt"), report.to_string())?;
-    if let Some(start) = report.rows.iter().find(|found| found.id == row::START) {
-        fs::write(
-            directory.join("start.svg"),
-            svg::bars(start, metric::FIRST_BYTE),
-        )?;
+    let found = |id| report.rows.iter().find(|found| found.id == id);
+    if let Some(start) = found(row::START) {
+        let picture = svg::bars(start, metric::FIRST_BYTE);
+        fs::write(directory.join("start.svg"), picture)?;
+    }
+    if let Some(phases) = found(row::PHASES) {
+        let picture = svg::stacked(phases, &[metric::ALL, metric::TO_AGENT]);
+        fs::write(directory.join("phases.svg"), picture)?;
     }
     Ok(())
 }

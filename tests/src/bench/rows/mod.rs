@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The questions, one module each. A row that fails leaves the others alone.
 
+mod back;
 mod exec;
 mod exits;
 mod files;
@@ -151,7 +152,7 @@ const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon 
 /// Measures every row that was asked for, one after the other.
 pub fn measure(bench: &mut Bench) {
     type Measure = fn(&mut Bench) -> Vec<Row>;
-    let rows: [(&[RowName], Measure); 13] = [
+    let rows: [(&[RowName], Measure); 14] = [
         (&[RowName::Sizes], sizes::measure),
         (&[RowName::Start], start::measure),
         (&[RowName::Template], template::measure),
@@ -165,6 +166,7 @@ pub fn measure(bench: &mut Bench) {
         (&[RowName::Logs], list::logs),
         (&[RowName::Pull], pull::measure),
         (&[RowName::Idle], idle::measure),
+        (&[RowName::Back], back::measure),
     ];
     for (names, measure) in rows {
         if names.iter().any(|name| bench.options.rows.contains(name)) {

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{Bench, LIMIT, RowError, chain, progress};
 use crate::bench::image::BUSYBOX;
-use crate::bench::names::{contender, row};
+use crate::bench::names::{contender, metric, row};
 use crate::bench::process;
 use crate::bench::report::{Row, Unit};
 use crate::bench::walnut::{COLD, TEMPLATE, Walnut};
@@ -54,8 +54,13 @@ fn add(row: &mut Row, name: &str, phases: &[Phase]) {
     for phase in phases {
         row.sample(name, &phase.phase, Unit::Us, phase.us as f64);
     }
+    let end_of = |name: &str| phases.iter().find(|phase| phase.phase == name);
+    if let (Some(cli), Some(agent)) = (end_of("cli"), end_of("agent")) {
+        let us = agent.at_us.saturating_sub(cli.at_us);
+        row.sample(name, metric::TO_AGENT, Unit::Us, us as f64);
+    }
     if let Some(last) = phases.last() {
-        row.sample(name, "all", Unit::Us, last.at_us as f64);
+        row.sample(name, metric::ALL, Unit::Us, last.at_us as f64);
     }
 }
 
@@ -86,7 +91,8 @@ mod tests {
     fn finds_the_line_among_others() {
         let stderr = "a warning\n{\"begin_us\":5,\"phases\":[\
                       {\"phase\":\"cli\",\"us\":10,\"at_us\":10},\
-                      {\"phase\":\"kernel\",\"us\":20,\"at_us\":30}]}\n";
+                      {\"phase\":\"kernel\",\"us\":20,\"at_us\":30},\
+                      {\"phase\":\"agent\",\"us\":5,\"at_us\":35}]}\n";
         let phases = parse(stderr).unwrap();
         assert_eq!(phases[1].phase, "kernel");
         let mut row = Row::new("", "");
@@ -96,8 +102,10 @@ mod tests {
                 .unwrap()
                 .summary
                 .median,
-            30.0
+            35.0
         );
+        let to_agent = row.get(contender::WALNUT_RUN, metric::TO_AGENT).unwrap();
+        assert_eq!(to_agent.samples, [25.0]);
         assert_eq!(
             row.get(contender::WALNUT_RUN, "cli").unwrap().samples,
             [10.0]
