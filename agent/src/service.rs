@@ -27,7 +27,7 @@ use crate::id::Id;
 use crate::mounts::Mounts;
 use crate::process::{How, Process, ProcessError};
 use crate::shutdown::{self, Machine};
-use crate::{clock, create, entropy, lock, processes, wake};
+use crate::{clock, create, entropy, lock, network, processes, wake};
 
 /// How long a started process may wait for its streams to be connected.
 const STREAMS_PATIENCE: Duration = Duration::from_secs(30);
@@ -284,7 +284,9 @@ impl agent_ttrpc::Agent for Service {
 
     fn stats(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<StatsResponse> {
         let (_, container) = self.container(&request.container_id)?;
-        Ok(container.cgroup.stats())
+        let mut stats = container.cgroup.stats();
+        (stats.net_read_bytes, stats.net_write_bytes) = network::traffic(container.init.pid);
+        Ok(stats)
     }
 
     fn update(&self, _: &TtrpcContext, request: UpdateRequest) -> Answer<Empty> {

@@ -54,6 +54,12 @@ fn a_published_port() {
     home.wait_for_listeners("web", &["80"]);
     let long: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     assert!(echo(port, &long) == long);
+    let traffic = home.says(&["stats", "--no-stream", "--format", "{{.NetIO}}", "web"]);
+    let amounts: Vec<&str> = traffic.split(" / ").collect();
+    assert!(
+        amounts.len() == 2 && amounts.iter().all(|a| a.ends_with("MB")),
+        "{traffic}"
+    );
     assert_eq!(home.says(&["port", "web"]), format!("80/tcp -> {place}"));
     assert_eq!(home.says(&["port", "web", "80"]), place);
     home.walnut(["port", "web", "81/udp"])

@@ -136,6 +136,7 @@ impl Watched {
             .saturating_sub(stats.memory_inactive_file);
         let id = if whole { entry.id() } else { entry.short() };
         let (read, written) = (stats.io_read_bytes, stats.io_write_bytes);
+        let (received, sent) = (stats.net_read_bytes, stats.net_write_bytes);
         json!({
             "Container": id,
             "ID": id,
@@ -143,7 +144,7 @@ impl Watched {
             "CPUPerc": format!("{cpu:.2}%"),
             "MemUsage": format!("{} / {}", binary_size(used), binary_size(limit)),
             "MemPerc": format!("{:.2}%", percent(used, limit)),
-            "NetIO": "0B / 0B",
+            "NetIO": format!("{} / {}", decimal_size(received), decimal_size(sent)),
             "BlockIO": format!("{} / {}", decimal_size(read), decimal_size(written)),
             "PIDs": stats.pids_current.to_string(),
         })
