@@ -83,7 +83,7 @@ fn several_vcpus_run() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
     };
-    for cpus in ["2", "4"] {
+    for cpus in ["2", "32"] {
         let done = boot(
             &home,
             "nproc; grep -c ^processor /proc/cpuinfo",

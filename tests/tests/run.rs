@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use walnut_tests::harness::{Done, Home, skip};
-use walnut_tests::place;
+use walnut_tests::{images, place};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 
@@ -167,6 +167,25 @@ fn defaults_are_dockers() {
 }
 
 #[test]
+fn what_dockers_profile_forbids() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    // Neither needs a capability: it is the profile that refuses the one, and allows the other
+    // only without a filter.
+    let script =
+        "busybox unshare -U true 2>&1 || echo refused; busybox nice -n 1 busybox echo nice";
+    assert_eq!(
+        sh(&home, &["-u", "1000"], script),
+        "unshare: unshare(0x10000000): Operation not permitted\nrefused\n"
+    );
+    let script = "busybox unshare -U true && echo allowed";
+    let flags = ["-u", "1000", "--security-opt", "seccomp=unconfined"];
+    assert_eq!(sh(&home, &flags, script), "allowed\n");
+    home.assert_clean();
+}
+
+#[test]
 fn environment_user_and_directory() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);
@@ -190,9 +209,56 @@ fn environment_user_and_directory() {
         sh(&home, &["-u", "alice"], "id -un; id -u"),
         "alice\n1000\n"
     );
+    assert_eq!(
+        sh(&home, &["-u", "alice:wheel"], "id -un; id -gn"),
+        "alice\nwheel\n"
+    );
+    run(&home, &["-u", "alice:nosuch"], &["id"])
+        .exited(125)
+        .complains(&["unable to find group nosuch: no matching entries in group file"]);
     run(&home, &["-u", "nosuch"], &["id"])
         .exited(125)
         .complains(&["unable to find user nosuch: no matching entries in passwd file"]);
+}
+
+#[test]
+fn what_the_image_says_of_itself() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let script = "trap 'echo told; exit 6' USR1; echo \"$0 $GREETING $(id -un) $PWD\"; \
+                  [ $0 != stay ] || while :; do sleep 1000 & wait; done";
+    let mut image = images::busybox().unwrap();
+    image.config.entrypoint = ["sh", "-c", script].map(String::from).into();
+    image.config.cmd = vec!["usual".into()];
+    image.config.env.push("GREETING=hi".into());
+    image.config.working_dir = "/srv/work".into();
+    image.config.user = "alice".into();
+    image.config.stop_signal = Some("SIGUSR1".into());
+    let archive = home.path().join("own.tar");
+    image.write_oci_archive(&archive).unwrap();
+    let name = format!("oci-archive:{}", archive.display());
+    assert_eq!(
+        home.says(&["run", "--rm", &name]),
+        "usual hi alice /srv/work"
+    );
+    assert_eq!(
+        home.says(&["run", "--rm", &name, "other"]),
+        "other hi alice /srv/work"
+    );
+    let flags = ["-u", "root", "-w", "/", "-e", "GREETING=ho", "--entrypoint"];
+    let line = [&["run", "--rm"], &flags[..], &["env", &name]].concat();
+    let seen = home.says(&line);
+    assert!(seen.lines().any(|line| line == "GREETING=ho"), "{seen}");
+    home.walnut(["run", "-d", "--name", "own", &name, "stay"])
+        .run()
+        .succeeded();
+    assert_eq!(home.first_line("own"), "stay hi alice /srv/work\n");
+    home.walnut(["stop", "own"]).run().succeeded();
+    assert_eq!(home.says(&["wait", "own"]), "6");
+    assert!(home.says(&["logs", "own"]).ends_with("\ntold"));
+    home.remove_all();
+    home.assert_clean();
 }
 
 #[test]

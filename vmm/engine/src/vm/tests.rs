@@ -99,6 +99,38 @@ fn a_dead_monitor_is_told_in_words() {
 }
 
 #[test]
+fn each_end_is_named() {
+    let ends = [
+        (r#""guest-reset""#, "the guest reset"),
+        (
+            r#""guest-panic","message":"Kernel panic: x""#,
+            "the guest kernel panicked: Kernel panic: x",
+        ),
+        (
+            r#""triple-fault""#,
+            "the guest's processor met a triple fault",
+        ),
+        (
+            r#""kvm-error","message":"vCPU 0: internal error""#,
+            "KVM could not go on: vCPU 0: internal error",
+        ),
+        (r#""stopped""#, "its monitor was told to stop"),
+    ];
+    for (ending, words) in ends {
+        let bench = Bench::new();
+        let report = format!(r#"{{"event":"ended","at_us":1,"ending":{ending}}}"#);
+        let mut vm = bench.start(&format!("echo '{report}' >/dev/fd/$REPORT"));
+        let said = bench.ready(&mut vm, LONG).unwrap_err().to_string();
+        let wanted = format!("the machine ended while it was starting: {words}");
+        assert_eq!(said, wanted);
+    }
+    let bench = Bench::new();
+    let mut vm = bench.start("kill -9 $$");
+    let said = bench.ready(&mut vm, LONG).unwrap_err().to_string();
+    assert!(said.ends_with(": its monitor was killed"), "{said}");
+}
+
+#[test]
 fn a_silent_death_shows_what_the_monitor_wrote() {
     let bench = Bench::new();
     let mut vm = bench.start("echo oops >&2; exit 3");
