@@ -324,16 +324,20 @@ fn no_kvm_and_no_permission() {
         .run()
         .exited(125)
         .complains(&["/dev/kvm", "does not exist"]);
-    let denied = format!(
-        "mount --make-rprivate / && mount -t tmpfs t /dev && mknod -m 666 /dev/null c 1 3 && \
-         mknod -m 660 /dev/kvm c 10 232 && chmod o+rwx {dir} && \
-         exec setpriv --reuid 65533 --regid 65533 --clear-groups env HOME={dir} \
-         {program:?} --root {dir}/r2 --state {dir}/s2 run --rm {image} true",
-        dir = home.path().display(),
-        program = place::staged().join("walnut"),
-    );
-    let done = Program::new("unshare")
-        .args(["-m", "sh", "-c", &denied])
-        .run();
-    done.exited(125).complains(&["no permission", "/dev/kvm"]);
+    // Its group is named to those who could join it.
+    for (group, words) in [("root", "user 0 only"), ("kvm", "usermod -aG kvm")] {
+        let denied = format!(
+            "mount --make-rprivate / && mount -t tmpfs t /dev && mknod -m 666 /dev/null c 1 3 && \
+             mknod -m 660 /dev/kvm c 10 232 && chgrp {group} /dev/kvm && chmod o+rwx {dir} && \
+             exec setpriv --reuid 65533 --regid 65533 --clear-groups env HOME={dir} \
+             {program:?} --root {dir}/r2 --state {dir}/s2 run --rm {image} true",
+            dir = home.path().display(),
+            program = place::staged().join("walnut"),
+        );
+        let done = Program::new("unshare")
+            .args(["-m", "sh", "-c", &denied])
+            .run();
+        done.exited(125)
+            .complains(&["no permission", "/dev/kvm", words]);
+    }
 }

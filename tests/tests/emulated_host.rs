@@ -108,6 +108,23 @@ fn the_deadline_kills() {
 }
 
 #[test]
+fn its_death_shows_its_console() {
+    if !qemu() {
+        return;
+    }
+    let script = "echo c > /proc/sysrq-trigger";
+    let done = emulated_host(&["run", "--timeout-s", "240", "--", "sh", "-c", script]).run();
+    done.exited(125);
+    let text = String::from_utf8_lossy(&done.stderr);
+    for words in [
+        "the emulated host died; its console's last words:",
+        "Kernel panic - not syncing: sysrq triggered crash",
+    ] {
+        assert!(text.contains(words), "{}", done.story());
+    }
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_behind() {
     if !qemu() {
         return;

@@ -92,3 +92,29 @@ fn missing_packages_are_named_to_others() {
     let line = "    apt-get install -y --no-install-recommends erofs-utils";
     assert!(text.lines().any(|l| l == line), "{}", done.story());
 }
+
+#[test]
+fn a_kernel_source_that_is_none_is_named() {
+    let cache = tempfile::tempdir().unwrap();
+    let build = |source: &Path, flags: &[&str]| {
+        Program::new(place::checkout().join("guest-image/build-kernel"))
+            .args(flags)
+            .env("XDG_CACHE_HOME", cache.path())
+            .env("KERNEL_SRC", source)
+            .run()
+    };
+    let missing = Path::new("/nonexistent/linux");
+    build(missing, &[])
+        .exited(1)
+        .complains(&["no source at /nonexistent/linux", "KERNEL_SRC"]);
+    // Nothing is in this cache; it is looked up without building anything.
+    let tree = tempfile::tempdir().unwrap();
+    build(tree.path(), &["--cached"]).exited(1).says("");
+    let done = build(tree.path(), &[]);
+    done.exited(1);
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(text.contains("is no kernel source"), "{}", done.story());
+    let kernels = fs::read_dir(cache.path().join("walnut/kernel")).unwrap();
+    let left: Vec<_> = kernels.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["lock"], "what was begun is cleared away");
+}

@@ -419,6 +419,17 @@ fn memory_beyond_the_limit_is_a_kill() {
         &["sh", "-c", "exec tail /dev/zero"],
     );
     done.exited(137).complains(&["out of memory"]);
+    // Who only looks like it is not taken for it.
+    for (name, script, killed) in [
+        ("eater", "exec tail /dev/zero", "137 true"),
+        ("other", "exit 137", "137 false"),
+    ] {
+        home.background_with(name, &["--memory", "64m"], script);
+        home.walnut(["wait", name]).run().says("137\n");
+        let format = "{{.State.ExitCode}} {{.State.OOMKilled}}";
+        assert_eq!(home.says(&["inspect", "-f", format, name]), killed);
+    }
+    home.remove_all();
     home.assert_clean();
 }
 
