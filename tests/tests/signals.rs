@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use walnut_tests::harness::{Home, Program, skip};
+use walnut_tests::harness::{Home, Program, process, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 
@@ -154,6 +154,46 @@ fn killed_at_any_moment() {
         .run()
         .succeeded()
         .says("fine\n");
+    assert_eq!(machines(&home), 0);
+    home.assert_clean();
+}
+
+#[test]
+fn a_monitor_that_dies_is_told() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let mut child = home
+        .walnut([
+            "run",
+            "--rm",
+            &image,
+            "sh",
+            "-c",
+            "echo up; exec sleep 1000",
+        ])
+        .into_command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "up\n");
+    let monitors: Vec<Pid> = process::children(Pid::from_child(&child)).collect();
+    let [monitor] = monitors[..] else {
+        panic!("one monitor, not {monitors:?}");
+    };
+    kill_process(monitor, Signal::KILL).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(125));
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.starts_with("walnut: the machine ended"), "{said}");
+    assert!(said.ends_with("its monitor was killed\n"), "{said}");
     assert_eq!(machines(&home), 0);
     home.assert_clean();
 }
