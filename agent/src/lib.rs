@@ -26,6 +26,7 @@ mod container;
 mod create;
 mod devices;
 mod entropy;
+mod heap;
 mod id;
 mod init;
 mod jit;

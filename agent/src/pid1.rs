@@ -15,7 +15,7 @@ use crate::helper::{Helper, HelperError};
 use crate::listen::{self, ListenError};
 use crate::service::Service;
 use crate::shutdown::Guest;
-use crate::{STATE_DIR, clock, jit, reaper};
+use crate::{STATE_DIR, clock, heap, jit, reaper};
 
 /// On the command line of a machine that is to be snapshotted as soon as it is ready.
 const TEMPLATE: &str = "walnut.template";
@@ -61,6 +61,7 @@ pub fn main() -> i32 {
         return 2;
     }
     let started_us = clock::boottime_us();
+    heap::keep_small();
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     match start(started_us) {
         Ok(agent) => agent.reaper.run(),

@@ -10,6 +10,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
@@ -86,7 +87,8 @@ pub fn pump(
     stop: &Stop,
     drain_at_most: usize,
 ) -> Result<Ended, Errno> {
-    let mut buffer = vec![0; BUFFER];
+    // Not filled beforehand: what the stream never needs stays the host's.
+    let mut buffer = Vec::with_capacity(BUFFER);
     let mut left = drain_at_most;
     loop {
         match stop.current() {
@@ -94,14 +96,15 @@ pub fn pump(
             DRAIN if left == 0 => return Ok(Ended::Source),
             _ => {}
         }
-        match rustix::io::read(source, &mut buffer) {
+        buffer.clear();
+        match rustix::io::read(source, spare_capacity(&mut buffer)) {
             // A terminal whose last user is gone reads as EIO, a reset connection is an end too.
             Ok(0) | Err(Errno::IO | Errno::CONNRESET) => return Ok(Ended::Source),
             Ok(len) => {
                 if stop.current() == DRAIN {
                     left = left.saturating_sub(len);
                 }
-                if let Some(ended) = write_all(destination, &buffer[..len], stop)? {
+                if let Some(ended) = write_all(destination, &buffer, stop)? {
                     return Ok(ended);
                 }
             }
