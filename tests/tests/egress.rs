@@ -8,7 +8,9 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::Receiver;
 
-use walnut_tests::harness::network::{HEAR, HOST_PROGRAMS, PATIENCE, has_passt};
+use walnut_tests::harness::network::{
+    HEAR, HOST_PROGRAMS, PATIENCE, has_passt, switches, wait_for_end,
+};
 use walnut_tests::harness::{Home, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
@@ -92,6 +94,7 @@ fn deny_and_what_is_allowed() {
         "nothing\ntried"
     );
     assert!(came.try_recv().is_err());
+    wait_for_end(&switches(home.path()));
     home.assert_clean();
 }
 

@@ -5,9 +5,10 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::FileTypeExt;
 
-use walnut_tests::harness::network::{HEAR, PATIENCE, free_ports, has_passt, passts, wait_for_end};
+use walnut_tests::harness::network::{
+    HEAR, PATIENCE, free_ports, has_passt, passts, switches, wait_for_end,
+};
 use walnut_tests::harness::{Home, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
@@ -35,16 +36,6 @@ fn wait_for_port_80(home: &Home, name: &str) {
 fn run(home: &Home, flags: &[&str], script: &str) -> String {
     let image = home.busybox();
     home.says(&[&["run", "--rm"], flags, &[&image, "sh", "-c", script]].concat())
-}
-
-/// The sockets of the switches that are up.
-fn switches(home: &Home) -> usize {
-    let all = std::fs::read_dir(home.state().join("net"));
-    let sockets = all.into_iter().flatten().filter_map(|entry| {
-        let socket = entry.ok()?.path().join("s").metadata().ok()?;
-        socket.file_type().is_socket().then_some(())
-    });
-    sockets.count()
 }
 
 #[test]
@@ -110,11 +101,12 @@ fn names_and_addresses() {
     .run()
     .exited(125)
     .complains(&["Address already in use"]);
-    assert_eq!(switches(&home), 1);
+    let switches = switches(home.path());
+    assert_eq!(switches.len(), 1);
     home.remove_all();
     assert_eq!(home.says(&["network", "rm", "back"]), "back");
     // Without a container there is no switch, a moment later.
-    while switches(&home) > 0 {}
+    wait_for_end(&switches);
     home.assert_clean();
 }
 
@@ -222,7 +214,7 @@ fn the_way_out_and_in() {
     let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     wait_for_end(&passts);
-    while switches(&home) > 0 {}
+    wait_for_end(&switches(home.path()));
     home.remove_all();
 }
 
@@ -232,16 +224,7 @@ fn a_switch_that_was_killed_takes_the_links_down() {
     home.walnut(["network", "create", "net"]).run().succeeded();
     home.background_with("web", &["--network", "net"], ECHO);
     wait_for_port_80(&home, "web");
-    let own = home.path().to_string_lossy().into_owned();
-    let of = |entry: std::fs::DirEntry| {
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let pid = entry.file_name().to_string_lossy().parse().ok();
-        pid.filter(|_| line.contains(&own) && line.contains(" switch "))
-            .and_then(rustix::process::Pid::from_raw)
-    };
-    let processes = std::fs::read_dir("/proc").unwrap();
-    let switches: Vec<_> = processes.filter_map(Result::ok).filter_map(of).collect();
+    let switches = switches(home.path());
     assert_eq!(switches.len(), 1);
     rustix::process::kill_process(switches[0], rustix::process::Signal::KILL).unwrap();
     wait_for_end(&switches);

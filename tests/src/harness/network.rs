@@ -26,7 +26,7 @@ pub const HOST_PROGRAMS: [&str; 6] = [
 /// `hear HOST PORT`: the first line that a server says, or `nothing`. Neither side ends first: passt of
 /// 2023 may forget what comes with an end.
 pub const HEAR: &str = "hear() { [ -e p ] || mkfifo p q; nc -w 3 $1 $2 <>p >q 2>/dev/null & \
-                        read line <q && echo $line || echo nothing; kill $! 2>/dev/null; }; ";
+                        read line <q && echo $line || echo nothing; kill $! 2>/dev/null; true; }; ";
 
 /// For one answer from a container.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,6 +62,24 @@ pub fn passts(with: &str) -> Vec<Pid> {
         let is_one = line.contains("passt ") && line.contains(with);
         let pid = entry.file_name().to_string_lossy().parse().ok();
         pid.filter(|_| is_one).and_then(Pid::from_raw)
+    };
+    let processes = fs::read_dir("/proc").expect("/proc is there");
+    processes.filter_map(Result::ok).filter_map(of).collect()
+}
+
+/// The switches that know this directory.
+///
+/// # Panics
+/// When there is no /proc.
+#[must_use]
+pub fn switches(of: &Path) -> Vec<Pid> {
+    let own = of.to_string_lossy();
+    let of = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let pid = entry.file_name().to_string_lossy().parse().ok();
+        pid.filter(|_| line.contains(&*own) && line.contains(" switch "))
+            .and_then(Pid::from_raw)
     };
     let processes = fs::read_dir("/proc").expect("/proc is there");
     processes.filter_map(Result::ok).filter_map(of).collect()

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    EthernetRepr, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UdpPacket,
-    UdpRepr,
+    EthernetRepr, Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr,
+    TcpPacket, UdpPacket, UdpRepr,
 };
 use walnut_vmm_config::Mac;
 
@@ -241,6 +241,50 @@ pub(crate) fn echo_reply(frame: &[u8], from: &End, to: &End) -> Option<Vec<u8>> 
     Some(bytes)
 }
 
+/// Why a packet went nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A policy is against it.
+    Prohibited,
+    /// There is no way there.
+    Network,
+    /// Nobody listens.
+    Port,
+}
+
+/// What tells the sender, so that nobody waits for an answer; nothing where that was ICMP itself
+/// (RFC 1122 §3.2.2).
+pub(crate) fn refusal(frame: &[u8], why: Refusal, from: &End, to: &End) -> Option<Vec<u8>> {
+    /// Of the packet that was refused, as much as RFC 792 asks for.
+    const QUOTED: usize = 8;
+    let packet = Ipv4Packet::new_checked(frame.get(ETHERNET_LEN..)?).ok()?;
+    if packet.next_header() == IpProtocol::Icmp || packet.frag_offset() > 0 {
+        return None;
+    }
+    let payload = packet.payload();
+    let message = Icmpv4Repr::DstUnreachable {
+        reason: match why {
+            Refusal::Prohibited => Icmpv4DstUnreachable::CommProhibited,
+            Refusal::Network => Icmpv4DstUnreachable::NetUnreachable,
+            Refusal::Port => Icmpv4DstUnreachable::PortUnreachable,
+        },
+        header: Ipv4Repr {
+            src_addr: packet.src_addr(),
+            dst_addr: packet.dst_addr(),
+            next_header: packet.next_header(),
+            payload_len: payload.len(),
+            hop_limit: packet.hop_limit(),
+        },
+        data: &payload[..payload.len().min(QUOTED)],
+    };
+    let (mut bytes, start) = ip(from, to, IpProtocol::Icmp, message.buffer_len());
+    message.emit(
+        &mut Icmpv4Packet::new_unchecked(&mut bytes[start..]),
+        &ChecksumCapabilities::default(),
+    );
+    Some(bytes)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
@@ -288,6 +332,7 @@ pub(crate) mod tests {
             }
             let _ = Packet::of(&bytes);
             let _ = udp_payload(&bytes);
+            let _ = refusal(&bytes, Refusal::Port, &end(1, 0), &end(2, 0));
             let _ = echo_reply(&bytes, &end(1, 0), &end(2, 0));
             let _ = (destination(&bytes), source(&bytes));
         }

@@ -9,7 +9,7 @@ use walnut_vmm_config::Mac;
 
 use crate::link::Link;
 use crate::names::{self, Answer, Directory};
-use crate::packet::{self, End, Ipv4, Packet, What};
+use crate::packet::{self, End, Ipv4, Packet, Refusal, What};
 use crate::policy::Gate;
 use crate::switch::Network;
 
@@ -131,16 +131,35 @@ impl Port {
                     let reply = packet::echo_reply(frame, &gateway, &self.end(0));
                     return reply.map_or(Way::Nowhere, Way::MachineThis);
                 }
-                _ if !self.host && !self.gate.answers(packet) => return Way::Nowhere,
+                _ if !self.host && !self.gate.answers(packet) => {
+                    return self.refuse(frame, Refusal::Port, network);
+                }
                 _ => {}
             }
         } else if network.contains(packet.target) {
             return Way::Nowhere;
         }
-        match self.uplink.is_some() && packet.source == self.address && self.gate.allows(packet) {
-            true => Way::Uplink,
-            false => Way::Nowhere,
+        if packet.source != self.address {
+            return Way::Nowhere;
         }
+        if self.uplink.is_none() {
+            return self.refuse(frame, Refusal::Network, network);
+        }
+        match self.gate.allows(packet) {
+            true => Way::Uplink,
+            false => self.refuse(frame, Refusal::Prohibited, network),
+        }
+    }
+
+    /// The sender is told at once.
+    fn refuse(&self, frame: &[u8], why: Refusal, network: &Network) -> Way {
+        let gateway = End {
+            mac: GATEWAY_MAC,
+            address: network.gateway,
+            port: 0,
+        };
+        let told = packet::refusal(frame, why, &gateway, &self.end(0));
+        told.map_or(Way::Nowhere, Way::MachineThis)
     }
 
     fn question(

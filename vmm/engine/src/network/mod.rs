@@ -63,6 +63,8 @@ pub enum NetworkError {
     Internal(String),
     #[error(transparent)]
     Bridge(#[from] bridge::BridgeError),
+    #[error("create a name for the network's switch")]
+    Key(#[source] io::Error),
     #[error("make a socket for the network")]
     Socket(#[source] io::Error),
 }

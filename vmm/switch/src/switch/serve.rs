@@ -76,7 +76,7 @@ struct Server {
     locked: Arc<OwnedFd>,
     joining: Vec<Option<OwnedFd>>,
     /// A thread that waits for the lock, while there is no port.
-    lock: Option<std::thread::JoinHandle<io::Result<File>>>,
+    lock: Option<std::thread::JoinHandle<io::Result<Option<File>>>>,
 }
 
 impl Server {
@@ -235,10 +235,14 @@ impl Server {
         let path = lock.to_owned();
         let locked = Arc::clone(&self.locked);
         let wait = move || {
-            let file = File::open(path).and_then(|file| {
-                flock(&file, FlockOperation::LockExclusive)?;
-                Ok(file)
-            });
+            let file = match File::open(path) {
+                // Then nobody else wants to join any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                opened => opened.and_then(|file| {
+                    flock(&file, FlockOperation::LockExclusive)?;
+                    Ok(Some(file))
+                }),
+            };
             rustix::io::write(&*locked, &1_u64.to_ne_bytes())?;
             file
         };

@@ -260,7 +260,10 @@ fn without_a_way_out() {
     assert_eq!(udp_payload(&answer).unwrap()[3] & 15, 2, "SERVFAIL");
     let outside = udp(&one.end.clone(), &gateway([192, 0, 2, 1], 9), b"x");
     one.send(&mut switch, &outside);
-    assert!(one.got().is_empty());
+    // "Network unreachable", from the gateway, about that very packet.
+    let [told] = one.got().try_into().unwrap();
+    assert_eq!(told[34..36], [3, 0]);
+    assert_eq!(told[42..62], outside[14..34]);
     let request = {
         let mut frame = packet::arp_reply(
             one.end.mac,
@@ -289,6 +292,9 @@ fn what_may_leave() {
     assert_eq!(sent(&mut one, &mut switch, [192, 0, 2, 1], 10), 0);
     assert_eq!(sent(&mut one, &mut switch, [198, 51, 100, 1], 9), 0);
     assert_eq!(sent(&mut two, &mut switch, [198, 51, 100, 1], 9), 1);
+    // The sender is told by ICMP: "administratively prohibited".
+    let codes: Vec<_> = one.got().iter().map(|told| [told[34], told[35]]).collect();
+    assert_eq!(codes, [[3, 13], [3, 13]]);
     // Not by somebody else's way out either.
     let mut around = udp(&one.end, &gateway([198, 51, 100, 1], 9), b"x");
     around[..6].copy_from_slice(&two.end.mac.0);

@@ -10,7 +10,7 @@ use walnut_switch::{Join, Network as Switched};
 use walnut_vmm_config::{MAX_MTU, NetBackend, NetConfig};
 
 use super::{Attachment, Lone, Session, USER, pair};
-use crate::container::Container;
+use crate::container::{Container, ContainerId};
 use crate::network::passt::{self, Passt, Plan};
 use crate::network::{Bound, HOST_GATEWAY, NetworkError, Protocol, Resolver, member, ports};
 use crate::networks::Networks;
@@ -45,8 +45,10 @@ impl Session {
 
     /// As without a switch, but for what may leave.
     pub(super) fn watched(container: &Container, paths: &Paths) -> Result<Self, NetworkError> {
+        // Another one for each life: the last one's may be about to end.
+        let key = ContainerId::random().map_err(NetworkError::Key)?;
         let place = Place {
-            key: container.id.short().to_owned(),
+            key: key.short().to_owned(),
             name: USER.to_owned(),
             gateway: Cidr {
                 address: passt::GATEWAY.into(),

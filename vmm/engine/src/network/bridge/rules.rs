@@ -143,7 +143,7 @@ fn egress(terms: &Terms, policy: &Policy) -> String {
         let port = port.unwrap_or_default();
         let _ = writeln!(text, "{from} ip daddr {cidr}{protocol}{port} return");
     }
-    let _ = writeln!(text, "{from} drop");
+    let _ = writeln!(text, "{from} reject with icmp type admin-prohibited");
     text
 }
 
@@ -188,7 +188,7 @@ mod tests {
         assert!(text.contains("ip daddr 127.0.0.1 tcp dport 8080 dnat to 10.86.0.2:80\n"));
         assert!(text.contains("iifname \"wn0123\" ip saddr != 10.86.0.2 drop\n"));
         let allowed = "ip saddr 10.86.0.2 ip daddr 192.0.2.0/24 meta l4proto { tcp, udp } th dport 443 return\n    \
-                       ip saddr 10.86.0.2 drop\n";
+                       ip saddr 10.86.0.2 reject with icmp type admin-prohibited\n";
         assert!(text.contains(allowed), "{text}");
         assert!(text.starts_with("table ip walnut\ndelete table ip walnut\n"));
     }
