@@ -110,6 +110,7 @@ pub fn figures(report: &Report) -> Vec<Figure> {
     .into_iter()
     .chain(templates(report))
     .chain(life(report))
+    .chain(network(report))
     .collect()
 }
 
@@ -219,6 +220,80 @@ fn life(report: &Report) -> Vec<Figure> {
             silent(idle(contender::CROWD, metric::ANSWER)),
         ),
     ]
+}
+
+/// Those about the network; a rate is QEMU's over ours.
+fn network(report: &Report) -> Vec<Figure> {
+    let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
+    let net = |who, what| report.median(row::NET, who, what);
+    let start = |who| report.median(row::NET_START, who, metric::FIRST_BYTE);
+    let links = [
+        (contender::WALNUT_TAP, contender::QEMU_TAP),
+        (contender::WALNUT_PASST, contender::QEMU_PASST),
+    ];
+    let [tap, passt] = links.map(|(ours, theirs)| {
+        let slower = |what| ratio(net(theirs, what), net(ours, what));
+        let trip = |who| net(who, metric::ROUND_TRIP);
+        let latency = ratio(trip(ours), trip(theirs));
+        [slower(metric::IN), slower(metric::OUT), latency]
+    });
+    let mib = |network| Some(net(network, metric::OWN)? / 1024.0);
+    let more = |with: Option<f64>, without: Option<f64>| Some((with? - without?).max(0.0));
+    let silent = |answered: Option<f64>| Some(1000.0 - answered?);
+    let bars = [
+        (
+            "TCP stream to the guest over tap, QEMU microvm's rate beside ours",
+            tap[0],
+        ),
+        ("the same from the guest", tap[1]),
+        (
+            "one byte there and back over tap, beside QEMU microvm's",
+            tap[2],
+        ),
+        (
+            "TCP stream to the guest over passt, QEMU microvm's rate beside ours",
+            passt[0],
+        ),
+        ("the same from the guest", passt[1]),
+        (
+            "one byte there and back over passt, beside QEMU microvm's",
+            passt[2],
+        ),
+    ];
+    let mut figures: Vec<Figure> = bars
+        .into_iter()
+        .map(|(what, measured)| Figure::new(what, 1.0, "×", measured))
+        .collect();
+    figures.extend([
+        Figure::new(
+            "of 1,000 connections through a published port, those without an answer",
+            0.0,
+            "",
+            silent(net(contender::WALNUT_PASST, metric::CONNECTIONS)),
+        ),
+        Figure::new(
+            "the monitor's memory with a network, beyond that without",
+            0.5,
+            "MiB",
+            more(mib(contender::MEMORY_USER), mib(contender::MEMORY_NONE)),
+        ),
+        Figure::new(
+            "exec to first byte with --network user, beside none, cold",
+            1.03,
+            "×",
+            ratio(start(contender::COLD_USER), start(contender::COLD_NONE)),
+        ),
+        Figure::new(
+            "the same from a template",
+            1.03,
+            "×",
+            ratio(
+                start(contender::TEMPLATE_USER),
+                start(contender::TEMPLATE_NONE),
+            ),
+        ),
+    ]);
+    figures
 }
 
 impl Display for Figure {

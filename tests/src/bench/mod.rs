@@ -17,6 +17,7 @@ mod interrupt;
 mod kvm_stat;
 mod machine;
 mod names;
+mod net_guest;
 mod peers;
 mod process;
 pub mod record;
@@ -92,6 +93,10 @@ pub enum RowName {
     Idle,
     /// memory that a container frees
     Back,
+    /// the network: streams, latency, connections, memory
+    Net,
+    /// what a network costs a start
+    NetStart,
 }
 
 /// Measures all that was asked for.

@@ -18,6 +18,8 @@ pub mod row {
     pub const LOGS: &str = "logs";
     pub const IDLE: &str = "idle";
     pub const BACK: &str = "back";
+    pub const NET: &str = "net";
+    pub const NET_START: &str = "net-start";
 }
 
 pub mod contender {
@@ -41,6 +43,16 @@ pub mod contender {
     pub const CROWD: &str = "16 at once";
     pub const PODMAN_LOAD: &str = "podman load";
     pub const TAR: &str = "tar x";
+    pub const WALNUT_TAP: &str = "walnut, tap";
+    pub const QEMU_TAP: &str = "QEMU microvm, tap";
+    pub const WALNUT_PASST: &str = "walnut, passt";
+    pub const QEMU_PASST: &str = "QEMU microvm, passt";
+    pub const MEMORY_NONE: &str = "walnut, --network none";
+    pub const MEMORY_USER: &str = "walnut, --network user";
+    pub const COLD_NONE: &str = "cold, none";
+    pub const COLD_USER: &str = "cold, user";
+    pub const TEMPLATE_NONE: &str = "template, none";
+    pub const TEMPLATE_USER: &str = "template, user";
 }
 
 pub mod metric {
@@ -62,4 +74,9 @@ pub mod metric {
     pub const RATE: &str = "rate";
     pub const PEAK: &str = "peak memory";
     pub const TIME: &str = "time";
+    pub const IN: &str = "TCP stream to the guest";
+    pub const OUT: &str = "TCP stream from the guest";
+    pub const ROUND_TRIP: &str = "1 byte there and back";
+    pub const CONNECTIONS: &str = "of 1,000 connections answered";
+    pub const OWN: &str = "the monitor's anonymous memory";
 }

@@ -99,13 +99,33 @@ impl Qemu {
     /// emulated one), and the guest's kernel then loses time in warnings. The boot uses none of it.
     #[must_use]
     pub fn command(&self, boot: &Boot) -> Command {
+        let mut command = self.machine(boot, "off");
+        command.arg("-initrd").arg(&boot.initrd);
+        command
+    }
+
+    /// The same with a disk as its root, and whatever else the caller gives it: the command line says
+    /// where the devices are.
+    #[must_use]
+    pub fn with_root(&self, boot: &Boot, image: &Path) -> Command {
+        let mut command = self.machine(boot, "on");
+        let drive = format!(
+            "file={},if=none,id=root,format=raw,readonly=on",
+            image.display()
+        );
+        command.args(["-drive", &drive]);
+        command.args(["-device", "virtio-blk-device,drive=root"]);
+        command
+    }
+
+    fn machine(&self, boot: &Boot, devices: &str) -> Command {
         const MACHINE: &str =
-            "microvm,acpi=off,pit=off,pic=off,rtc=off,x-option-roms=off,auto-kernel-cmdline=off";
+            "microvm,acpi=off,pit=off,pic=off,rtc=off,x-option-roms=off,auto-kernel-cmdline";
         let mut command = self.program.command();
         command
             .args([
                 "-M",
-                MACHINE,
+                &format!("{MACHINE}={devices}"),
                 "-accel",
                 "kvm",
                 "-cpu",
@@ -125,8 +145,6 @@ impl Qemu {
             .arg(&self.firmware)
             .arg("-kernel")
             .arg(&boot.kernel)
-            .arg("-initrd")
-            .arg(&boot.initrd)
             .args(["-append", &boot.cmdline]);
         command
     }

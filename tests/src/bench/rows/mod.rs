@@ -8,6 +8,8 @@ mod files;
 mod idle;
 mod list;
 mod load;
+mod net;
+mod net_start;
 mod phases;
 mod pull;
 mod sizes;
@@ -23,6 +25,7 @@ use walnut_vmm_config::VmConfig;
 
 use super::guest_io::GuestIoError;
 use super::machine::MachineError;
+use super::net_guest::NetGuestError;
 use super::peers::{Boot, PeerError, Peers};
 use super::process::ProcessError;
 use super::record::{self, RecordError};
@@ -65,6 +68,13 @@ pub enum RowError {
     Nonsense { name: String, said: String },
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    NetGuest(#[from] NetGuestError),
+    #[error("talk to {place}")]
+    Talk {
+        place: std::net::SocketAddr,
+        source: std::io::Error,
+    },
     #[error("{name} changed what went through it: {different} bytes differ")]
     Corrupt { name: String, different: usize },
     #[error("can't read {}", path.display())]
@@ -152,7 +162,7 @@ const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon 
 /// Measures every row that was asked for, one after the other.
 pub fn measure(bench: &mut Bench) {
     type Measure = fn(&mut Bench) -> Vec<Row>;
-    let rows: [(&[RowName], Measure); 14] = [
+    let rows: [(&[RowName], Measure); 16] = [
         (&[RowName::Sizes], sizes::measure),
         (&[RowName::Start], start::measure),
         (&[RowName::Template], template::measure),
@@ -167,6 +177,8 @@ pub fn measure(bench: &mut Bench) {
         (&[RowName::Pull], pull::measure),
         (&[RowName::Idle], idle::measure),
         (&[RowName::Back], back::measure),
+        (&[RowName::Net], net::measure),
+        (&[RowName::NetStart], net_start::measure),
     ];
     for (names, measure) in rows {
         if names.iter().any(|name| bench.options.rows.contains(name)) {

@@ -111,14 +111,18 @@ fn idle(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
     Ok(())
 }
 
+/// The monitor that is a child of `engine`.
+pub(super) fn monitor_of(engine: u32) -> io::Result<u32> {
+    let children = fs::read_to_string(format!("/proc/{engine}/task/{engine}/children"))?;
+    let first = children.split_whitespace().next();
+    let pid = first.and_then(|pid| pid.parse().ok());
+    pid.ok_or_else(|| io::Error::other("the engine has no child"))
+}
+
 /// All of the monitor that is a child of `engine`: guest memory, image and itself.
 #[expect(clippy::cast_precision_loss, reason = "KiB far below 2^52")]
 fn pss_of_monitor(engine: u32) -> io::Result<f64> {
-    let children = fs::read_to_string(format!("/proc/{engine}/task/{engine}/children"))?;
-    let monitor = children
-        .split_whitespace()
-        .next()
-        .ok_or_else(|| io::Error::other("the engine has no child"))?;
+    let monitor = monitor_of(engine)?;
     let text = fs::read_to_string(format!("/proc/{monitor}/smaps_rollup"))?;
     let kib = kib_field(&text, "Pss").ok_or_else(|| io::Error::other("no Pss"))?;
     Ok(kib as f64)
