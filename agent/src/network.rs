@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use walnut_netlink::{Change, Cidr, CidrError, Netlink, NetlinkError};
 use walnut_protocol::agent::Interface;
@@ -96,17 +97,40 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Sets up all of them, in order.
+/// As they are set up; a template's come along with it.
+static SET_UP: Mutex<Vec<Interface>> = Mutex::new(Vec::new());
+
+/// Sets up all of them, in order. What is so already stays untouched.
 ///
 /// # Errors
 /// One that makes no sense, that is not there, or that the kernel refuses.
 pub fn set_up(interfaces: &[Interface]) -> Result<(), NetworkError> {
-    if interfaces.is_empty() {
+    // Who panicked here left nothing half changed that the next one does not set anew.
+    let mut set_up = SET_UP.lock().unwrap_or_else(PoisonError::into_inner);
+    if interfaces.is_empty() || *set_up == interfaces {
         return Ok(());
     }
     let mut netlink = Netlink::open()?;
+    for interface in set_up.drain(..) {
+        take_down(&mut netlink, &Wanted::parse(&interface)?)?;
+    }
     for interface in interfaces {
         one(&mut netlink, &Wanted::parse(interface)?)?;
+    }
+    set_up.extend_from_slice(interfaces);
+    Ok(())
+}
+
+/// Its routes and addresses of IPv6 go when it is down.
+fn take_down(netlink: &mut Netlink, was: &Wanted<'_>) -> Result<(), NetworkError> {
+    let link = netlink.link(was.name)?;
+    let down = Change {
+        down: true,
+        ..Change::default()
+    };
+    netlink.set(link, &down)?;
+    for cidr in was.addresses.iter().filter(|cidr| cidr.address.is_ipv4()) {
+        netlink.delete_address(link, *cidr)?;
     }
     Ok(())
 }
@@ -117,7 +141,7 @@ fn one(netlink: &mut Netlink, wanted: &Wanted<'_>) -> Result<(), NetworkError> {
     let change = Change {
         name: Some(wanted.name).filter(|name| *name != found),
         mtu: wanted.mtu,
-        no_arp: wanted.quiet,
+        no_arp: Some(wanted.quiet),
         ..Change::default()
     };
     netlink.set(link, &change)?;
@@ -144,7 +168,11 @@ fn parameters(wanted: &Wanted<'_>) -> Result<(), NetworkError> {
         all.push(("ipv4", "arp_notify", "1"));
     }
     if wanted.has_ipv6() {
-        all.extend([("ipv6", "accept_dad", "0"), ("ipv6", "accept_ra", "0")]);
+        all.extend([
+            ("ipv6", "disable_ipv6", "0"),
+            ("ipv6", "accept_dad", "0"),
+            ("ipv6", "accept_ra", "0"),
+        ]);
     } else if !wanted.addresses.is_empty() {
         all.push(("ipv6", "disable_ipv6", "1"));
     }

@@ -65,6 +65,7 @@ fn create_list_remove() {
         "CPUS",
         "MEMORY",
         "IMAGE ROOM",
+        "NETWORK",
         "SIZE",
         "CREATED",
         "STATUS",

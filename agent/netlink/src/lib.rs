@@ -59,8 +59,9 @@ pub struct Change<'a> {
     pub name: Option<&'a str>,
     pub mtu: Option<u32>,
     pub up: bool,
+    pub down: bool,
     /// No address is resolved and no multicast group told of: frames go to whoever is on the other end.
-    pub no_arp: bool,
+    pub no_arp: Option<bool>,
     /// The bridge that it becomes a port of.
     pub bridge: Option<Link>,
     pub mac: Option<[u8; 6]>,
@@ -112,11 +113,15 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = link.0;
         let flags = [
-            (change.up, LinkFlags::Up),
+            (
+                (change.up || change.down).then_some(change.up),
+                LinkFlags::Up,
+            ),
             (change.no_arp, LinkFlags::Noarp),
         ];
-        for (_, flag) in flags.into_iter().filter(|(is_set, _)| *is_set) {
-            message.header.flags |= flag;
+        for (wanted, flag) in flags {
+            let Some(wanted) = wanted else { continue };
+            message.header.flags.set(flag, wanted);
             message.header.change_mask |= flag;
         }
         let name = change.name.map(|name| LinkAttribute::IfName(name.into()));
@@ -180,6 +185,18 @@ impl Netlink {
         let what = format!("give network interface {} the address {cidr}", link.0);
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         self.order(RouteNetlinkMessage::NewAddress(message), flags, &what)
+    }
+
+    /// # Errors
+    /// It has no such address.
+    pub fn delete_address(&mut self, link: Link, cidr: Cidr) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(cidr.address);
+        message.header.prefix_len = cidr.prefix;
+        message.header.index = link.0;
+        message.attributes = vec![AddressAttribute::Local(cidr.address)];
+        let what = format!("take the address {cidr} from network interface {}", link.0);
+        self.order(RouteNetlinkMessage::DelAddress(message), 0, &what)
     }
 
     /// Routes whatever no other route is for over `gateway`.

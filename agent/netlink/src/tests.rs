@@ -19,6 +19,14 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     thread.join().unwrap();
 }
 
+fn change_up() -> Change<'static> {
+    Change {
+        up: true,
+        no_arp: Some(false),
+        ..Change::default()
+    }
+}
+
 #[test]
 fn a_bridge_comes_and_goes() {
     in_namespace(|| {
@@ -43,6 +51,21 @@ fn a_bridge_comes_and_goes() {
         }
         netlink
             .add_default_route(link, [192, 0, 2, 9].into())
+            .unwrap();
+        let lone = Change {
+            down: true,
+            no_arp: Some(true),
+            ..Change::default()
+        };
+        netlink.set(link, &lone).unwrap();
+        netlink
+            .delete_address(link, "192.0.2.1/24".parse().unwrap())
+            .unwrap();
+        let gone = netlink.delete_address(link, "192.0.2.1/24".parse().unwrap());
+        assert_eq!(gone.unwrap_err().errno(), Some(Errno::ADDRNOTAVAIL));
+        netlink.set(link, &change_up()).unwrap();
+        netlink
+            .add_address(link, "192.0.2.1/24".parse().unwrap())
             .unwrap();
         let elsewhere = netlink.add_default_route(link, [198, 51, 100, 1].into());
         assert_eq!(elsewhere.unwrap_err().errno(), Some(Errno::NETUNREACH));

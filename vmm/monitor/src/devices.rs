@@ -83,11 +83,12 @@ impl Devices {
             devices.pmem.push(mapping);
             devices.add(format!("pmem{index}"), Served::EventLoop, pmem);
         }
-        for (index, disk) in config.disks.iter().enumerate() {
-            devices.add(format!("blk{index}"), Served::BlkWorker, Blk::new(disk)?);
-        }
+        // Before those that no template has.
         for (index, net) in config.net.iter().enumerate() {
             devices.add(format!("net{index}"), Served::EventLoop, Net::new(net)?);
+        }
+        for (index, disk) in config.disks.iter().enumerate() {
+            devices.add(format!("blk{index}"), Served::BlkWorker, Blk::new(disk)?);
         }
         for fs in &config.fs {
             devices.add(format!("fs-{}", fs.tag), Served::FsWorker, Fs::new(fs)?);

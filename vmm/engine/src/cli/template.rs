@@ -39,8 +39,8 @@ pub struct CreateArgs {
     /// Memory limit, as of `run`
     #[arg(short, long, value_name = "SIZE", value_parser = memory_limit)]
     pub memory: Option<u64>,
-    /// CPUs, MiB and image room of a machine: for a command that asks for it behind its user's back
-    #[arg(long, hide = true, num_args = 3, value_names = ["CPUS", "MIB", "BYTES"])]
+    /// CPUs, MiB, image room and network of a machine: for a command that asks for it behind its user's back
+    #[arg(long, hide = true, num_args = 4, value_names = ["CPUS", "MIB", "BYTES", "0|1"])]
     pub machine: Option<Vec<u64>>,
 }
 

@@ -16,7 +16,8 @@ use walnut_vmm_config::{MAX_MTU, Mac, NetBackend, NetConfig};
 use super::bridge::{self, Port};
 use super::passt::{self, Passt, Plan};
 use super::{
-    Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, Tap, mac_of, ports,
+    Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, Tap, Wanted, mac_of,
+    ports,
 };
 use crate::container::Container;
 use crate::paths::Paths;
@@ -61,6 +62,20 @@ impl Attachment {
         all.find(|cidr: &Cidr| cidr.address.is_ipv6())
     }
 
+    /// On a network of its own, with passt.
+    fn user(mac: Mac, ipv6: bool) -> Self {
+        let addresses = passt::addresses(ipv6);
+        let gateways = [passt::GATEWAY.into(), passt::GATEWAY_V6.into()];
+        Self {
+            network: USER.to_owned(),
+            mac: Some(mac),
+            gateways: gateways[..addresses.len()].to_vec(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            mtu: MAX_MTU.into(),
+            ..Self::default()
+        }
+    }
+
     fn interfaces(&self) -> Vec<Interface> {
         let of = |mac: Mac| Interface {
             mac: mac.to_string(),
@@ -85,12 +100,16 @@ impl Attachment {
 #[derive(Debug, Default)]
 pub struct Session {
     pub attachment: Attachment,
+    /// How the host looks names up.
+    pub host: Resolver,
     config: Option<NetConfig>,
     /// The monitor's end of the network.
     socket: Option<OwnedFd>,
     passt: Option<Passt>,
     _bridge: Option<Port>,
     _lone: Option<Lone>,
+    /// Holds the other end open, where nobody else does.
+    _silent: Option<OwnedFd>,
 }
 
 /// What is left of a switch that has one container alone, when it is gone.
@@ -119,65 +138,78 @@ impl Session {
     /// # Errors
     /// A port is taken, or something that is needed is missing.
     pub fn prepare(container: &Container, paths: &Paths) -> Result<Self, NetworkError> {
+        let host = Resolver::of_host();
         let wanted = &container.network;
-        match &wanted.mode {
+        let session = match &wanted.mode {
             // Those in the machine of another one make nothing of their own.
-            Mode::None | Mode::Container(_) => Ok(Self::default()),
-            Mode::Default if !passt::installed() => {
-                if !wanted.all_published().is_empty() {
-                    return Err(NetworkError::NoPasst);
-                }
-                log::warn!(
-                    "the container has no network: there is no passt on the PATH; {PACKAGE}, or \
-                     give --network none to do without"
-                );
-                Ok(Self::default())
-            }
-            Mode::User if !passt::installed() => Err(NetworkError::NoPasst),
+            Mode::None | Mode::Container(_) => Self::default(),
+            Mode::Default | Mode::User if !passt::installed() => Self::without_passt(wanted)?,
             Mode::Default | Mode::User if wanted.egress.is_some() => {
-                Self::watched(container, paths)
+                Self::watched(container, paths)?
             }
-            Mode::Default | Mode::User => Self::user(container),
-            Mode::Network(name) => Self::on_network(container, paths, name),
-            Mode::Tap(tap) => Ok(Self::tap(container, tap)),
-            Mode::Bridge => Self::bridge(container, paths),
-        }
+            Mode::Default | Mode::User => Self::user(container, &host)?,
+            Mode::Network(name) => Self::on_network(container, paths, name)?,
+            Mode::Tap(tap) => Self::tap(container, tap, &host),
+            Mode::Bridge => Self::bridge(container, paths)?,
+        };
+        Ok(Self { host, ..session })
     }
 
     /// A network that another one keeps up: there is nothing to be set up for it.
     pub fn shared(attachment: Attachment) -> Self {
         Self {
             attachment,
+            host: Resolver::of_host(),
             ..Self::default()
         }
     }
 
-    fn user(container: &Container) -> Result<Self, NetworkError> {
+    /// The interface of a container that asks for nothing, without anything behind it.
+    ///
+    /// # Errors
+    /// There is no socket to be had.
+    pub fn rehearsal() -> Result<Self, NetworkError> {
+        let (near, far) = pair()?;
+        let mac = mac_of(passt::ADDRESS);
+        Ok(Self {
+            attachment: Attachment::user(mac, passt::ipv6_interface().is_some()),
+            config: Some(stream(&near, mac)),
+            socket: Some(near),
+            _silent: Some(far),
+            ..Self::default()
+        })
+    }
+
+    fn without_passt(wanted: &Wanted) -> Result<Self, NetworkError> {
+        if wanted.mode == Mode::User || !wanted.all_published().is_empty() {
+            return Err(NetworkError::NoPasst);
+        }
+        log::warn!(
+            "the container has no network: there is no passt on the PATH; {PACKAGE}, or give \
+             --network none to do without"
+        );
+        Ok(Self::default())
+    }
+
+    fn user(container: &Container, host: &Resolver) -> Result<Self, NetworkError> {
         let ports = ports::choose(&container.network.all_published())?;
-        let host = Resolver::of_host();
         let forward_dns = host.is_local();
         let mut names = container.hosts.iter();
         let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
         // This passt sends answers to UDP from the host's loopback by the same way as all else.
         let by_answer = |port: &Bound| port.protocol == Protocol::Udp && port.address.is_loopback();
         let host_loopback = by_name || ports.iter().any(by_answer);
+        let mac = container.network.mac.unwrap_or(mac_of(passt::ADDRESS));
         let ipv6 = passt::ipv6_interface();
-        let addresses = passt::addresses(ipv6.is_some());
-        let gateways = [passt::GATEWAY.into(), passt::GATEWAY_V6.into()];
         let attachment = Attachment {
-            network: USER.to_owned(),
-            mac: Some(container.network.mac.unwrap_or(mac_of(passt::ADDRESS))),
-            gateways: gateways[..addresses.len()].to_vec(),
-            addresses: addresses.iter().map(ToString::to_string).collect(),
-            mtu: MAX_MTU.into(),
             resolvers: if forward_dns {
                 vec![passt::RESOLVER.into()]
             } else {
-                host.servers
+                host.servers.clone()
             },
             host_gateway: by_name.then_some(passt::GATEWAY.into()),
             ports: ports.clone(),
-            ..Attachment::default()
+            ..Attachment::user(mac, ipv6.is_some())
         };
         let (near, far) = pair()?;
         let plan = Plan {
@@ -188,11 +220,7 @@ impl Session {
             place: passt::Place::default(),
         };
         Ok(Self {
-            config: attachment.mac.map(|mac| NetConfig {
-                backend: NetBackend::StreamFd(near.as_raw_fd()),
-                mac,
-                mtu: None,
-            }),
+            config: Some(stream(&near, mac)),
             attachment,
             socket: Some(near),
             passt: Some(Passt::new(plan, far)?),
@@ -201,7 +229,7 @@ impl Session {
     }
 
     /// Whoever made the tap knows what is on it.
-    fn tap(container: &Container, tap: &Tap) -> Self {
+    fn tap(container: &Container, tap: &Tap, host: &Resolver) -> Self {
         let mac = container
             .network
             .mac
@@ -217,7 +245,7 @@ impl Session {
                 mac: Some(mac),
                 addresses: tap.addresses.clone(),
                 gateways: tap.gateways.clone(),
-                resolvers: Resolver::of_host().servers,
+                resolvers: host.servers.clone(),
                 ..Attachment::default()
             },
             config: Some(config),
@@ -300,6 +328,27 @@ impl Session {
         };
         passt.start()?;
         passt.settle()
+    }
+}
+
+/// A device whose frames go through this socket.
+fn stream(socket: &OwnedFd, mac: Mac) -> NetConfig {
+    NetConfig {
+        backend: NetBackend::StreamFd(socket.as_raw_fd()),
+        mac,
+        mtu: None,
+    }
+}
+
+/// Whether this is the one device that containers have unless they ask for another: templates have
+/// it, too.
+pub fn is_usual(devices: &[NetConfig]) -> bool {
+    match devices {
+        [device] => {
+            matches!(device.backend, NetBackend::StreamFd(_))
+                && device.mac == mac_of(passt::ADDRESS)
+        }
+        _ => false,
     }
 }
 

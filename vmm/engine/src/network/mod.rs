@@ -27,7 +27,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use thiserror::Error;
 use walnut_vmm_config::Mac;
 
-pub use attachment::{Attachment, Session};
+pub use attachment::{Attachment, Session, is_usual};
 pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
 pub use ports::Bound;
 pub use publish::{Protocol, Publish, PublishError};

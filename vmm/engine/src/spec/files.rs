@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::container::{Container, Dns};
-use crate::network::{Attachment, HOST_GATEWAY, Resolver};
+use crate::network::{Attachment, HOST_GATEWAY, Resolver, Session};
 
 pub const HOSTS: &str = "hosts";
 pub const HOSTNAME: &str = "hostname";
@@ -17,12 +17,12 @@ pub(super) const GENERATED: &[(&str, &str)] = &[
     (RESOLV_CONF, "/etc/resolv.conf"),
 ];
 
-pub fn all(container: &Container, network: &Attachment) -> [(&'static str, String); 3] {
-    let host = Resolver::of_host();
+pub fn all(container: &Container, session: &Session) -> [(&'static str, String); 3] {
+    let (network, host) = (&session.attachment, &session.host);
     [
         (HOSTS, hosts(&container.hostname, &container.hosts, network)),
         (HOSTNAME, format!("{}\n", container.hostname)),
-        (RESOLV_CONF, resolv_conf(&container.dns, &host, network)),
+        (RESOLV_CONF, resolv_conf(&container.dns, host, network)),
     ]
 }
 

@@ -76,7 +76,7 @@ pub fn request(
     tty_size: Option<(u32, u32)>,
 ) -> Result<CreateRequest, SpecError> {
     let places = Places::of(container);
-    let files = files::all(container, &network.attachment).map(|(name, content)| GuestFile {
+    let files = files::all(container, network).map(|(name, content)| GuestFile {
         path: places.file(name),
         mode: 0o644,
         content: content.into_bytes(),

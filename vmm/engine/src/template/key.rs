@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::image::Digest;
+use crate::network;
 use crate::paths::{Artifacts, PathError};
 use crate::vm::{Machine, template_cmdline};
 use walnut_vmm_config::PmemConfig;
@@ -77,6 +78,8 @@ pub struct Size {
     pub memory_mib: u32,
     /// See [`image_room`].
     pub image_room: u64,
+    /// It has the network interface that a container has unless it asks for another.
+    pub network: bool,
 }
 
 impl From<&Machine> for Size {
@@ -85,6 +88,7 @@ impl From<&Machine> for Size {
             cpus: machine.cpus,
             memory_mib: machine.memory_mib,
             image_room: machine.image_room,
+            network: network::is_usual(&machine.net),
         }
     }
 }
@@ -158,21 +162,23 @@ mod tests {
             kernel: file("kernel"),
             guest: file("guest"),
         };
-        let key = |cpus, memory_mib| {
+        let key = |cpus, memory_mib, network| {
             let image_room = image_room(None);
             let size = Size {
                 cpus,
                 memory_mib,
                 image_room,
+                network,
             };
             Key::new(&artifacts, size).unwrap().id()
         };
-        let first = key(1, 512);
-        assert_eq!(first, key(1, 512));
-        assert_ne!(first, key(2, 512));
-        assert_ne!(first, key(1, 256));
+        let first = key(1, 512, true);
+        assert_eq!(first, key(1, 512, true));
+        assert_ne!(first, key(2, 512, true));
+        assert_ne!(first, key(1, 256, true));
+        assert_ne!(first, key(1, 512, false));
         fs::write(&artifacts.kernel, "another").unwrap();
-        assert_ne!(first, key(1, 512));
+        assert_ne!(first, key(1, 512, true));
         assert_eq!(Id::parse(first.as_ref()), Some(first));
         assert_eq!(Id::parse("../../etc/passwd"), None);
     }

@@ -43,6 +43,11 @@ pub fn make(paths: &Paths, artifacts: &Artifacts, size: Size) -> Result<Id, Temp
     let id = key.id();
     private_dir(&templates.dir)?;
     let part = Part::create(&templates, id.clone())?;
+    // Nobody is on the other end.
+    let mut network = match size.network {
+        true => Session::rehearsal()?,
+        false => Session::default(),
+    };
     let machine = Machine {
         cpus: size.cpus,
         memory_mib: size.memory_mib,
@@ -50,14 +55,14 @@ pub fn make(paths: &Paths, artifacts: &Artifacts, size: Size) -> Result<Id, Temp
         image: None,
         image_room: size.image_room,
         fs: Vec::new(),
-        net: Vec::new(),
-        inherited: Vec::new(),
+        net: network.config().into_iter().collect(),
+        inherited: network.take_socket().into_iter().collect(),
     };
     let files = part.files();
     let (dir, _) = RunDir::create(paths, &format!("t-{id}"))?;
     let dir = Arc::new(dir);
-    snapshot(artifacts, &machine, &files, &dir)?;
-    try_clone(artifacts, &files, &machine, &dir)?;
+    snapshot(artifacts, (&machine, &network), &files, &dir)?;
+    try_clone(artifacts, &files, (&machine, &network), &dir)?;
     part.publish(key, &templates)?;
     templates.prune(artifacts, false)?;
     Ok(id)
@@ -65,7 +70,7 @@ pub fn make(paths: &Paths, artifacts: &Artifacts, size: Size) -> Result<Id, Temp
 
 fn snapshot(
     artifacts: &Artifacts,
-    machine: &Machine,
+    (machine, network): (&Machine, &Session),
     files: &SnapshotFiles,
     dir: &Arc<RunDir>,
 ) -> Result<(), TemplateError> {
@@ -75,7 +80,7 @@ fn snapshot(
         Ready::Restored | Ready::Interrupted => return Err(TemplateError::Interrupted),
     }
     vm.wait_silent().map_err(TemplateError::Hello)?;
-    rehearse(artifacts, dir)?;
+    rehearse(artifacts, network, dir)?;
     let memory = create(&files.memory)?;
     let state = create(&files.state)?;
     let control = vm.control().ok_or(TemplateError::Interrupted)?;
@@ -87,7 +92,7 @@ fn snapshot(
 fn try_clone(
     artifacts: &Artifacts,
     files: &SnapshotFiles,
-    machine: &Machine,
+    (machine, network): (&Machine, &Session),
     dir: &Arc<RunDir>,
 ) -> Result<(), TemplateError> {
     let origin = Origin::TryTemplate(files.clone());
@@ -98,7 +103,7 @@ fn try_clone(
     }
     let agent = vm.agent()?.within(PATIENCE);
     wake(&agent).map_err(TemplateError::Try)?;
-    run_trial(artifacts, &agent, dir)?;
+    run_trial(artifacts, &agent, network, dir)?;
     let Some(path) = &files.working_set else {
         return Ok(());
     };
@@ -108,11 +113,11 @@ fn try_clone(
 
 /// One container from its beginning to its end, before the snapshot: what the kernel and the agent
 /// do for their first one is done for all clones.
-fn rehearse(artifacts: &Artifacts, dir: &RunDir) -> Result<(), TemplateError> {
+fn rehearse(artifacts: &Artifacts, network: &Session, dir: &RunDir) -> Result<(), TemplateError> {
     let mut stream = connect(&dir.vsock(), RPC_PORT)?;
     let agent = stream.try_clone().and_then(Client::new);
     let agent = agent.map_err(TemplateError::Hello)?.within(PATIENCE);
-    let container_id = run_trial(artifacts, &agent, dir)?;
+    let container_id = run_trial(artifacts, &agent, network, dir)?;
     let wait = WaitRequest {
         container_id: container_id.clone(),
         ..WaitRequest::default()
@@ -135,11 +140,16 @@ fn rehearse(artifacts: &Artifacts, dir: &RunDir) -> Result<(), TemplateError> {
 
 /// The ID of a container that has said what it is to say. Its image is the guest's own root, which
 /// a machine without an image has in its place.
-fn run_trial(artifacts: &Artifacts, agent: &Client, dir: &RunDir) -> Result<String, TemplateError> {
+fn run_trial(
+    artifacts: &Artifacts,
+    agent: &Client,
+    network: &Session,
+    dir: &RunDir,
+) -> Result<String, TemplateError> {
     let container = trial()?;
     let source = Source::Image(artifacts.guest.clone());
     let layout = Layout::new(&container, &source, None);
-    let request = spec::request(&container, &layout, &Session::default(), None)?;
+    let request = spec::request(&container, &layout, network, None)?;
     let token = created(agent.create(&request).map_err(TemplateError::Try)?)?;
     let mut streams = Streams::connect(&dir.vsock(), &token, false, false)?;
     let start = StartRequest {
@@ -304,6 +314,7 @@ fn spawn(paths: &Paths, size: Size) -> io::Result<()> {
         .arg(size.cpus.to_string())
         .arg(size.memory_mib.to_string())
         .arg(size.image_room.to_string())
+        .arg(u8::from(size.network).to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -28,6 +28,7 @@ use walnut_vmm_config::SnapshotFiles;
 
 use crate::container::ContainerError;
 use crate::image::Digest;
+use crate::network::NetworkError;
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::spec::SpecError;
 use crate::supervisor::process::ProcessError;
@@ -57,6 +58,8 @@ pub enum TemplateError {
     Container(#[from] ContainerError),
     #[error(transparent)]
     Spec(#[from] SpecError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error("the machine was interrupted")]

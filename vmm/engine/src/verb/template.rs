@@ -10,7 +10,7 @@ use crate::template::{Id, LEAST_IMAGE_ROOM, Size, Templates, make, step_back};
 use crate::times::{Timestamp, human_duration};
 use crate::units::{MIB, human_size};
 
-const HEADER: &str = "TEMPLATE ID\tCPUS\tMEMORY\tIMAGE ROOM\tSIZE\tCREATED\tSTATUS";
+const HEADER: &str = "TEMPLATE ID\tCPUS\tMEMORY\tIMAGE ROOM\tNETWORK\tSIZE\tCREATED\tSTATUS";
 
 pub fn template(command: TemplateCommand, paths: &Paths) -> Result<u8, VerbError> {
     match command {
@@ -33,18 +33,20 @@ fn create(args: &CreateArgs, paths: &Paths) -> Result<u8, VerbError> {
         .map_err(crate::container::ContainerError::from)?;
     let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     let size = match args.machine.as_deref() {
-        Some(&[cpus, memory_mib, image_room]) => {
+        Some(&[cpus, memory_mib, image_room, network]) => {
             step_back();
             Size {
                 cpus: u8::try_from(cpus).unwrap_or(u8::MAX),
                 memory_mib: number(memory_mib),
                 image_room,
+                network: network != 0,
             }
         }
         _ => Size {
             cpus: limits.machine_cpus(),
             memory_mib: limits.machine_memory_mib(),
             image_room: LEAST_IMAGE_ROOM,
+            network: crate::network::installed(),
         },
     };
     let id = make(paths, &Artifacts::find()?, size)?;
@@ -67,6 +69,7 @@ fn ls(args: &LsArgs, paths: &Paths) -> Result<u8, VerbError> {
         let age = human_duration(now.since(template.created));
         let memory = human_size(u64::from(template.of.memory_mib) * MIB);
         let room = human_size(template.of.image_room);
+        let network = if template.of.network { "user" } else { "-" };
         let size = human_size(template.size);
         let status = if template.current {
             "Ready"
@@ -74,7 +77,7 @@ fn ls(args: &LsArgs, paths: &Paths) -> Result<u8, VerbError> {
             "Outdated"
         };
         columns.push(&format!(
-            "{}\t{}\t{memory}\t{room}\t{size}\t{age} ago\t{status}",
+            "{}\t{}\t{memory}\t{room}\t{network}\t{size}\t{age} ago\t{status}",
             template.id, template.of.cpus,
         ));
     }

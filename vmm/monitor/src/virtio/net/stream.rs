@@ -110,10 +110,10 @@ impl Stream {
         }
     }
 
-    /// `sent` bytes of `packets` went: keeps the rest of the one in the middle; how many are done.
-    fn settle(&mut self, packets: &[Vec<Slice<'_>>], mut sent: usize) -> usize {
-        for (done, packet) in packets.iter().enumerate() {
-            let len = frame_len(packet);
+    /// `sent` bytes of `packets`, of these lengths, went: keeps the rest of the one in the middle; how
+    /// many are done.
+    fn settle(&mut self, packets: &[Vec<Slice<'_>>], lengths: &[usize], mut sent: usize) -> usize {
+        for (done, (packet, &len)) in packets.iter().zip(lengths).enumerate() {
             if len == 0 {
                 continue;
             }
@@ -192,20 +192,20 @@ impl Backend for Stream {
     }
 
     fn send(&mut self, packets: &[Vec<Slice<'_>>]) -> Result<usize> {
+        let lengths: Vec<_> = packets.iter().map(|packet| frame_len(packet)).collect();
+        let wire: Vec<_> = lengths.iter().map(|len| wire_length(*len)).collect();
         let mut done = 0;
         while done < packets.len() {
             if !self.flush()? {
                 return Ok(done);
             }
-            let packets = &packets[done..];
-            let lengths: Vec<_> = packets.iter().map(|p| wire_length(frame_len(p))).collect();
+            let (packets, lengths, wire) = (&packets[done..], &lengths[done..], &wire[done..]);
             let (mut vectors, mut count, mut bytes) = (Vectors::default(), 0, 0);
-            for (packet, length) in packets.iter().zip(&lengths) {
+            for ((packet, &len), length) in packets.iter().zip(lengths).zip(wire) {
                 if vectors.len() + packet.len() >= MAX_VECTORS {
                     break;
                 }
                 count += 1;
-                let len = frame_len(packet);
                 if len == 0 {
                     continue;
                 }
@@ -220,7 +220,7 @@ impl Backend for Stream {
                     None => return Ok(done),
                 },
             };
-            done += self.settle(&packets[..count], sent);
+            done += self.settle(&packets[..count], lengths, sent);
             if sent < bytes {
                 return Ok(done);
             }
