@@ -134,15 +134,19 @@ fn the_host_where_it_is_asked_for() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let image = home.busybox();
-    // Its side stays open: passt of 2023 does not pass on an end that comes after the guest's.
+    // Both sides stay open until all is there: passt of 2023 loses an end that comes after the
+    // guest's, and what is sent right before one.
     let script = format!(
-        "mkfifo p; nc host.walnut.internal {port} <p & exec 3>p; echo from inside >&3; wait"
+        "mkfifo p; nc host.walnut.internal {port} <p >said & exec 3>p; echo from inside >&3; \
+         until grep outside said; do :; done; kill $!"
     );
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut said = [0; 12];
         stream.read_exact(&mut said).unwrap();
         stream.write_all(b"from outside\n").unwrap();
+        // Its end, in whichever way.
+        let _ = stream.read(&mut [0]);
         said
     });
     let line = [

@@ -67,11 +67,15 @@ fn out_and_in_over_passt() {
         let mut said = [0; 12];
         stream.read_exact(&mut said).unwrap();
         stream.write_all(b"from outside\n").unwrap();
+        // Its end, in whichever way.
+        let _ = stream.read(&mut [0]);
         said
     });
-    // Its side stays open: passt of 2023 does not pass on an end that comes after the guest's.
-    let script =
-        format!("mkfifo p; nc fd00:77::1 {port} <p & exec 3>p; echo from inside >&3; wait");
+    // Both sides stay open until all is there: passt of 2023 loses what is sent right before an end.
+    let script = format!(
+        "mkfifo p; nc fd00:77::1 {port} <p >said & exec 3>p; echo from inside >&3; \
+         until grep outside said; do :; done; kill $!"
+    );
     let said = home.says(&["exec", "web", "sh", "-c", &script]);
     assert_eq!(said, "from outside");
     assert_eq!(server.join().unwrap(), *b"from inside\n");
@@ -88,13 +92,14 @@ fn out_and_in_over_passt() {
 fn a_container_that_says_nothing_sends_nothing() {
     let Some(home) = home() else { return };
     let _host = with_ipv6();
+    let before = passts("--fd");
     home.background("web", "sleep 1000");
     let see = "ip -6 addr show dev eth0 | grep -c 7400::64; cat /sys/class/net/eth0/statistics/tx_packets";
     assert_eq!(home.says(&["exec", "web", "sh", "-c", see]), "1\n0");
-    assert_eq!(passts("--fd"), []);
+    assert_eq!(passts("--fd"), before);
     let ping = ["exec", "web", "ping", "-c", "1", "-W", "1", "fd00:77::1"];
     let _answer_or_not = home.walnut(ping).run();
-    assert_eq!(passts("--fd").len(), 1);
+    assert_eq!(passts("--fd").len(), before.len() + 1);
     home.remove_all();
 }
 
