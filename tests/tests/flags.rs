@@ -172,7 +172,7 @@ fn conflicts_are_told() {
         ),
         (&["--device", "/dev/sda"], "no devices of the host"),
         (&["--device-read-bps", "x"], "/DEVICE:RATE"),
-        (&["--pid", "container:web"], "only private and host"),
+        (&["--pid", "container:web"], "No such container: web"),
         (&["--oom-score-adj", "1001"], "Invalid value 1001"),
     ];
     for (flags, words) in refused {
