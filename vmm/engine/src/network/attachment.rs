@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 use walnut_netlink::Cidr;
@@ -125,10 +126,21 @@ impl Drop for Lone {
     }
 }
 
+/// Room for frames in a socket: what does not fit, passt drops, and the system's default holds three
+/// of the longest.
+const IN_FLIGHT: usize = 4 << 20;
+
 fn pair() -> Result<(OwnedFd, OwnedFd), NetworkError> {
     let flags = SocketFlags::CLOEXEC;
-    socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .map_err(|error| NetworkError::Socket(error.into()))
+    let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|error| NetworkError::Socket(error.into()))?;
+    for end in [&pair.0, &pair.1] {
+        // As much as the system lets have who is not root.
+        let set = set_socket_send_buffer_size_force(end, IN_FLIGHT)
+            .or_else(|_| set_socket_send_buffer_size(end, IN_FLIGHT));
+        set.map_err(|error| NetworkError::Socket(error.into()))?;
+    }
+    Ok(pair)
 }
 
 impl Session {

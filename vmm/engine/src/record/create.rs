@@ -80,15 +80,17 @@ impl Registry {
         lock_file(&self.dir().join(LOCK), operation)
     }
 
-    /// Removes the directories whose making was cut short, if nobody makes one now.
+    /// Removes the directories whose making was cut short, and their names, if nobody makes one now.
     pub(super) fn sweep(&self, without_record: &[PathBuf]) {
         let Ok(_alone) = self.lock(FlockOperation::NonBlockingLockExclusive) else {
             return;
         };
-        for dir in without_record {
-            if !has_record(dir)
-                && let Err(e) = fs::remove_dir_all(dir)
-            {
+        for dir in without_record.iter().filter(|dir| !has_record(dir)) {
+            let id = dir.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(name) = names::of(self.dir(), &id) {
+                names::release(self.dir(), &name, &id);
+            }
+            if let Err(e) = fs::remove_dir_all(dir) {
                 log::warn!("remove {}: {e}", dir.display());
             }
         }

@@ -161,6 +161,7 @@ fn the_next_reader_writes_the_truth() {
     let never_ran = place.made(&[], &starting);
     let unfinished = place.dir.join("0".repeat(64));
     fs::create_dir(&unfinished).unwrap();
+    names::take(&place.dir, "cut_short", &"0".repeat(64)).unwrap();
     let broken = place.made(&[], &State::default());
     fs::write(broken.dir().join("container.json"), "{").unwrap();
     let newer = place.made(&[], &State::default());
@@ -177,6 +178,13 @@ fn the_next_reader_writes_the_truth() {
     let truth = running.raw_state().unwrap();
     assert_eq!((truth.status, truth.exit_code), (Status::Exited, 137));
     assert!(!removed.dir().exists() && !unfinished.exists());
+    assert!(
+        place
+            .dir
+            .join("names/cut_short")
+            .symlink_metadata()
+            .is_err()
+    );
     let truth = never_ran.raw_state().unwrap();
     assert!(truth.status == Status::Created && !truth.starting);
     assert_eq!(alive_entry.state().unwrap().status, Status::Running);
