@@ -150,6 +150,11 @@ fn one(netlink: &mut Netlink, wanted: &Wanted<'_>) -> Result<(), NetworkError> {
     for cidr in &wanted.addresses {
         netlink.add_address(link, *cidr)?;
     }
+    // The kernel makes it only when it has seen the carrier, up to a second later, and whoever is
+    // on the other side has heard nothing of it until then.
+    if let Some(link_local) = link_local(wanted.mac).filter(|_| wanted.has_ipv6()) {
+        netlink.add_address(link, link_local)?;
+    }
     let up = Change {
         up: true,
         ..Change::default()
@@ -159,6 +164,19 @@ fn one(netlink: &mut Netlink, wanted: &Wanted<'_>) -> Result<(), NetworkError> {
         netlink.add_default_route(link, *gateway)?;
     }
     Ok(())
+}
+
+/// The address that the kernel gives an interface of this MAC by itself (RFC 4291, appendix A).
+fn link_local(mac: &str) -> Option<Cidr> {
+    let mut bytes = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).ok());
+    let mut next = || bytes.next()?;
+    let [a, b, c, d, e, f] = [next()?, next()?, next()?, next()?, next()?, next()?];
+    let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let address = u128::from(0xfe80_u16) << 112 | u128::from(u64::from_be_bytes(id));
+    Some(Cidr {
+        address: IpAddr::V6(address.into()),
+        prefix: 64,
+    })
 }
 
 /// Before it goes up: no duplicate address is looked for, and no router's word is taken.
@@ -173,6 +191,9 @@ fn parameters(wanted: &Wanted<'_>) -> Result<(), NetworkError> {
             ("ipv6", "accept_dad", "0"),
             ("ipv6", "accept_ra", "0"),
         ]);
+        if wanted.announce {
+            all.push(("ipv6", "ndisc_notify", "1"));
+        }
     } else if !wanted.addresses.is_empty() {
         all.push(("ipv6", "disable_ipv6", "1"));
     }
@@ -239,6 +260,14 @@ fn sum_of_traffic(table: &str) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_local_address_is_made_of_the_mac() {
+        let cidr = link_local("02:42:0a:00:02:64").unwrap();
+        assert_eq!(cidr.to_string(), "fe80::42:aff:fe00:264/64");
+        assert_eq!(link_local("02:42:0a:00:02"), None);
+        assert_eq!(link_local("02:42:0a:00:02:xx"), None);
+    }
 
     #[test]
     fn traffic_of_all_but_the_loopback() {

@@ -13,7 +13,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -158,7 +158,8 @@ impl Netlink {
         self.order(RouteNetlinkMessage::DelLink(message), 0, &what)
     }
 
-    /// Gives the interface an address, which is in use at once: nobody is asked whether it is taken.
+    /// Gives the interface an address. One of IPv6 is in use at once only where the interface's
+    /// `accept_dad` is 0, and announced if its `ndisc_notify` is 1.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -171,16 +172,8 @@ impl Netlink {
             AddressAttribute::Local(cidr.address),
             AddressAttribute::Address(cidr.address),
         ];
-        match cidr.address {
-            IpAddr::V4(_) => {
-                if let Some(last) = cidr.broadcast() {
-                    message.attributes.push(AddressAttribute::Broadcast(last));
-                }
-            }
-            IpAddr::V6(_) => {
-                let flags = AddressAttribute::Flags(AddressFlags::Nodad);
-                message.attributes.push(flags);
-            }
+        if let Some(last) = cidr.broadcast() {
+            message.attributes.push(AddressAttribute::Broadcast(last));
         }
         let what = format!("give network interface {} the address {cidr}", link.0);
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
