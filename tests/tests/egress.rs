@@ -8,23 +8,10 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::Receiver;
 
-use walnut_tests::harness::network::{
-    HEAR, HOST_PROGRAMS, PATIENCE, has_passt, switches, wait_for_end,
-};
-use walnut_tests::harness::{Home, skip};
+use walnut_tests::harness::Home;
+use walnut_tests::harness::network::{HEAR, HOST_PROGRAMS, PATIENCE, home, switches, wait_for_end};
 
-const NO_KVM: &str = "no KVM that runs a stock kernel";
-const NO_PASST: &str = "no passt";
 const HOST: [&str; 2] = ["--add-host", "host:host-gateway"];
-
-fn home() -> Option<Home> {
-    match Home::new() {
-        None => skip(NO_KVM),
-        Some(_) if !has_passt() => skip(NO_PASST),
-        home => return home,
-    }
-    None
-}
 
 /// What `script` says in a container with every right there is.
 fn run(home: &Home, flags: &[&str], script: &str) -> String {

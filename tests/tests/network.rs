@@ -9,22 +9,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use walnut_tests::harness::network::{
-    HOST_PROGRAMS, PATIENCE, TestTap, free_ports, has_passt, passts, wait_for_end,
+    ECHO, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, home, passts, wait_for_end,
 };
 use walnut_tests::harness::{Home, skip};
-
-const NO_KVM: &str = "no KVM that runs a stock kernel";
-const NO_PASST: &str = "no passt";
-/// Answers each connection to port 80 with what it said, and then its end.
-const ECHO: &str = "nc -ll -p 80 -e cat";
-fn home() -> Option<Home> {
-    match Home::new() {
-        None => skip(NO_KVM),
-        Some(_) if !has_passt() => skip(NO_PASST),
-        home => return home,
-    }
-    None
-}
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

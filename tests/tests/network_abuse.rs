@@ -11,25 +11,13 @@ use std::os::unix::fs::PermissionsExt;
 
 use rustix::time::{ClockId, clock_gettime, clock_settime};
 use walnut_tests::harness::network::{
-    HOST_PROGRAMS, PATIENCE, TestTap, free_ports, has_passt, own_memory_kib,
+    ECHO, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, home, own_memory_kib,
 };
 use walnut_tests::harness::{Home, Program, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
-const NO_PASST: &str = "no passt";
 const NO_ROOT: &str = "making a tap needs root";
 const TAP: &str = "tap:walnut-t0,ip=192.0.2.2/24,gateway=192.0.2.1";
-/// Answers each connection to port 80 with what it said, and then its end.
-const ECHO: &str = "nc -ll -p 80 -e cat";
-
-fn home() -> Option<Home> {
-    match Home::new() {
-        None => skip(NO_KVM),
-        Some(_) if !has_passt() => skip(NO_PASST),
-        home => return home,
-    }
-    None
-}
 
 fn root_home() -> Option<Home> {
     match Home::new() {

@@ -10,22 +10,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use walnut_tests::harness::network::{Address, HOST_PROGRAMS, TestTap, free_ports, has_passt};
+use walnut_tests::harness::network::{Address, HOST_PROGRAMS, TestTap, free_ports, home};
 use walnut_tests::harness::{Done, Home, Program, skip};
 
-const NO_KVM: &str = "no KVM that runs a stock kernel";
-const NO_PASST: &str = "no passt";
 const NO_ROOT: &str = "interfaces and low ports are root's to make";
 const GATEWAY: &str = "host.walnut.internal:host-gateway";
-
-fn home() -> Option<Home> {
-    match Home::new() {
-        None => skip(NO_KVM),
-        Some(_) if !has_passt() => skip(NO_PASST),
-        home => return home,
-    }
-    None
-}
 
 fn root_home() -> Option<Home> {
     if !rustix::process::geteuid().is_root() {

@@ -7,23 +7,17 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use walnut_tests::harness::network::{Address, PATIENCE, TestTap, free_ports, has_passt, passts};
-use walnut_tests::harness::{Home, skip};
+use walnut_tests::harness::network::{Address, ECHO, PATIENCE, TestTap, free_ports, passts};
+use walnut_tests::harness::{Home, network, skip};
 
-const NO_KVM: &str = "no KVM that runs a stock kernel";
-const NO_PASST: &str = "no passt";
 const NO_ROOT: &str = "addresses are root's to add";
-/// Answers each connection to port 80 with what it said.
-const ECHO: &str = "nc -ll -p 80 -e cat";
 
 fn home() -> Option<Home> {
-    match Home::new() {
-        None => skip(NO_KVM),
-        Some(_) if !has_passt() => skip(NO_PASST),
-        Some(_) if !rustix::process::geteuid().is_root() => skip(NO_ROOT),
-        home => return home,
+    if !rustix::process::geteuid().is_root() {
+        skip(NO_ROOT);
+        return None;
     }
-    None
+    network::home()
 }
 
 /// A host that has IPv6: an interface with a link-local address, and an address to be reached at.

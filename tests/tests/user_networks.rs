@@ -6,24 +6,10 @@
 use std::io::Write;
 use std::net::TcpListener;
 
+use walnut_tests::harness::Home;
 use walnut_tests::harness::network::{
-    HEAR, PATIENCE, free_ports, has_passt, passts, switches, wait_for_end,
+    ECHO, HEAR, PATIENCE, free_ports, home, passts, switches, wait_for_end,
 };
-use walnut_tests::harness::{Home, skip};
-
-const NO_KVM: &str = "no KVM that runs a stock kernel";
-const NO_PASST: &str = "no passt";
-/// Answers each connection to port 80 with what it said, and then its end.
-const ECHO: &str = "nc -ll -p 80 -e cat";
-
-fn home() -> Option<Home> {
-    match Home::new() {
-        None => skip(NO_KVM),
-        Some(_) if !has_passt() => skip(NO_PASST),
-        home => return home,
-    }
-    None
-}
 
 fn wait_for_port_80(home: &Home, name: &str) {
     let script = "until netstat -ltn | grep -q :80; do :; done";

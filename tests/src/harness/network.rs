@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use super::{Home, process};
+use super::{Home, process, skip};
 use crate::bench::smaps;
 
 /// Flags that give a container of busybox the host's own programs.
@@ -35,6 +35,20 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn has_passt() -> bool {
     Path::new("/usr/bin/passt").exists()
+}
+
+/// Answers each connection to port 80 with what it said, and then its end.
+pub const ECHO: &str = "nc -ll -p 80 -e cat";
+
+/// A home where containers have a network; the test is skipped where they can't have one.
+#[must_use]
+pub fn home() -> Option<Home> {
+    match Home::new() {
+        None => skip("no KVM that runs a stock kernel"),
+        Some(_) if !has_passt() => skip("no passt"),
+        home => return home,
+    }
+    None
 }
 
 /// Ports of the loopback that nobody has at the moment.

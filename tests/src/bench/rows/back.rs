@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the host has again of the memory that a container frees.
 
-use std::fs;
-
 use super::exec::FOREVER;
+use super::idle::supervisor;
+use super::template::monitors;
 use super::{Bench, LIMIT, RowError, chain, progress};
 use crate::bench::names::{contender, metric, row};
 use crate::bench::process;
 use crate::bench::report::{Row, Unit};
-use crate::bench::smaps::kib_field;
 use crate::bench::walnut::Walnut;
 
 const NAME: &str = "back";
@@ -55,23 +54,9 @@ fn used_and_freed(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
 
 /// What the container's monitor holds, guest memory and all.
 fn monitor_kib(walnut: &Walnut) -> Result<u64, RowError> {
-    let mut command = walnut.command();
-    command.args(["inspect", "-f", "{{.State.Pid}}", NAME]);
-    let done = process::run("walnut inspect", &mut command, LIMIT)?;
-    let pid = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-    let read = |path: String| {
-        fs::read_to_string(&path).map_err(|source| RowError::Read {
-            path: path.into(),
-            source,
-        })
-    };
-    let children = read(format!("/proc/{pid}/task/{pid}/children"))?;
-    let nonsense = |said: &str| RowError::Nonsense {
-        name: "/proc".into(),
-        said: said.to_owned(),
-    };
-    let monitor = children.split_whitespace().next();
-    let monitor = monitor.ok_or_else(|| nonsense(&children))?;
-    let rollup = read(format!("/proc/{monitor}/smaps_rollup"))?;
-    kib_field(&rollup, "Rss").ok_or_else(|| nonsense(&rollup))
+    let supervisor = supervisor(walnut, NAME)?;
+    monitors(supervisor, "Rss").map_err(|source| RowError::Read {
+        path: format!("/proc/{supervisor}").into(),
+        source,
+    })
 }

@@ -76,20 +76,25 @@ fn crowd(walnut: &Walnut, names: &mut Vec<String>, row: &mut Row) -> Result<(), 
 
 /// PSS of a container's supervisor, text and all.
 fn supervisor_kib(walnut: &Walnut, name: &str) -> Result<u64, RowError> {
-    let mut command = walnut.command();
-    command.args(["inspect", "-f", "{{.State.Pid}}", name]);
-    let done = process::run("walnut inspect", &mut command, LIMIT)?;
-    let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-    let pid: u32 = said.parse().map_err(|_| RowError::Nonsense {
-        name: "walnut inspect".into(),
-        said,
-    })?;
+    let pid = supervisor(walnut, name)?;
     let path = format!("/proc/{pid}/smaps");
     let mappings = smaps::read(pid).map_err(|source| RowError::Read {
         path: path.into(),
         source,
     })?;
     Ok(mappings.iter().map(|mapping| mapping.pss_kib).sum())
+}
+
+/// The process that looks after a container.
+pub(super) fn supervisor(walnut: &Walnut, name: &str) -> Result<u32, RowError> {
+    let mut command = walnut.command();
+    command.args(["inspect", "-f", "{{.State.Pid}}", name]);
+    let done = process::run("walnut inspect", &mut command, LIMIT)?;
+    let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+    said.parse().map_err(|_| RowError::Nonsense {
+        name: "walnut inspect".into(),
+        said,
+    })
 }
 
 fn available_kib() -> u64 {

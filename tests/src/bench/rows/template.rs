@@ -85,6 +85,7 @@ fn percentiles(row: &mut Row, of: &str, samples: &mut [f64]) {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "KiB far below 2^52")]
 fn idle(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
     let flags = ["--rm", "-i", TEMPLATE[0], TEMPLATE[1]];
     let script = [BUSYBOX, "sh", "-c", "echo x; exec cat"];
@@ -101,8 +102,8 @@ fn idle(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
         source,
     };
     for (process, _) in clones.iter().skip(1) {
-        let kib = pss_of_monitor(process.pid()).map_err(failed)?;
-        row.sample(NAME, metric::CLONE, Unit::Kib, kib);
+        let kib = monitors(process.pid(), "Pss").map_err(failed)?;
+        row.sample(NAME, metric::CLONE, Unit::Kib, kib as f64);
     }
     for (process, stdin) in clones {
         drop(stdin);
@@ -119,13 +120,11 @@ pub(super) fn monitor_of(engine: u32) -> io::Result<u32> {
     pid.ok_or_else(|| io::Error::other("the engine has no child"))
 }
 
-/// All of the monitor that is a child of `engine`: guest memory, image and itself.
-#[expect(clippy::cast_precision_loss, reason = "KiB far below 2^52")]
-fn pss_of_monitor(engine: u32) -> io::Result<f64> {
+/// A field of smaps_rollup, of the monitor that is a child of `engine`: guest memory, image and itself.
+pub(super) fn monitors(engine: u32, field: &str) -> io::Result<u64> {
     let monitor = monitor_of(engine)?;
     let text = fs::read_to_string(format!("/proc/{monitor}/smaps_rollup"))?;
-    let kib = kib_field(&text, "Pss").ok_or_else(|| io::Error::other("no Pss"))?;
-    Ok(kib as f64)
+    kib_field(&text, field).ok_or_else(|| io::Error::other(format!("no {field}")))
 }
 
 #[cfg(test)]

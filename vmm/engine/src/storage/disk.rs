@@ -169,6 +169,12 @@ pub fn taken(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
+/// The same of all files of a directory.
+pub fn taken_in(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.map(|file| taken(&file.path())).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

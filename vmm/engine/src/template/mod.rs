@@ -18,7 +18,6 @@ mod make;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +30,7 @@ use crate::image::Digest;
 use crate::network::NetworkError;
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::spec::SpecError;
+use crate::storage::disk;
 use crate::supervisor::process::ProcessError;
 use crate::times::Timestamp;
 use crate::vm::rundir::RunDirError;
@@ -150,7 +150,7 @@ impl Templates {
                     id,
                     of: record.key.size,
                     created: record.created,
-                    size: size(&entry.path()),
+                    size: disk::taken_in(&entry.path()),
                     current: record.key.made == made,
                 })
             })
@@ -177,14 +177,4 @@ impl Templates {
 fn read(dir: &Path) -> Option<Record> {
     let text = fs::read(dir.join("template.json")).ok()?;
     serde_json::from_slice(&text).ok()
-}
-
-/// What the files take on disk: they have holes.
-fn size(dir: &Path) -> u64 {
-    const BLOCK: u64 = 512;
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.metadata().ok())
-        .map(|meta| meta.blocks() * BLOCK)
-        .sum()
 }
