@@ -71,14 +71,18 @@ pub(super) fn owner(containers: &Path, name: &str) -> Option<String> {
     let id = fs::read_link(containers.join(DIR).join(name)).ok()?;
     let id = id.to_str()?.to_owned();
     let dir = containers.join(&id);
-    let is_its = match Config::read(&dir) {
+    let lock = match Config::read(&dir) {
+        Ok(Some(config)) if config.name() == name => return Some(id),
         // It may be about to get it.
-        Ok(Some(config)) => config.name() == name || is_locked(&dir.join(entry::LOCK)),
+        Ok(Some(_)) => dir.join(entry::LOCK),
         // It may be being made.
-        Ok(None) => is_locked(&dir),
+        Ok(None) => dir.clone(),
         // A record that can't be read keeps its name.
-        Err(_) => true,
+        Err(_) => return Some(id),
     };
+    // Whoever held the lock has written the record before letting go of it.
+    let has_it = || Config::read(&dir).map(|config| config.is_some_and(|c| c.name() == name));
+    let is_its = is_locked(&lock) || has_it().unwrap_or(true);
     is_its.then_some(id)
 }
 

@@ -120,6 +120,27 @@ fn a_name_is_one_containers() {
 }
 
 #[test]
+fn of_two_at_once_one_gets_a_name() {
+    let place = place();
+    for round in 0..500 {
+        let make = || {
+            place
+                .create(&["--rm", "--name", "web"], &State::default())
+                .ok()
+        };
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(|| make().map(|(entry, _)| entry));
+            (make().map(|(entry, _)| entry), one.join().unwrap())
+        });
+        let made: Vec<Entry> = one.into_iter().chain(other).collect();
+        let [entry] = &made[..] else {
+            panic!("round {round}: {made:?}");
+        };
+        entry.remove().unwrap();
+    }
+}
+
+#[test]
 fn a_link_to_what_is_gone_is_free() {
     let place = place();
     let entry = place.made(&["--name", "web"], &State::default());
