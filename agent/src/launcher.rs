@@ -13,6 +13,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 
 use crate::failure::{Failure, Stage, describe};
+use crate::systemd;
 
 /// Docker's, for an image that names none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -54,6 +55,12 @@ impl Program {
             args: args.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
             env: env.into_iter().map(text).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// # Errors
+    /// It can't be a container's first process with the rights that this one has.
+    pub fn check_first(&self) -> Result<(), Failure> {
+        systemd::refuse_without_rights(&self.path, &self.args)
     }
 
     /// Becomes the program. Returns only when that failed.

@@ -44,6 +44,7 @@ mod security;
 mod spec;
 mod streams;
 mod sysctl;
+mod systemd;
 mod user;
 mod wake;
 

@@ -6,6 +6,7 @@
 use std::{fs, io};
 
 use walnut_tests::harness::{Home, skip};
+use walnut_tests::images::{self, Entry, Layer};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 
@@ -35,6 +36,40 @@ fn files_that_are_none() {
         home.walnut(line).run().exited(125).complains(&[words]);
     }
     assert_eq!(home.says(&["ps", "-aq"]), "");
+    home.assert_clean();
+}
+
+/// What it is told by is its name alone: here, a script has it.
+#[test]
+fn systemd_without_the_rights_for_it() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let mut image = images::busybox().unwrap();
+    image.layers.push(Layer(vec![
+        Entry::directory("lib", 0o755),
+        Entry::directory("lib/systemd", 0o755),
+        Entry::file("lib/systemd/systemd", 0o755, "#!/bin/sh\necho $$ $@\n"),
+        Entry::directory("sbin", 0o755),
+        Entry::symlink("sbin/init", "/lib/systemd/systemd"),
+    ]));
+    let archive = home.path().join("systemd.tar");
+    image.write_oci_archive(&archive).unwrap();
+    let image = format!("oci-archive:{}", archive.display());
+    let run = |flags: &[&str], args: &[&str]| {
+        let line = ["run", "--rm"].iter().chain(flags);
+        home.walnut(line.chain(&[image.as_str()]).chain(args)).run()
+    };
+    for name in ["/sbin/init", "init", "/lib/systemd/systemd"] {
+        let words = ["systemd, which manages control groups", "--privileged"];
+        run(&[], &[name]).exited(126).complains(&words);
+    }
+    run(&["--privileged"], &["init"]).succeeded().says("1\n");
+    let asks = run(&[], &["init", "--version"]);
+    asks.succeeded().says("1 --version\n");
+    // As a process like others, it says itself that it is not the system's.
+    let second = run(&["--init"], &["init"]);
+    assert_ne!(second.succeeded().stdout, b"1\n");
     home.assert_clean();
 }
 

@@ -106,7 +106,13 @@ impl Launch {
     fn find(&self, spec: &Spec) -> Result<Program, Failure> {
         let missing = || Failure::new(Stage::Spec, 0, "no command specified");
         let process: &Process = spec.process().as_ref().ok_or_else(missing)?;
-        self.rights.looking(|| Program::find(process))
+        self.rights.looking(|| {
+            let program = Program::find(process)?;
+            if !self.init {
+                program.check_first()?;
+            }
+            Ok(program)
+        })
     }
 
     fn tell(&self, failure: Failure) -> String {
