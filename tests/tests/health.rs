@@ -66,6 +66,18 @@ fn well_and_not_well() {
     let status = home.says(&["ps", "--format", "{{.Status}}"]);
     assert!(status.ends_with("(healthy)"), "{status}");
     assert_eq!(home.says(&["ps", "-q", "--filter", "health=unhealthy"]), "");
+    // Each question is a command in the container, as others' are.
+    let first = |event: &str, format: &str| {
+        let filter = format!("event={event}");
+        let past = ["events", "--since", "1h", "--until", "0s"];
+        let which = ["--filter", &filter, "--format", format];
+        let all = home.says(&[&past[..], &which].concat());
+        all.lines().next().unwrap_or_default().to_owned()
+    };
+    let asked = "exec_create: /bin/sh -c echo asked; echo why >&2; test -e /well";
+    assert_eq!(first("exec_create", "{{.Action}}"), asked);
+    let died = "{{.Actor.Attributes.exitCode}} {{len .Actor.Attributes.execID}}";
+    assert_eq!(first("exec_die", died), "0 64");
     home.walnut(["exec", "web", "rm", "/well"])
         .run()
         .succeeded();

@@ -96,6 +96,34 @@ fn what_happens_is_told() {
 }
 
 #[test]
+fn ends_and_new_starts_are_told() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background("web", "exec sleep 1000");
+    let restart = ["restart", "-t", "0", "web"];
+    home.walnut(restart).run().succeeded();
+    let stop = ["stop", "-s", "KILL", "web"];
+    home.walnut(stop).run().succeeded();
+    home.walnut(["start", "web"]).run().succeeded();
+    home.walnut(["rm", "-f", "web"]).run().succeeded();
+    let format = "{{.Action}} {{.Actor.Attributes.signal}}";
+    let past = ["events", "--since", "1h", "--until", "0s"];
+    let which = ["--filter", "type=container", "--format", format];
+    let told = home.says(&[&past[..], &which].concat());
+    let told: Vec<&str> = told
+        .lines()
+        .map(|line| line.trim_end_matches(" <no value>"))
+        .collect();
+    let wanted = [
+        "create", "start", "kill 15", "die", "stop", "start", "restart", "kill 9", "die", "stop",
+        "start", "die", "destroy",
+    ];
+    assert_eq!(told, wanted);
+    home.assert_clean();
+}
+
+#[test]
 fn what_happens_to_images_is_told() {
     // No machine is started.
     let home = Home::without_kvm();

@@ -166,10 +166,7 @@ fn in_foreground(
         own_streams: true,
         tty_size: None,
     };
-    let created = Event::container(&supervisor.entry, &supervisor.config, "create");
-    let created = created.at(supervisor.config.created);
-    // Nothing waits for it: the container runs by then.
-    let result = supervisor.run(timings, |_| Ok(()), |_| created.emit(paths));
+    let result = supervisor.run(timings, |_| Ok(()), |_| ());
     if let Err(error) = &result {
         gave_up(&entry, remove, paths, error);
     }

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,10 @@ use super::control::spawn;
 use super::exec::Exec;
 use super::process::{ProcessError, Streams, exit_code};
 use super::shared::{SIGKILL, Shared};
-use crate::container::{Container, Healthcheck};
-use crate::record::{Health, Probe};
+use crate::container::Healthcheck;
+use crate::events::Event;
+use crate::paths::Paths;
+use crate::record::{Config, Health, Probe};
 use crate::spec::SpecError;
 use crate::spec::exec::ExecProcess;
 use crate::times::Timestamp;
@@ -44,35 +46,29 @@ enum ProbeError {
 }
 
 struct Doctor {
-    container: Container,
+    config: Config,
+    paths: Paths,
     check: Healthcheck,
     command: Vec<String>,
     shared: Arc<Shared>,
     vsock: PathBuf,
-    changed: Box<dyn Fn(&str) + Send>,
 }
 
-/// Begins to ask, if there is something to ask, until the present run is over. `changed` hears of a
-/// new status.
-pub(super) fn watch(
-    container: &Container,
-    shared: &Arc<Shared>,
-    vsock: &Path,
-    changed: Box<dyn Fn(&str) + Send>,
-) -> std::io::Result<()> {
-    let Some(check) = container.health.clone() else {
+/// Begins to ask, if there is something to ask, until the present run is over.
+pub(super) fn watch(config: &Config, shared: &Arc<Shared>, paths: &Paths) -> std::io::Result<()> {
+    let Some(check) = config.container.health.clone() else {
         return Ok(());
     };
     let Some(command) = check.command() else {
         return Ok(());
     };
     let doctor = Doctor {
-        container: container.clone(),
+        config: config.clone(),
+        paths: paths.clone(),
         check,
         command,
         shared: Arc::clone(shared),
-        vsock: vsock.to_owned(),
-        changed,
+        vsock: config.container.vsock(paths),
     };
     spawn("health", move || doctor.look_after())
 }
@@ -109,7 +105,8 @@ impl Doctor {
                 return;
             }
             if health.status != before {
-                (self.changed)(&health.status);
+                let action = format!("health_status: {}", health.status);
+                self.event(action).emit(&self.paths);
             }
         }
     }
@@ -117,6 +114,13 @@ impl Doctor {
     /// False once the run is over.
     fn write(&self, health: &Health) -> bool {
         self.shared.update_health(health.clone())
+    }
+
+    fn event(&self, action: impl Into<String>) -> Event {
+        let entry = &self.shared.entry;
+        // It may have been renamed.
+        let config = entry.config();
+        Event::container(entry, config.as_ref().unwrap_or(&self.config), action)
     }
 
     fn probe(&self, agent: &Client) -> Probe {
@@ -135,29 +139,34 @@ impl Doctor {
 
     fn ask(&self, agent: &Client) -> Result<(i32, String), ProbeError> {
         let deadline = Instant::now() + self.check.timeout();
+        let container = &self.config.container;
         let process = ExecProcess {
             args: self.command.clone(),
             ..ExecProcess::default()
         };
         let request = ExecRequest {
-            container_id: self.container.id.to_string(),
-            process: process.generate(&self.container)?,
-            user: self.container.user.clone(),
+            container_id: container.id.to_string(),
+            process: process.generate(container)?,
+            user: container.user.clone(),
             ..ExecRequest::default()
         };
         let (exec, streams) = Exec::begin(agent, &self.vsock, request, false)?;
+        let told = |action: String| self.event(action).with("execID", &exec.handle.exec_id);
+        let line = self.command.join(" ");
+        told(format!("exec_create: {line}")).emit(&self.paths);
+        told(format!("exec_start: {line}")).emit(&self.paths);
         let output = streams.as_ref().and_then(|streams| read(streams, deadline));
         if output.is_none() {
             exec.handle.kill(SIGKILL)?;
         }
         drop(streams);
-        let ended = exec.handle.wait()?;
+        let code = exit_code(&exec.handle.wait()?);
+        told("exec_die".to_owned())
+            .with("exitCode", code)
+            .emit(&self.paths);
         match output {
             None => Err(ProbeError::Timeout(self.check.timeout())),
-            Some(output) => Ok((
-                i32::from(exit_code(&ended)),
-                output.map_err(ProbeError::Read)?,
-            )),
+            Some(output) => Ok((i32::from(code), output.map_err(ProbeError::Read)?)),
         }
     }
 }

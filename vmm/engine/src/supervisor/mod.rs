@@ -143,15 +143,18 @@ impl Supervisor<'_> {
                 if let Err(e) = shared.update(false, |state| running(state, network)) {
                     log::warn!("{}", chain(&e));
                 }
-                told.take().into_iter().for_each(|told| told(Ok(())));
+                self.tell_of_creation();
+                // Before whoever started it goes on, and has more to tell.
                 self.event("start").emit(self.paths);
                 self.mounted("mount");
+                told.take().into_iter().for_each(|told| told(Ok(())));
                 self.watch_health(shared);
             };
             let result = self.live(dir, outputs, signals, timings, tell);
             let ended = match (result, told.take()) {
                 // It never ran: who asked for it is told, and it is as it was before.
                 (Err(e), Some(told)) => {
+                    self.tell_of_creation();
                     shared.update(!self.config.container.remove, |state| never_ran(state, &e))?;
                     told(Err(&e));
                     return Err(e);
@@ -197,18 +200,16 @@ impl Supervisor<'_> {
         }
     }
 
-    fn watch_health(&self, shared: &Arc<Shared>) {
-        let container = &self.config.container;
-        if container.health.is_none() {
-            return;
+    /// In the foreground nothing waits for it: the container runs by then.
+    fn tell_of_creation(&self) {
+        if self.own_streams {
+            let created = self.event("create").at(self.config.created);
+            created.emit(self.paths);
         }
-        let (paths, entry) = (self.paths.clone(), self.entry.clone());
-        let config = self.config.clone();
-        let changed = Box::new(move |status: &str| {
-            let action = format!("health_status: {status}");
-            Event::container(&entry, &config, action).emit(&paths);
-        });
-        if let Err(e) = health::watch(container, shared, &container.vsock(self.paths), changed) {
+    }
+
+    fn watch_health(&self, shared: &Arc<Shared>) {
+        if let Err(e) = health::watch(&self.config, shared, self.paths) {
             log::warn!("look after the container's health: {e}");
         }
     }

@@ -21,30 +21,39 @@ use crate::supervisor::wire::{Condition, Request, Wanted, WireError};
 pub fn stop(args: &StopArgs, paths: &Paths) -> Result<u8, VerbError> {
     let signal = args.signal.as_deref().map(signal::parse).transpose()?;
     each(&args.names, paths, |entry| {
-        let was_up = entry.state()?.is_up();
-        stop_one(entry, paths, signal, args.time)?;
-        if was_up {
-            happened(entry, paths, "stop");
-        }
-        Ok(())
+        stop_one(entry, paths, signal, args.time)
     })
 }
 
 /// One that does not run is stopped already.
-pub(super) fn stop_one(
+fn stop_one(
     entry: &Entry,
     paths: &Paths,
     signal: Option<u32>,
     timeout_s: Option<i32>,
 ) -> Result<(), VerbError> {
+    let running = entry.state()?.is_up().then(|| entry.config()).transpose()?;
+    let event = |action| {
+        running
+            .as_ref()
+            .map(|config| Event::container(entry, config, action))
+    };
+    if let (Some(event), Some(config)) = (event("kill"), &running) {
+        let first = signal.unwrap_or(config.container.stop_signal);
+        event.with("signal", first).emit(paths);
+    }
     let asked = client::request(paths, entry, Request::Stop { signal, timeout_s });
     match asked {
         // It has ended meanwhile, in one way or the other.
         Ok(_)
         | Err(ClientError::NotRunning(_))
-        | Err(ClientError::Wire(WireError::Gone | WireError::Read(_))) => settled(entry),
-        Err(e) => Err(e.into()),
+        | Err(ClientError::Wire(WireError::Gone | WireError::Read(_))) => settled(entry)?,
+        Err(e) => return Err(e.into()),
     }
+    event("stop")
+        .into_iter()
+        .for_each(|event| event.emit(paths));
+    Ok(())
 }
 
 /// Makes sure that what is on disk is the truth.
