@@ -53,6 +53,6 @@ pub struct ExecArgs {
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
 
-    #[arg(trailing_var_arg = true, required = true, hide = true)]
+    #[arg(trailing_var_arg = true, hide = true)]
     pub args: Vec<String>,
 }

@@ -225,7 +225,11 @@ impl Cli {
         command
             .try_get_matches_from_mut(args)
             .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(|e| UsageError::new(e, &Self::command(), args))
+            .map_err(|e| {
+                let mut whole = Self::command();
+                whole.build();
+                UsageError::new(e, &whole, args)
+            })
     }
 }
 

@@ -147,10 +147,6 @@ fn mistakes_in_dockers_words() {
             "unknown shorthand flag: 'x' in -x; see 'walnut run --help'",
         ),
         (
-            &["run"],
-            "\"walnut run\" requires at least 1 argument; see 'walnut run --help'",
-        ),
-        (
             &["run", "-m", "foo", "i"],
             "invalid argument \"foo\" for \"-m, --memory\" flag: invalid size: 'foo'; \
              see 'walnut run --help'",
@@ -178,6 +174,38 @@ fn mistakes_in_dockers_words() {
     }
     let unknown = "'frob' is not a walnut command; see 'walnut --help'";
     assert_eq!(words(&["frob"]), (unknown.to_owned(), 1));
+    for (line, said) in [
+        (&["run"][..], "\"walnut run\" requires at least 1 argument"),
+        (&["rm"], "\"walnut rm\" requires at least 1 argument"),
+        (&["ps", "x"], "\"walnut ps\" accepts no arguments"),
+        (
+            &["rename", "a"],
+            "\"walnut rename\" requires exactly 2 arguments",
+        ),
+        (
+            &["rename", "a", "b", "c"],
+            "\"walnut rename\" requires exactly 2 arguments",
+        ),
+        (
+            &["images", "a", "b"],
+            "\"walnut images\" requires at most 1 argument",
+        ),
+        (
+            &["commit"],
+            "\"walnut commit\" requires at least 1 and at most 2 arguments",
+        ),
+        (
+            &["network", "rm"],
+            "\"walnut network rm\" requires at least 1 argument",
+        ),
+        (
+            &["container", "prune", "x"],
+            "\"walnut container prune\" accepts no arguments",
+        ),
+    ] {
+        let (words, code) = words(line);
+        assert_eq!((words.split(';').next(), code), (Some(said), 1), "{line:?}");
+    }
 }
 
 #[test]

@@ -3,10 +3,11 @@
 
 use std::ffi::OsString;
 
+use clap::ArgAction;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// The verb that was meant, with those below it: `container prune`.
-fn verb(command: &clap::Command, args: &[OsString]) -> Option<String> {
+/// The verb that was meant, with those below it: `container prune`; and how it is defined.
+fn verb<'a>(command: &'a clap::Command, args: &[OsString]) -> Option<(String, &'a clap::Command)> {
     let mut known = command;
     let mut words: Vec<&str> = Vec::new();
     for arg in args.iter().skip(1) {
@@ -21,7 +22,25 @@ fn verb(command: &clap::Command, args: &[OsString]) -> Option<String> {
             None => {}
         }
     }
-    (!words.is_empty()).then(|| words.join(" "))
+    (!words.is_empty()).then(|| (words.join(" "), known))
+}
+
+/// How many arguments a verb takes, in Docker's words.
+fn wants(verb: &clap::Command) -> String {
+    let all: Vec<&clap::Arg> = verb.get_positionals().collect();
+    let least = all.iter().filter(|arg| arg.is_required_set()).count();
+    let is_open = |arg: &&clap::Arg| matches!(arg.get_action(), ArgAction::Append);
+    let arguments = |count| format!("{count} argument{}", if count == 1 { "" } else { "s" });
+    match (least, all.len()) {
+        // `run` can do without an image, which few know.
+        (least, _) if all.iter().any(is_open) => {
+            format!("requires at least {}", arguments(least.max(1)))
+        }
+        (0, 0) => "accepts no arguments".to_owned(),
+        (least, most) if least == most => format!("requires exactly {}", arguments(most)),
+        (0, most) => format!("requires at most {}", arguments(most)),
+        (least, most) => format!("requires at least {least} and at most {}", arguments(most)),
+    }
 }
 
 /// A command line that can't be understood, or one that asks for help.
@@ -29,13 +48,18 @@ fn verb(command: &clap::Command, args: &[OsString]) -> Option<String> {
 pub struct UsageError {
     inner: clap::Error,
     verb: Option<String>,
+    wants: String,
 }
 
 impl UsageError {
     pub(super) fn new(inner: clap::Error, command: &clap::Command, args: &[OsString]) -> Self {
+        let verb = verb(command, args);
         Self {
             inner,
-            verb: verb(command, args),
+            wants: verb
+                .as_ref()
+                .map_or_else(String::new, |(_, verb)| wants(verb)),
+            verb: verb.map(|(words, _)| words),
         }
     }
 
@@ -49,13 +73,26 @@ impl UsageError {
         help.contains(&self.inner.kind()).then_some(&self.inner)
     }
 
-    /// An unknown verb is 1 to Docker; a wrong flag is 125.
+    /// One argument too many, or too few.
+    fn is_of_number(&self) -> bool {
+        match self.inner.kind() {
+            ErrorKind::MissingRequiredArgument => true,
+            ErrorKind::UnknownArgument => {
+                let arg = self.context(ContextKind::InvalidArg);
+                arg.is_some_and(|arg| !arg.starts_with('-'))
+            }
+            _ => false,
+        }
+    }
+
+    /// An unknown verb, or the wrong number of arguments, is 1 to Docker; a wrong flag is 125.
     pub fn exit_code(&self) -> u8 {
         match self.inner.kind() {
             ErrorKind::DisplayHelp
             | ErrorKind::DisplayVersion
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => 0,
             ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => 1,
+            _ if self.is_of_number() => 1,
             _ => 125,
         }
     }
@@ -81,6 +118,10 @@ impl UsageError {
     fn words(&self) -> String {
         let value = self.context(ContextKind::InvalidValue).unwrap_or_default();
         match self.inner.kind() {
+            _ if self.is_of_number() => {
+                let verb = self.verb.as_deref().unwrap_or_default();
+                format!("\"walnut {verb}\" {}", self.wants)
+            }
             ErrorKind::UnknownArgument => {
                 let arg = self.context(ContextKind::InvalidArg).unwrap_or_default();
                 match arg.strip_prefix('-') {
@@ -94,12 +135,6 @@ impl UsageError {
             ErrorKind::InvalidSubcommand => {
                 let verb = self.context(ContextKind::InvalidSubcommand);
                 format!("'{}' is not a walnut command", verb.unwrap_or_default())
-            }
-            ErrorKind::MissingRequiredArgument => {
-                format!(
-                    "\"walnut {}\" requires at least 1 argument",
-                    self.verb.as_deref().unwrap_or_default()
-                )
             }
             ErrorKind::ValueValidation => {
                 let cause = std::error::Error::source(&self.inner).map(ToString::to_string);
