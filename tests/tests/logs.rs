@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 
 use walnut_tests::harness::{Home, skip};
 
@@ -76,5 +77,37 @@ fn rotated_and_followed() {
         .exited(1)
         .complains(&["does not support reading"]);
     home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn none_of_a_brief_one_in_the_foreground() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let script = "echo up; exec sleep 1000";
+    let line = ["run", "--rm", "--name", "brief", &image, "sh", "-c", script];
+    let mut run = home.walnut(line).into_command();
+    let mut run = run.stdout(Stdio::null()).spawn().unwrap();
+    let starts = ["events", "--since", "1h", "--filter", "event=start"];
+    let mut events = home.walnut(starts).into_command();
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let mut started = String::new();
+    let mut told = BufReader::new(events.stdout.take().unwrap());
+    told.read_line(&mut started).unwrap();
+    assert!(started.contains("name=brief"), "{started}");
+    events.kill().unwrap();
+    events.wait().unwrap();
+    home.walnut(["logs", "brief"])
+        .run()
+        .exited(1)
+        .complains(&["container brief runs in the foreground with --rm", "attach"]);
+    home.walnut(["kill", "brief"]).run().succeeded();
+    assert_eq!(run.wait().unwrap().code(), Some(137));
+    // In the background it has one until it goes.
+    home.background_with("brief", &["--rm"], script);
+    assert_eq!(home.first_line("brief"), "up\n");
+    home.walnut(["kill", "brief"]).run().succeeded();
     home.assert_clean();
 }

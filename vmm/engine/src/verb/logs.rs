@@ -18,6 +18,14 @@ pub fn logs(args: &LogsArgs, paths: &Paths) -> Result<u8, VerbError> {
     if !has_log(&known.config) {
         return refused("configured logging driver does not support reading");
     }
+    // `run --rm` in the foreground keeps none.
+    if known.config.container.remove && known.state.is_up() && !known.entry.log().exists() {
+        return refused(format!(
+            "container {} runs in the foreground with --rm: its output goes there alone, without a \
+             log; walnut attach shows what comes from now on",
+            known.config.name()
+        ));
+    }
     let now = Timestamp::now();
     let parse = |flag, text: &Option<String>| {
         text.as_deref()
