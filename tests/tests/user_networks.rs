@@ -93,6 +93,8 @@ fn names_and_addresses() {
     assert_eq!(home.says(&["network", "rm", "back"]), "back");
     // Without a container there is no switch, a moment later.
     wait_for_end(&switches);
+    let left = std::fs::read_dir(home.state().join("net")).unwrap();
+    assert_eq!(left.count(), 0);
     home.assert_clean();
 }
 

@@ -21,7 +21,7 @@ use walnut_netlink::Cidr;
 
 use crate::container::ContainerId;
 use crate::events::Event;
-use crate::network::Mode;
+use crate::network::{Mode, member};
 use crate::paths::{PathError, Paths, private_dir};
 use crate::record::{self, Config, Entry, RecordError, Registry, State};
 use crate::times::Timestamp;
@@ -101,6 +101,11 @@ impl Network {
             address: self.gateway.into(),
             prefix,
         }
+    }
+
+    /// What it is known by while it is up.
+    pub fn key(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
     }
 
     pub fn subnet(&self) -> Cidr {
@@ -256,6 +261,7 @@ impl<'a> Networks<'a> {
             }
             Err(source) => Err(NetworksError::Remove { path, source }),
             Ok(()) => {
+                member::forget(self.paths, network.key());
                 Event::network(&network.id, &network.name, "destroy").emit(self.paths);
                 Ok(network)
             }

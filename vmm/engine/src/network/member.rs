@@ -75,6 +75,12 @@ pub(super) fn lock_of(paths: &Paths, key: &str) -> PathBuf {
     Place::new(paths, key).lock
 }
 
+/// Removes the lock of a network that is no more: its key is never another's. Who is about to join
+/// finds no such network.
+pub fn forget(paths: &Paths, key: &str) {
+    let _ = fs::remove_file(Place::new(paths, key).lock);
+}
+
 /// Joins a network by its key, which comes up if it has to.
 pub(super) fn join(
     paths: &Paths,

@@ -34,7 +34,7 @@ impl Session {
     ) -> Result<Self, NetworkError> {
         let network = Networks::new(paths).find(name)?;
         let place = Place {
-            key: network.id.get(..12).unwrap_or(&network.id).to_owned(),
+            key: network.key().to_owned(),
             gateway: network.gateway_cidr(),
             internal: network.internal,
             address: container.network.address,
