@@ -128,6 +128,17 @@ fn a_killed_run_leaves_nothing_past_the_next_command() {
     home.assert_clean();
 }
 
+/// Kills `walnut ARGS` after so many milliseconds, unless it has ended by then. `timeout` is what
+/// happens to it: no wait of ours.
+fn kill_after(ms: u64, home: &Home, args: &[&str]) {
+    let walnut = home.walnut(args).into_command();
+    let line = format!("timeout -s KILL 0.{ms:03} {walnut:?} || test $? = 137");
+    let killed = Program::new("sh").args(["-c", &line]);
+    killed.deadline(Duration::from_secs(60)).run().succeeded();
+    wait_for_monitors(home);
+    home.assert_clean();
+}
+
 #[test]
 fn killed_at_any_moment() {
     let Some(home) = Home::new() else {
@@ -137,18 +148,7 @@ fn killed_at_any_moment() {
         .run()
         .succeeded();
     for ms in [5u64, 20, 60, 120, 250, 400, 600, 800] {
-        // `timeout` is what happens to it after that time: no wait of ours.
-        let walnut = home
-            .walnut(["run", "--rm", &home.busybox(), "true"])
-            .into_command();
-        let line = format!("timeout -s KILL 0.{ms:03} {walnut:?} || test $? = 137");
-        let done = Program::new("sh")
-            .args(["-c", &line])
-            .deadline(Duration::from_secs(60))
-            .run();
-        done.succeeded();
-        wait_for_monitors(&home);
-        home.assert_clean();
+        kill_after(ms, &home, &["run", "--rm", &home.busybox(), "true"]);
     }
     home.walnut(["run", "--rm", &home.busybox(), "echo", "fine"])
         .run()
@@ -207,17 +207,8 @@ fn killed_with_a_disk_a_volume_and_nothing_loaded() {
     let image = home.busybox();
     // At first the image is loaded, until one run comes through with it.
     for ms in [10u64, 30, 60, 100, 200, 300, 500, 700, 900] {
-        let walnut = home
-            .walnut(["run", "-v", &volume, "--network", "none", &image, "sync"])
-            .into_command();
-        let line = format!("timeout -s KILL 0.{ms:03} {walnut:?} || test $? = 137");
-        let done = Program::new("sh")
-            .args(["-c", &line])
-            .deadline(Duration::from_secs(60))
-            .run();
-        done.succeeded();
-        wait_for_monitors(&home);
-        home.assert_clean();
+        let run = ["run", "-v", &volume, "--network", "none", &image, "sync"];
+        kill_after(ms, &home, &run);
     }
     // The next command knows of each whether it was made, and none runs.
     for line in home.says(&["ps", "-a", "--format", "{{.State}}"]).lines() {

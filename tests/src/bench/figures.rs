@@ -182,6 +182,8 @@ fn life(report: &Report) -> Vec<Figure> {
     let pull = |who| report.median(row::PULL, who, metric::TIME);
     let idle = |who, what| report.median(row::IDLE, who, what);
     let silent = |answers: Option<f64>| Some(16.0 - answers?);
+    let logs = report.median(row::LOGS, contender::WALNUT_LOGS, metric::RATE);
+    let logs = logs.filter(|_| !report.host.emulated);
     vec![
         Figure::new(
             "walnut exec, exec to first byte, beside podman exec",
@@ -206,6 +208,12 @@ fn life(report: &Report) -> Vec<Figure> {
             96.0,
             "MiB",
             mib(report.median(row::PULL, contender::WALNUT_PULL, metric::PEAK)),
+        ),
+        Figure::new(
+            "walnut logs of 100 MiB, outside the emulated host, 200 MiB/s beside it",
+            1.0,
+            "×",
+            ratio(Some(200.0), logs),
         ),
         Figure::new(
             "PSS of a supervisor",
@@ -344,6 +352,24 @@ mod tests {
         let figure = &figures(&report)[0];
         assert_eq!((figure.measured, figure.verdict), (Some(0.8), Verdict::Met));
         assert!(figure.to_string().starts_with("met"), "{figure}");
+    }
+
+    #[test]
+    fn a_rate_is_a_real_processors() {
+        let mut row = Row::new(row::LOGS, "");
+        row.sample(contender::WALNUT_LOGS, metric::RATE, Unit::MibPerS, 400.0);
+        let mut report = Report {
+            rows: vec![row],
+            ..Report::default()
+        };
+        let logs = |report: &Report| {
+            let all = figures(report);
+            let logs = all.iter().find(|figure| figure.what.contains("logs"));
+            logs.map(|figure| (figure.measured, figure.verdict))
+        };
+        assert_eq!(logs(&report), Some((Some(0.5), Verdict::Met)));
+        report.host.emulated = true;
+        assert_eq!(logs(&report), Some((None, Verdict::NotMeasured)));
     }
 
     #[test]

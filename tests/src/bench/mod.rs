@@ -130,6 +130,7 @@ fn host() -> Host {
         ),
         cpus: std::thread::available_parallelism().map_or(1, Into::into),
         memory_mib: smaps::kib_field(&meminfo, "MemTotal").unwrap_or(0) / 1024,
+        emulated: std::env::var_os("WALNUT_EMULATED_HOST").is_some(),
         ..Host::default()
     }
 }

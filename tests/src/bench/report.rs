@@ -25,6 +25,8 @@ pub struct Host {
     pub kernel: String,
     pub cpus: usize,
     pub memory_mib: u64,
+    /// Its processor is emulated: rates say little.
+    pub emulated: bool,
     /// `name -> version line` of each peer that was found.
     pub peers: BTreeMap<String, String>,
 }
@@ -161,6 +163,7 @@ impl Display for Report {
             cpus,
             memory_mib,
             peers,
+            ..
         } = &self.host;
         writeln!(f, "{processor}; {cpus} CPU, {memory_mib} MiB; {kernel}")?;
         for version in peers.values() {
