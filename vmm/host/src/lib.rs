@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether this machine can run virtual machines, and in words why not. The engine asks before it
-//! starts anything, the monitor when it opens `/dev/kvm`: both get the same answer.
+//! starts anything, the monitor when it opens `/dev/kvm`: both get the same answer. And what both ask of
+//! the host's kernel: taps, seccomp filters.
 
 #![deny(unsafe_code)]
 
 mod group;
 mod kvm;
 mod processor;
+pub mod seccomp;
 mod tap;
 
 pub use kvm::{DEVICE, KvmError, check, open};

@@ -10,6 +10,7 @@
 //! ```
 //!
 //! - `control.rs`: how a container joins
+//! - `jail.rs`: what it gives up first
 //! - `link.rs`: frames on a socket, with bounded queues
 //! - `packet.rs`: what a frame is, read once; the packets that the gateway makes itself
 //! - `policy.rs`: what may leave
@@ -23,6 +24,7 @@
 #![deny(unsafe_code)]
 
 mod control;
+mod jail;
 mod link;
 mod names;
 mod packet;
@@ -31,6 +33,7 @@ mod port;
 mod switch;
 
 pub use control::{ControlError, Join, Joined, Reply, join};
+pub use jail::{JailError, confine};
 pub use policy::{Policy, PolicyError, Rule, Target};
 pub use port::GATEWAY_MAC;
 pub use switch::{Network, SwitchError, serve};

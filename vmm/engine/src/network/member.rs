@@ -22,7 +22,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 use thiserror::Error;
-use walnut_switch::{ControlError, Join, Joined, Network, SwitchError};
+use walnut_switch::{ControlError, JailError, Join, Joined, Network, SwitchError};
 
 use crate::cli::switch::SwitchArgs;
 use crate::paths::{PathError, Paths, private_dir};
@@ -42,6 +42,8 @@ pub enum MemberError {
     Describe(#[source] serde_json::Error),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    Jail(#[from] JailError),
     #[error(transparent)]
     Switch(#[from] SwitchError),
 }
@@ -169,24 +171,12 @@ fn spawn(
 pub fn serve(args: &SwitchArgs) -> Result<u8, MemberError> {
     // A new session: no terminal's signals, no shell that waits. It fails for a leader alone.
     let _ = rustix::process::setsid();
-    give_up_rights();
+    // Landlock takes away what is beneath a directory: the lock is beside the network's own.
+    let place = args.lock.parent().unwrap_or(&args.dir);
+    walnut_switch::confine(place)?;
     let network: Network = serde_json::from_str(&args.network).map_err(MemberError::Describe)?;
     walnut_switch::serve(network, inherited(args.listener), &args.dir, &args.lock)?;
     Ok(0)
-}
-
-/// What looks at frames needs none of root's. That they can't be given up is no reason not to go on.
-fn give_up_rights() {
-    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    let given = set_no_new_privs(true).and_then(|()| set_capabilities(None, none));
-    if let Err(error) = given {
-        log::warn!("give up root's rights: {error}");
-    }
 }
 
 #[expect(

@@ -1,13 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The seccomp allow-lists. Anything else kills the process: it is not a guest's mistake but a
-//! monitor that does what it never does.
+//! The seccomp allow-lists of the monitor's threads.
 
-use std::collections::BTreeMap;
-
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
-};
+use seccompiler::{BackendError, BpfProgram};
+use walnut_vmm_host::seccomp::{AllowList, BASICS, EVENTS};
 
 use super::Thread;
 use crate::virtio::{blk, fs, net};
@@ -35,46 +30,8 @@ const VCPU_IOCTLS: &[u64] = &[
 /// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot.
 const EVENT_LOOP_IOCTLS: &[u64] = &[0x5402, 0x402c_542b, 0xc208_ae62, 0x8070_ae9f, 0x8030_ae7c];
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-
-/// What Rust's runtime and the C library's allocator do on any thread, and how a thread ends.
-const ALL: &[i64] = &[
-    libc::SYS_brk,
-    libc::SYS_clock_gettime,
-    libc::SYS_close,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_futex,
-    libc::SYS_getpid,
-    libc::SYS_getrandom,
-    libc::SYS_gettid,
-    libc::SYS_madvise,
-    libc::SYS_mmap,
-    // The allocator's arenas grow by it.
-    libc::SYS_mprotect,
-    libc::SYS_mremap,
-    libc::SYS_munmap,
-    libc::SYS_read,
-    libc::SYS_restart_syscall,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sched_yield,
-    libc::SYS_set_robust_list,
-    libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
-    libc::SYS_write,
-    libc::SYS_writev,
-];
-
-const EVENTS: &[i64] = &[
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_wait,
-];
-
-/// vsock's unix sockets, the end of the console's file, and the files of a snapshot.
+/// vsock's unix sockets, the end of the console's file, the files of a snapshot, and the timer of a
+/// network whose rate is bounded.
 const EVENT_LOOP: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_connect,
@@ -90,6 +47,7 @@ const EVENT_LOOP: &[i64] = &[
     libc::SYS_sendto,
     libc::SYS_shutdown,
     libc::SYS_socket,
+    libc::SYS_timerfd_settime,
 ];
 
 /// The console's file starts anew when it is full.
@@ -101,58 +59,29 @@ const VCPU: &[i64] = &[
 ];
 
 pub(super) fn program(thread: Thread) -> Result<BpfProgram, BackendError> {
-    let mut rules = Rules::new();
-    let lists: &[&[i64]] = match thread {
-        Thread::EventLoop => &[ALL, EVENTS, EVENT_LOOP],
+    let mut list = AllowList::of(match thread {
+        Thread::EventLoop => &[BASICS, EVENTS, EVENT_LOOP],
         // A device is activated and reset by the vCPU that writes its status.
-        Thread::Vcpu => &[ALL, EVENTS, VCPU],
-        Thread::Blk => &[ALL, EVENTS, blk::WORKER_SYSCALLS],
-        Thread::Fs => &[ALL, EVENTS, fs::WORKER_SYSCALLS],
-    };
-    for &call in lists.iter().copied().flatten() {
-        rules.insert(call, Vec::new());
-    }
+        Thread::Vcpu => &[BASICS, EVENTS, VCPU],
+        Thread::Blk => &[BASICS, EVENTS, blk::WORKER_SYSCALLS],
+        Thread::Fs => &[BASICS, EVENTS, fs::WORKER_SYSCALLS],
+    });
     match thread {
-        Thread::Vcpu => allow_ioctls(&mut rules, &[VCPU_IOCTLS, net::ACTIVATE_IOCTLS].concat())?,
+        Thread::Vcpu => {
+            let requests = [VCPU_IOCTLS, net::ACTIVATE_IOCTLS].concat();
+            list.allow_with(libc::SYS_ioctl, 1, &requests)?;
+        }
         Thread::EventLoop => {
-            allow_ioctls(&mut rules, EVENT_LOOP_IOCTLS)?;
+            list.allow_with(libc::SYS_ioctl, 1, EVENT_LOOP_IOCTLS)?;
             // socket(2) makes unix sockets only.
-            let unix = SeccompCondition::new(
-                0,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                u64::from(libc::AF_UNIX.unsigned_abs()),
-            )?;
-            rules.insert(libc::SYS_socket, vec![SeccompRule::new(vec![unix])?]);
+            let unix = u64::from(libc::AF_UNIX.unsigned_abs());
+            list.allow_with(libc::SYS_socket, 0, &[unix])?;
         }
         Thread::Fs => {
-            let files_only = SeccompCondition::new(
-                0,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                u64::from(libc::CLONE_FS.unsigned_abs()),
-            )?;
-            rules.insert(libc::SYS_unshare, vec![SeccompRule::new(vec![files_only])?]);
+            let files_only = u64::from(libc::CLONE_FS.unsigned_abs());
+            list.allow_with(libc::SYS_unshare, 0, &[files_only])?;
         }
         Thread::Blk => {}
     }
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        TargetArch::x86_64,
-    )?;
-    filter.try_into()
-}
-
-fn allow_ioctls(rules: &mut Rules, requests: &[u64]) -> Result<(), BackendError> {
-    let allowed: Result<_, _> = requests
-        .iter()
-        .map(|&request| {
-            let is = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?;
-            SeccompRule::new(vec![is])
-        })
-        .collect();
-    rules.insert(libc::SYS_ioctl, allowed?);
-    Ok(())
+    list.compile()
 }
