@@ -14,7 +14,7 @@ mod report;
 mod vm;
 
 pub use control::{Answer, Command};
-pub use net::{MAX_MTU, MIN_MTU, Mac, MacError, NetBackend, NetConfig};
+pub use net::{Bucket, MAX_MTU, MIN_MTU, Mac, MacError, NetBackend, NetConfig, NetRate, Rate};
 pub use report::{Ending, Report};
 pub use vm::{
     Console, DiskConfig, FsConfig, FsSource, MAX_CPUS, MIN_MEMORY_MIB, Owner, PmemConfig,

@@ -22,6 +22,51 @@ pub struct NetConfig {
     /// The backend's own unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// As fast as it goes unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<NetRate>,
+}
+
+/// How fast frames may come and go, each way by itself.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetRate {
+    /// To the guest.
+    pub rx: Rate,
+    /// From the guest.
+    pub tx: Rate,
+}
+
+/// What is not given is not bounded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rate {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bucket>,
+    /// Frames.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operations: Option<Bucket>,
+}
+
+/// A bucket of tokens, full at first: what goes takes them out, time puts them back. None of its
+/// numbers is 0.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Bucket {
+    /// What it holds: what may go at once after a pause.
+    pub size: u64,
+    /// The time in which an empty one is filled.
+    pub refill_ms: u64,
+}
+
+impl Bucket {
+    #[must_use]
+    pub fn per_second(size: u64) -> Self {
+        Self {
+            size,
+            refill_ms: 1000,
+        }
+    }
 }
 
 /// Where the guest's frames go.

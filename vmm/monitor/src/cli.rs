@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use thiserror::Error;
 use walnut_vmm_config::{
-    Console, DiskConfig, FsConfig, FsSource, MIN_MEMORY_MIB, Mac, NetBackend, NetConfig, Owner,
-    PmemConfig, VmConfig, VsockConfig,
+    Bucket, Console, DiskConfig, FsConfig, FsSource, MIN_MEMORY_MIB, Mac, NetBackend, NetConfig,
+    NetRate, Owner, PmemConfig, Rate, VmConfig, VsockConfig,
 };
 
 use crate::run::inherited;
@@ -61,8 +61,12 @@ pub struct Args {
     /// A directory of the host as a virtio-fs with this tag
     #[arg(long, value_name = "TAG=DIR")]
     fs: Vec<String>,
-    /// A network interface: a tap of the host, or the socket of a passt
-    #[arg(long, value_name = "tap=NAME|passt=SOCKET[,mac=MAC][,mtu=N]")]
+    /// A network interface: a tap of the host, or the socket of a passt; `rate` and `ops` bound the
+    /// bytes and frames of a second, each way
+    #[arg(
+        long,
+        value_name = "tap=NAME|passt=SOCKET[,mac=MAC][,mtu=N][,rate=BYTES][,ops=N]"
+    )]
     net: Vec<String>,
     /// The unix socket that stands for the guest's vsock
     #[arg(long, value_name = "SOCKET")]
@@ -87,7 +91,9 @@ pub enum ArgsError {
     },
     #[error("--fs {0}: expected TAG=DIR")]
     Fs(String),
-    #[error("--net {0}: expected tap=NAME or passt=SOCKET, and perhaps ,mac=MAC and ,mtu=N")]
+    #[error(
+        "--net {0}: expected tap=NAME or passt=SOCKET, and perhaps ,mac=MAC ,mtu=N ,rate=BYTES ,ops=N"
+    )]
     Net(String),
 }
 
@@ -200,14 +206,20 @@ fn parse_net(text: &str, last: u8) -> Option<NetConfig> {
         // Locally administered.
         mac: Mac([2, 0, 0, 0, 0, last]),
         mtu: None,
+        rate: None,
     };
+    let mut rate = Rate::default();
     for part in parts {
         match part.split_once('=')? {
             ("mac", mac) => net.mac = mac.parse().ok()?,
             ("mtu", mtu) => net.mtu = Some(mtu.parse().ok()?),
+            ("rate", bytes) => rate.bytes = Some(Bucket::per_second(bytes.parse().ok()?)),
+            ("ops", frames) => rate.operations = Some(Bucket::per_second(frames.parse().ok()?)),
             _ => return None,
         }
     }
+    let both = NetRate { rx: rate, tx: rate };
+    net.rate = (both != NetRate::default()).then_some(both);
     Some(net)
 }
 
@@ -215,7 +227,7 @@ fn parse_net(text: &str, last: u8) -> Option<NetConfig> {
 mod tests {
     use super::Args;
     use clap::{CommandFactory, Parser};
-    use walnut_vmm_config::{Console, FsSource, NetBackend};
+    use walnut_vmm_config::{Bucket, Console, FsSource, NetBackend};
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -251,7 +263,21 @@ mod tests {
         assert_eq!(config.net[0].backend, NetBackend::Tap("t0".into()));
         assert_eq!(config.net[0].mac.to_string(), "02:00:00:00:00:77");
         assert_eq!(config.net[0].mtu, Some(9000));
-        for bad in ["t0", "tap=t0,mac=1", "tap=t0,mtu=x", "tap=t0,x=1", "vde=/x"] {
+        assert_eq!(config.net[0].rate, None);
+        let slow = net("tap=t0,rate=1000000,ops=500").unwrap();
+        let rate = slow.net[0].rate.as_ref().unwrap();
+        assert_eq!(rate.rx, rate.tx);
+        assert_eq!(rate.tx.bytes, Some(Bucket::per_second(1_000_000)));
+        assert_eq!(rate.tx.operations, Some(Bucket::per_second(500)));
+        for bad in [
+            "t0",
+            "tap=t0,mac=1",
+            "tap=t0,mtu=x",
+            "tap=t0,rate=-1",
+            "tap=t0,ops=x",
+            "tap=t0,x=1",
+            "vde=/x",
+        ] {
             assert!(net(bad).is_err(), "{bad}");
         }
     }

@@ -250,6 +250,7 @@ impl Session {
             backend: NetBackend::Tap(tap.name.clone()),
             mac,
             mtu: None,
+            rate: None,
         };
         Self {
             attachment: Attachment {
@@ -280,6 +281,7 @@ impl Session {
             backend: NetBackend::TapFd(tap.as_raw_fd()),
             mac: port.mac,
             mtu: Some(bridge::MTU),
+            rate: None,
         });
         Ok(Self {
             attachment: Attachment {
@@ -349,6 +351,7 @@ fn stream(socket: &OwnedFd, mac: Mac) -> NetConfig {
         backend: NetBackend::StreamFd(socket.as_raw_fd()),
         mac,
         mtu: None,
+        rate: None,
     }
 }
 

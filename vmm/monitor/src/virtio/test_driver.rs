@@ -54,6 +54,8 @@ impl Driver {
     pub(crate) fn activate(&mut self, device: &mut dyn VirtioDevice, features: u64) {
         let irqfd = Arc::new(EventFd::new(0).unwrap());
         let interrupt = Interrupt::new(Arc::clone(&self.interrupt_status), irqfd);
+        // A driver resets a device before it starts it anew.
+        self.handler = None;
         self.rings.clear();
         let mut queues = Vec::new();
         for (index, &size) in self.sizes.iter().enumerate() {
@@ -170,6 +172,21 @@ impl Driver {
         self.publish(queue, head);
     }
 
+    /// Writes descriptors as they are: address, length, flags, next.
+    pub(crate) fn raw(&self, at: u64, descriptors: &[(u64, u32, u32, u16)]) {
+        for (index, &(addr, len, flags, next)) in (0..).zip(descriptors) {
+            let flags = u16::try_from(flags).unwrap();
+            let descriptor = RawDescriptor::from(Descriptor::new(addr, len, flags, next));
+            let at = GuestAddress(at + index * 16);
+            self.memory.write_obj(descriptor, at).unwrap();
+        }
+    }
+
+    /// Where a queue's descriptors are.
+    pub(crate) fn table(queue: usize) -> u64 {
+        queue as u64 * RINGS_LEN
+    }
+
     /// The entries of the used ring, as (head, length), from number `first` on.
     pub(crate) fn used_since(&self, queue: usize, first: u16) -> Vec<(u32, u32)> {
         let used = self.used(queue);
@@ -190,7 +207,7 @@ impl Driver {
     }
 
     /// Puts the chain that starts at descriptor `head` into the avail ring.
-    fn publish(&mut self, queue: usize, head: u16) {
+    pub(crate) fn publish(&mut self, queue: usize, head: u16) {
         let size = self.sizes[queue];
         let avail = self.rings[queue].0;
         let slot = u64::from(self.next[queue] % size);

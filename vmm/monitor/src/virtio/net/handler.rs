@@ -4,13 +4,14 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
 use super::backend::Backend;
 use super::chain::{self, Chain, Slice};
+use super::limit::Limit;
 use super::{F_MRG_RXBUF, HEADER_LEN, Link, NUM_BUFFERS, RX, TX};
 use crate::virtio::queue::Ring;
 use crate::virtio::{Activation, Interrupt, QueueError, QueueHandler, VirtQueue};
@@ -48,10 +49,14 @@ impl From<io::Error> for Stop {
 impl NetHandler {
     pub(super) fn new(activation: Activation, link: Arc<Link>) -> io::Result<Self> {
         if link.up.load(Ordering::SeqCst) {
-            let mut backend = lock(&link);
+            let mut backend = hold(&link.backend);
             backend.negotiated(activation.features)?;
             let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
             epoll::add(&link.epoll, backend.fd(), EventData::new_u64(0), flags)?;
+            if let Some(timer) = &hold(&link.limits).timer {
+                let flags = EventFlags::IN | EventFlags::ET;
+                epoll::add(&link.epoll, timer, EventData::new_u64(1), flags)?;
+            }
         }
         Ok(Self {
             queues: activation.queues,
@@ -75,9 +80,14 @@ impl NetHandler {
             len: 0,
             most_chains: if self.mergeable { usize::MAX } else { 1 },
         };
-        let stop = receive(&mut **lock(&self.link), &mut ring, &mut room);
+        let mut limits = hold(&self.link.limits);
+        let mut backend = hold(&self.link.backend);
+        let stop = receive(&mut **backend, &mut ring, &mut room, &mut limits.rx);
+        drop(backend);
         ring.put_back(room.chains.len());
         ring.finish()?;
+        limits.arm().map_err(QueueError::Events)?;
+        drop(limits);
         self.after(stop)
     }
 
@@ -90,8 +100,13 @@ impl NetHandler {
         }
         let up = self.link.up.load(Ordering::SeqCst);
         let mut ring = queue.ring();
-        let stop = send(&mut **lock(&self.link), up, &mut ring);
+        let mut limits = hold(&self.link.limits);
+        // Of what nobody gets, there is nothing to limit.
+        let limit = up.then_some(&mut limits.tx);
+        let stop = send(&mut **hold(&self.link.backend), limit, &mut ring);
         ring.finish()?;
+        limits.arm().map_err(QueueError::Events)?;
+        drop(limits);
         let stop = stop.map(|blocked| self.blocked = blocked);
         self.after(stop)
     }
@@ -115,7 +130,10 @@ impl NetHandler {
 
     fn unwatch(&self) {
         // Fails only where it is not watched.
-        let _ = epoll::delete(&self.link.epoll, lock(&self.link).fd());
+        let _ = epoll::delete(&self.link.epoll, hold(&self.link.backend).fd());
+        if let Some(timer) = &hold(&self.link.limits).timer {
+            let _ = epoll::delete(&self.link.epoll, timer);
+        }
     }
 }
 
@@ -134,17 +152,18 @@ impl QueueHandler for NetHandler {
     }
 
     fn event_ready(&mut self) -> Result<(), QueueError> {
-        let mut events = [MaybeUninit::uninit(); 1];
+        let mut events = [MaybeUninit::uninit(); 2];
         let at_once = Timespec::default();
         epoll::wait(&self.link.epoll, &mut events, Some(&at_once))
             .map_err(|error| QueueError::Events(error.into()))?;
         if !self.link.up.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let flushed = lock(&self.link).flush();
+        let flushed = hold(&self.link.backend).flush();
+        let limited = hold(&self.link.limits).timer.is_some();
         match flushed {
             Err(error) => self.after(Err(error.into()))?,
-            Ok(true) if std::mem::take(&mut self.blocked) => self.serve_tx()?,
+            Ok(true) if std::mem::take(&mut self.blocked) || limited => self.serve_tx()?,
             Ok(_) => {}
         }
         self.serve_rx()
@@ -155,9 +174,9 @@ impl QueueHandler for NetHandler {
     }
 }
 
-fn lock(link: &Link) -> MutexGuard<'_, Box<dyn Backend>> {
+fn hold<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // A poisoned lock means that a handler panicked; release builds abort there.
-    link.backend.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// rx buffers that were taken, and hold no packet yet.
@@ -240,8 +259,11 @@ fn receive<'a>(
     backend: &mut dyn Backend,
     ring: &mut Ring<'a>,
     room: &mut Room<'a>,
+    limit: &mut Limit,
 ) -> Result<(), Stop> {
-    while let Some(most) = backend.most()? {
+    while limit.allows()
+        && let Some(most) = backend.most()?
+    {
         if !room.grow(ring, most)? {
             if room.chains.is_empty() {
                 break;
@@ -259,7 +281,10 @@ fn receive<'a>(
         }
         let slices = room.slices();
         match backend.receive(&slices)? {
-            Some(len) if len >= HEADER_LEN => room.complete(ring, &slices, len)?,
+            Some(len) if len >= HEADER_LEN => {
+                limit.spend(len - HEADER_LEN);
+                room.complete(ring, &slices, len)?;
+            }
             Some(_) => {}
             None => break,
         }
@@ -267,11 +292,16 @@ fn receive<'a>(
     Ok(())
 }
 
-/// Gives the driver's packets to the backend, or to nobody; whether that takes no more.
-fn send(backend: &mut dyn Backend, up: bool, ring: &mut Ring<'_>) -> Result<bool, Stop> {
+/// Gives the driver's packets to the backend, as fast as the limit lets them go; without one, to
+/// nobody. Whether the backend takes no more.
+fn send(
+    backend: &mut dyn Backend,
+    mut limit: Option<&mut Limit>,
+    ring: &mut Ring<'_>,
+) -> Result<bool, Stop> {
     loop {
         let (mut heads, mut packets) = (Vec::new(), Vec::new());
-        while heads.len() < BATCH {
+        while heads.len() < BATCH && limit.as_ref().is_none_or(|limit| limit.allows()) {
             let Some(chain) = ring.take()? else { break };
             heads.push(chain.head_index());
             packets.push(match Chain::packet(ring.memory(), chain) {
@@ -281,11 +311,13 @@ fn send(backend: &mut dyn Backend, up: bool, ring: &mut Ring<'_>) -> Result<bool
                     Vec::new()
                 }
             });
+            if let (Some(limit), Some(packet)) = (&mut limit, packets.last()) {
+                limit.spend(frame_len(packet));
+            }
         }
-        let sent = if up {
-            backend.send(&packets)
-        } else {
-            Ok(packets.len())
+        let sent = match limit {
+            Some(_) => backend.send(&packets),
+            None => Ok(packets.len()),
         };
         // When it failed, all of them are lost.
         let done = sent.as_ref().map_or(heads.len(), |done| *done);
@@ -293,6 +325,10 @@ fn send(backend: &mut dyn Backend, up: bool, ring: &mut Ring<'_>) -> Result<bool
             ring.complete(head, 0)?;
         }
         ring.put_back(heads.len() - done);
+        if let Some(limit) = &mut limit {
+            let left = &packets[done..];
+            limit.give_back(left.len(), left.iter().map(|one| frame_len(one)).sum());
+        }
         sent?;
         if done < heads.len() {
             return Ok(true);
@@ -301,4 +337,9 @@ fn send(backend: &mut dyn Backend, up: bool, ring: &mut Ring<'_>) -> Result<bool
             return Ok(false);
         }
     }
+}
+
+fn frame_len(packet: &[Slice<'_>]) -> usize {
+    let len: usize = packet.iter().map(|slice| slice.len()).sum();
+    len.saturating_sub(HEADER_LEN)
 }

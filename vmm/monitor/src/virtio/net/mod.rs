@@ -5,6 +5,7 @@
 //! - `mod.rs`: the device and its configuration
 //! - `chain.rs`: a guest's chain to the guest memory of a packet
 //! - `handler.rs`: packets moved between queues and backend
+//! - `limit.rs`: how fast packets may go, where that is bounded
 //! - `backend.rs`: what a backend is; `tap.rs`, `stream.rs`: the two there are
 //!
 //! Nothing but the queues is to be saved: a packet on its way may be lost.
@@ -12,6 +13,7 @@
 mod backend;
 mod chain;
 mod handler;
+mod limit;
 mod stream;
 mod tap;
 #[cfg(test)]
@@ -25,10 +27,11 @@ use std::sync::{Arc, Mutex};
 
 use rustix::event::epoll;
 use thiserror::Error;
-use walnut_vmm_config::{MAX_MTU, MIN_MTU, Mac, NetBackend, NetConfig};
+use walnut_vmm_config::{MAX_MTU, MIN_MTU, Mac, NetBackend, NetConfig, NetRate};
 
 use self::backend::Backend;
 use self::handler::NetHandler;
+use self::limit::Limits;
 use self::stream::Stream;
 use self::tap::Tap;
 use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
@@ -84,6 +87,8 @@ pub enum NetError {
     Mtu(u16),
     #[error("{0} is no address that an interface can have")]
     Mac(Mac),
+    #[error("a rate's bucket holds something, and is full again within a day")]
+    Rate,
     #[error("there is no network interface {0}")]
     NoTap(String),
     #[error(transparent)]
@@ -104,7 +109,8 @@ pub enum NetError {
 /// What device and handler share.
 struct Link {
     backend: Mutex<Box<dyn Backend>>,
-    /// The backend's descriptor is in it while a handler lives.
+    limits: Mutex<Limits>,
+    /// The backend's descriptor and the limits' timer are in it while a handler lives.
     epoll: OwnedFd,
     up: AtomicBool,
 }
@@ -138,13 +144,24 @@ impl Net {
                 (Box::new(Stream::new(socket)?), MAX_MTU)
             }
         };
-        Self::over(backend, config.mac, config.mtu.unwrap_or(mtu))
+        let mtu = config.mtu.unwrap_or(mtu);
+        Self::over(backend, config.mac, mtu, config.rate.as_ref())
     }
 
-    fn over(backend: Box<dyn Backend>, mac: Mac, mtu: u16) -> Result<Self, NetError> {
+    fn over(
+        backend: Box<dyn Backend>,
+        mac: Mac,
+        mtu: u16,
+        rate: Option<&NetRate>,
+    ) -> Result<Self, NetError> {
         if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
             return Err(NetError::Mtu(mtu));
         }
+        if !rate.is_none_or(limit::is_valid) {
+            return Err(NetError::Rate);
+        }
+        let limits = rate.map_or(Ok(Limits::default()), Limits::new);
+        let limits = limits.map_err(NetError::Events)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| NetError::Events(error.into()))?;
         Ok(Self {
@@ -153,6 +170,7 @@ impl Net {
             offloads: backend.offloads(),
             link: Arc::new(Link {
                 backend: Mutex::new(backend),
+                limits: Mutex::new(limits),
                 epoll,
                 up: AtomicBool::new(true),
             }),

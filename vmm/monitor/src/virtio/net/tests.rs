@@ -5,8 +5,12 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
-use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
+use rustix::event::{PollFd, PollFlags, poll};
+use virtio_bindings::bindings::virtio_ring::{
+    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
 use vm_memory::{Bytes, GuestAddress};
+use walnut_vmm_config::{Bucket, Rate};
 
 use super::*;
 use crate::virtio::queue::INTERRUPT_CONFIG;
@@ -22,9 +26,13 @@ struct Machine {
 }
 
 fn machine(features: u64) -> Machine {
+    machine_at(features, None)
+}
+
+fn machine_at(features: u64, rate: Option<&NetRate>) -> Machine {
     let (near, peer) = UnixStream::pair().unwrap();
     let backend = Stream::new(near.into()).unwrap();
-    let mut device = Net::over(Box::new(backend), MAC, 1500).unwrap();
+    let mut device = Net::over(Box::new(backend), MAC, 1500, rate).unwrap();
     let mut driver = Driver::new(QUEUE_SIZES);
     driver.activate(&mut device, features);
     Machine {
@@ -103,12 +111,13 @@ fn says_what_it_is() {
     assert_eq!(config[6..], [1, 0, 0, 0, 0xdc, 5, 0, 0]);
     let (near, _peer) = UnixStream::pair().unwrap();
     let backend = Stream::new(near.into()).unwrap();
-    let small = Net::over(Box::new(backend), MAC, 67);
+    let small = Net::over(Box::new(backend), MAC, 67, None);
     assert!(matches!(small, Err(NetError::Mtu(67))));
     let config = NetConfig {
         backend: NetBackend::Tap("no/interface".into()),
         mac: MAC,
         mtu: None,
+        rate: None,
     };
     assert!(matches!(Net::new(&config), Err(NetError::Tap(_))));
     let config = NetConfig {
@@ -116,6 +125,11 @@ fn says_what_it_is() {
         ..config
     };
     assert!(matches!(Net::new(&config), Err(NetError::Mac(_))));
+    let (near, _peer) = UnixStream::pair().unwrap();
+    let backend = Stream::new(near.into()).unwrap();
+    let never = frames_a_minute(0);
+    let standing = Net::over(Box::new(backend), MAC, 1500, Some(&never));
+    assert!(matches!(standing, Err(NetError::Rate)));
 }
 
 #[test]
@@ -292,6 +306,225 @@ fn a_stream_of_nonsense_takes_the_link_down() {
     machine.peer.write_all(&[0xff; 64]).unwrap();
     machine.ready();
     assert_eq!(machine.status(), 0);
+}
+
+fn frames_a_minute(size: u64) -> NetRate {
+    let operations = Some(Bucket {
+        size,
+        refill_ms: 60_000,
+    });
+    let rate = Rate {
+        operations,
+        ..Rate::default()
+    };
+    NetRate { rx: rate, tx: rate }
+}
+
+/// Until the device's own descriptor says so: what the event loop does.
+fn wait_for_event(device: &Net) {
+    let fd = device.event_fd().unwrap();
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, None).unwrap();
+}
+
+#[test]
+fn what_is_too_fast_waits_for_the_timer() {
+    // Two at once, and then one in every 20 ms.
+    let bucket = Bucket {
+        size: 2,
+        refill_ms: 40,
+    };
+    let rate = Rate {
+        operations: Some(bucket),
+        ..Rate::default()
+    };
+    let mut machine = machine_at(0, Some(&NetRate { rx: rate, tx: rate }));
+    let start = std::time::Instant::now();
+    for number in 0..8u8 {
+        let at = Driver::buffers() + u64::from(number) * 0x1_0000;
+        let packet = [&HEADER[..], &frame(60, number)].concat();
+        let memory = &machine.driver.memory;
+        memory.write_slice(&packet, GuestAddress(at)).unwrap();
+        machine.driver.offer(TX, number.into(), &[(at, 72, 0)]);
+    }
+    machine.driver.handler().queue_ready(TX).unwrap();
+    while machine.driver.used_since(TX, 0).len() < 8 {
+        // A kick brings nothing sooner.
+        machine.driver.handler().queue_ready(TX).unwrap();
+        wait_for_event(&machine.device);
+        machine.ready();
+    }
+    for number in 0..8 {
+        assert!(machine.sent() == frame(60, number), "{number}");
+    }
+    // And to the guest.
+    for number in 0..8 {
+        machine.peer.write_all(&wire(&frame(60, number))).unwrap();
+    }
+    machine.offer(0, &[2000; 8]);
+    while machine.driver.used_since(RX, 0).len() < 8 {
+        wait_for_event(&machine.device);
+        machine.ready();
+    }
+    // Six had to wait, each way.
+    assert!(start.elapsed().as_millis() >= 2 * 6 * 20);
+}
+
+#[test]
+fn a_reset_fills_no_bucket() {
+    let mut machine = machine_at(0, Some(&frames_a_minute(2)));
+    for number in 0..2 {
+        machine.send(&frame(60, number));
+        assert_eq!(machine.sent(), frame(60, number));
+    }
+    let Machine { driver, device, .. } = &mut machine;
+    driver.activate(device, 0);
+    let at = Driver::buffers();
+    assert_eq!(machine.driver.chain(TX, &[(at, 72, 0)]), None);
+    // Nor does a link that is down keep anything.
+    let (_, other) = UnixStream::pair().unwrap();
+    machine.peer = other;
+    machine.ready();
+    machine.driver.handler().queue_ready(TX).unwrap();
+    assert_eq!(machine.driver.used_since(TX, 0).len(), 1);
+}
+
+#[test]
+fn a_rate_of_bytes_counts_frames_without_our_header() {
+    let bytes = Some(Bucket {
+        size: 100,
+        refill_ms: 60_000,
+    });
+    let tx = Rate {
+        bytes,
+        ..Rate::default()
+    };
+    let rate = NetRate {
+        tx,
+        ..NetRate::default()
+    };
+    let mut machine = machine_at(0, Some(&rate));
+    // The second goes on credit; then there is none for half a minute.
+    machine.send(&frame(99, 1));
+    machine.send(&frame(50, 2));
+    assert_eq!(machine.sent(), frame(99, 1));
+    assert_eq!(machine.sent(), frame(50, 2));
+    let at = Driver::buffers();
+    assert_eq!(machine.driver.chain(TX, &[(at, 72, 0)]), None);
+}
+
+/// A descriptor as a driver may write it: address, length, flags, next.
+type Raw = (u64, u32, u32, u16);
+
+/// A name, the descriptors in the queue's table, and those at [`indirect_table`].
+type Shape = (&'static str, Vec<Raw>, Vec<Raw>);
+
+fn indirect_table() -> u64 {
+    Driver::buffers() + 0x8_0000
+}
+
+/// What no driver should make.
+fn wrong_shapes() -> Vec<Shape> {
+    let (at, end) = (Driver::buffers(), 16 << 20);
+    let table = indirect_table();
+    let indirect = |len| vec![(table, len, VRING_DESC_F_INDIRECT, 0)];
+    let loops: Vec<Raw> = vec![
+        (at, 72, VRING_DESC_F_NEXT, 1),
+        (at, 72, VRING_DESC_F_NEXT, 0),
+    ];
+    vec![
+        ("a loop", loops.clone(), vec![]),
+        ("itself", vec![(at, 72, VRING_DESC_F_NEXT, 0)], vec![]),
+        (
+            "a next outside of the table",
+            vec![(at, 72, VRING_DESC_F_NEXT, 60_000)],
+            vec![],
+        ),
+        ("no length", vec![(at, 0, 0, 0)], vec![]),
+        ("all of the length", vec![(at, u32::MAX, 0, 0)], vec![]),
+        ("over the end", vec![(end - 10, 72, 0, 0)], vec![]),
+        ("beyond 64 bits", vec![(u64::MAX - 5, 72, 0, 0)], vec![]),
+        (
+            "written and read in turns",
+            vec![
+                (at, 72, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1),
+                (at, 72, VRING_DESC_F_NEXT, 2),
+                (at, 72, VRING_DESC_F_WRITE, 0),
+            ],
+            vec![],
+        ),
+        ("an indirect table", indirect(16), vec![(at, 72, 0, 0)]),
+        ("an indirect table of nothing", indirect(0), vec![]),
+        ("of half a descriptor", indirect(8), vec![(at, 72, 0, 0)]),
+        (
+            "outside of memory",
+            vec![(end, 16, VRING_DESC_F_INDIRECT, 0)],
+            vec![],
+        ),
+        ("an indirect loop", indirect(32), loops),
+        (
+            "an indirect table in an indirect table",
+            indirect(16),
+            vec![(table, 16, VRING_DESC_F_INDIRECT, 0)],
+        ),
+        (
+            "an indirect table that goes on",
+            vec![
+                (table, 16, VRING_DESC_F_INDIRECT | VRING_DESC_F_NEXT, 1),
+                (at, 72, 0, 0),
+            ],
+            vec![(at, 72, 0, 0)],
+        ),
+    ]
+}
+
+/// Each of them is returned or the ring is given up, at once, and what comes of it on the other side is
+/// whole frames.
+#[test]
+fn chains_of_the_wrong_shape() {
+    let (at, table) = (Driver::buffers(), indirect_table());
+    for queue in [RX, TX] {
+        for (what, descriptors, indirect) in wrong_shapes() {
+            let mut machine = machine(F_MRG_RXBUF);
+            machine.peer.set_nonblocking(true).unwrap();
+            machine.peer.write_all(&wire(&frame(60, 1))).unwrap();
+            machine.driver.raw(table, &indirect);
+            machine.driver.raw(Driver::table(queue), &descriptors);
+            machine.driver.publish(queue, 0);
+            let served = machine.driver.handler().queue_ready(queue);
+            let heads: Vec<u32> = machine
+                .driver
+                .used_since(queue, 0)
+                .iter()
+                .map(|used| used.0)
+                .collect();
+            let mut sent = Vec::new();
+            // There is no more, which is an error here.
+            let _ = machine.peer.read_to_end(&mut sent);
+            while let Some((length, rest)) = sent.split_first_chunk::<4>() {
+                let len = u32::from_be_bytes(*length) as usize;
+                assert!(len >= 14 && rest.len() >= len, "{what} on {queue}");
+                sent = rest[len..].to_vec();
+            }
+            if served.is_err() {
+                continue;
+            }
+            assert!(heads.is_empty() || heads == [0], "{what} on {queue}");
+            // The next one is served as ever.
+            let before = machine.driver.used_since(TX, 0).len();
+            machine.driver.offer(TX, 100, &[(at, 72, 0)]);
+            machine.driver.handler().queue_ready(TX).unwrap();
+            let after = machine.driver.used_since(TX, 0).len();
+            assert_eq!(after, before + 1, "{what} on {queue}");
+        }
+    }
+    // A head that is no descriptor's.
+    for head in [256, u16::MAX] {
+        let mut machine = machine(0);
+        machine.driver.publish(TX, head);
+        let served = machine.driver.handler().queue_ready(TX);
+        assert!(served.is_err() || machine.driver.used_since(TX, 0).is_empty());
+    }
 }
 
 proptest! {

@@ -246,6 +246,7 @@ fn net() {
         backend: NetBackend::Stream(path),
         mac: Mac([2, 0, 0, 0, 0, 1]),
         mtu: None,
+        rate: None,
     };
     let packet = Exchange {
         queue: 1,
