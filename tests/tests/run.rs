@@ -473,7 +473,16 @@ fn doctor_finds_what_is_there() {
         "guest.erofs",
         "cgroup",
         "memory",
+        "bridge",
+        "/dev/net/tun",
     ] {
         assert!(text.contains(word), "no {word}\n{}", done.story());
+    }
+    // What networks need, and how it is called.
+    let bare = home.walnut(["doctor"]).env("PATH", "/nowhere").run();
+    let text = String::from_utf8(bare.succeeded().stdout.clone()).unwrap();
+    for package in ["passt", "nftables"] {
+        let words = format!("install the package {package}");
+        assert!(text.contains(&words), "no {package}\n{}", bare.story());
     }
 }

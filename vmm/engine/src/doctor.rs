@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::Access;
+use rustix::fs::{Access, Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
+use rustix::process::geteuid;
 use walnut_protocol::chain;
-use walnut_vmm_host::{DEVICE, NO_VIRTUALIZATION, has_virtualization};
+use walnut_vmm_host::{DEVICE, NO_VIRTUALIZATION, TUN, has_virtualization};
 
 use crate::container::limits::DEFAULT_MEMORY_MIB;
 use crate::network;
@@ -57,6 +58,8 @@ pub fn run(paths: &Paths) -> anyhow::Result<u8> {
     findings.push(room(&paths.root));
     findings.push(mkfs());
     findings.push(passt());
+    findings.push(bridge());
+    findings.push(tap());
     findings.push(memory());
     findings.push(cgroups());
     // Nothing comes after it: this process is in another namespace then.
@@ -132,6 +135,39 @@ fn passt() -> Finding {
         finding(Verdict::Good, "network", network::DOCTOR_GOOD)
     } else {
         finding(Verdict::Weak, "network", network::DOCTOR_WEAK)
+    }
+}
+
+fn bridge() -> Finding {
+    let (is_there, text) = match (network::bridge::installed(), geteuid().is_root()) {
+        (true, true) => (true, "nft is there, for --network bridge"),
+        (true, false) => (true, "nft is there: root can have --network bridge"),
+        (false, _) => (
+            false,
+            "there is no nft, so no --network bridge; install the package nftables",
+        ),
+    };
+    let verdict = if is_there {
+        Verdict::Good
+    } else {
+        Verdict::Weak
+    };
+    finding(verdict, "bridge", text)
+}
+
+fn tap() -> Finding {
+    match rustix::fs::open(TUN, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(_) => {
+            let text = format!("{TUN} opens, for --network tap:NAME and bridge");
+            finding(Verdict::Good, "tap", text)
+        }
+        Err(error) => {
+            let text = format!(
+                "{TUN}: {error}, so no --network tap:NAME and bridge; as root: `modprobe tun`, and \
+                 `chmod 666 {TUN}` where users shall have it"
+            );
+            finding(Verdict::Weak, "tap", text)
+        }
     }
 }
 
@@ -229,7 +265,7 @@ fn cgroups() -> Finding {
 
 /// Without root, the monitor mounts volumes in a user namespace. Leaves this process in one.
 fn user_namespaces() -> Option<Finding> {
-    if rustix::process::geteuid().is_root() {
+    if geteuid().is_root() {
         return None;
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;

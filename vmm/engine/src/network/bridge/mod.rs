@@ -184,6 +184,11 @@ impl Drop for Port {
     }
 }
 
+/// Whether there is what sets rules.
+pub fn installed() -> bool {
+    rules::installed()
+}
+
 /// Takes away what killed supervisors left.
 pub fn tidy(state: &Path) {
     let done = Leases::find(state).map_or(Ok(()), |leases| {

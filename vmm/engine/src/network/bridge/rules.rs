@@ -18,6 +18,10 @@ const PROGRAM: &str = "nft";
 const REMOVE: &str = "table ip walnut\ndelete table ip walnut\n\
                       table bridge walnut\ndelete table bridge walnut\n";
 
+pub(super) fn installed() -> bool {
+    program::find(PROGRAM).is_some()
+}
+
 pub(super) fn apply(subnet: Cidr, all: &[Terms]) -> Result<(), BridgeError> {
     run(&script(subnet, all))
 }
