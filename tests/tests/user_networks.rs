@@ -315,6 +315,60 @@ fn mistakes() {
         "network nosuch not found",
     );
     refused(
+        &[
+            "create",
+            "--network",
+            "net",
+            "--network",
+            "bridge",
+            &image,
+            "true",
+        ],
+        125,
+        "--network net and --network bridge: a container is on one network at a time",
+    );
+    // Of one that does not run: from one network to another, by way of none.
+    let name = "c";
+    home.walnut(["create", "--name", name, &image, "true"])
+        .run()
+        .succeeded();
+    for (line, said) in [
+        (["disconnect", "user"], Ok("none")),
+        (
+            ["disconnect", "user"],
+            Err("is not connected to network user"),
+        ),
+        (
+            ["connect", "none"],
+            Err("cannot be connected to network none"),
+        ),
+        (["connect", "bridge"], Ok("bridge")),
+        (
+            ["connect", "net"],
+            Err("walnut network disconnect bridge c"),
+        ),
+        (["disconnect", "bridge"], Ok("none")),
+        (["connect", "net"], Ok("net")),
+        (["connect", "user"], Err("walnut network disconnect net c")),
+        (["disconnect", "net"], Ok("none")),
+    ] {
+        let line = ["network", line[0], line[1], name];
+        match said {
+            Err(said) => refused(&line, 1, said),
+            Ok(mode) => {
+                home.walnut(line).run().succeeded();
+                let shown = ["inspect", "-f", "{{.HostConfig.NetworkMode}}", name];
+                assert_eq!(home.says(&shown), mode, "{line:?}");
+            }
+        }
+    }
+    let with_alias = ["network", "connect", "--alias", "x", "user", name];
+    refused(
+        &with_alias,
+        1,
+        "--ip and --alias are for networks of your own",
+    );
+    refused(
         &["create", "--network-alias", "x", &image, "true"],
         125,
         "only for containers in user defined networks",

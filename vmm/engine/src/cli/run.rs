@@ -227,7 +227,7 @@ pub struct ContainerArgs {
     /// user (unless given, where passt is installed), a network of your own, bridge, none,
     /// tap:NAME[,ip=CIDR][,gateway=IP], or container:NAME in that one's machine
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
+    pub network: Vec<String>,
     /// Another name of the container on its network
     #[arg(long, value_name = "NAME")]
     pub network_alias: Vec<String>,

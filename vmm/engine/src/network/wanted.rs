@@ -30,6 +30,10 @@ pub enum WantedError {
     #[error("network {0} not found")]
     Unknown(String),
     #[error(
+        "conflicting options: --network {0} and --network {1}: a container is on one network at a time"
+    )]
+    Several(String, String),
+    #[error(
         "invalid --network {0}: expected tap:NAME, and perhaps ,ip=ADDRESS/PREFIX and ,gateway=ADDRESS, each of them once or for IPv4 and IPv6"
     )]
     Tap(String),
@@ -158,10 +162,11 @@ impl Wanted {
     /// # Errors
     /// What makes no sense, in Docker's words.
     pub fn from_flags(args: &ContainerArgs) -> Result<Self, WantedError> {
-        let mode = args
-            .network
-            .as_deref()
-            .map_or(Ok(Mode::Default), Mode::parse)?;
+        let mode = match args.network.as_slice() {
+            [] => Mode::Default,
+            [one] => Mode::parse(one)?,
+            [one, other, ..] => return Err(WantedError::Several(one.clone(), other.clone())),
+        };
         let mut publish = Vec::new();
         for text in &args.publish {
             let parsed = Publish::parse(text).map_err(|source| WantedError::Publish {

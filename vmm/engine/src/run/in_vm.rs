@@ -67,7 +67,7 @@ pub(super) fn settle(
     let names = Names {
         pid: named(args.pid.as_deref()),
         ipc: named(args.ipc.as_deref()),
-        network: named(args.network.as_deref()),
+        network: named(args.network.first().map(String::as_str)),
     };
     let first = args
         .vm

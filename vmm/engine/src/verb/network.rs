@@ -62,23 +62,53 @@ fn create(args: &CreateArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
     Ok(0)
 }
 
+/// What a container on the network of that name asks for.
+fn mode_of(name: &str, networks: &Networks<'_>) -> Result<Mode, NetworksError> {
+    match name {
+        "bridge" => Ok(Mode::Bridge),
+        "user" => Ok(Mode::User),
+        "none" => Ok(Mode::None),
+        own => Ok(Mode::Network(networks.find(own)?.name)),
+    }
+}
+
 fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result<u8, VerbError> {
-    let network = networks.find(&args.network)?.name;
+    let mode = mode_of(&args.network, networks)?;
+    let network = mode.name();
+    if mode == Mode::None {
+        return refused(
+            "container cannot be connected to network none: disconnect it from its own",
+        );
+    }
     let address = args.ip.as_deref().map(Attach::parse_address).transpose();
     let address = address.map_err(crate::container::ContainerError::from)?;
+    let wanted = [address.is_some(), !args.alias.is_empty()];
+    match &mode {
+        Mode::Network(_) => {}
+        Mode::Bridge if !wanted[1] => {}
+        _ if wanted == [false, false] => {}
+        _ => {
+            return refused(format!(
+                "--ip and --alias are for networks of your own, not for {network}"
+            ));
+        }
+    }
     change(&args.container, paths, |config| {
         let name = config.name().to_owned();
         let wanted = &mut config.container.network;
         match &wanted.mode {
-            Mode::Network(one) if *one == network => refused(format!(
+            one if *one == mode => refused(format!(
                 "endpoint with name {name} already exists in network {network}"
             )),
-            Mode::Network(one) => refused(format!(
-                "container {name} is on the network {one}, and a container is on one at a time: \
-                 walnut network disconnect {one} {name}"
-            )),
+            one @ (Mode::Network(_) | Mode::Bridge) => {
+                let one = one.name();
+                refused(format!(
+                    "container {name} is on the network {one}, and a container is on one at a time: \
+                     walnut network disconnect {one} {name}"
+                ))
+            }
             _ => {
-                wanted.mode = Mode::Network(network.clone());
+                wanted.mode = mode.clone();
                 wanted.aliases.clone_from(&args.alias);
                 wanted.address = address;
                 Ok(())
@@ -93,16 +123,18 @@ fn disconnect(
     paths: &Paths,
 ) -> Result<u8, VerbError> {
     // One that is gone can still be in a container's record.
-    let network = match networks.find(&args.network) {
-        Err(NetworksError::NotFound(name)) => name,
-        found => found?.name,
+    let mode = match mode_of(&args.network, networks) {
+        Err(NetworksError::NotFound(name)) => Mode::Network(name),
+        found => found?,
     };
     change(&args.container, paths, |config| {
         let id = config.container.id.to_string();
         let wanted = &mut config.container.network;
-        if wanted.mode != Mode::Network(network.clone()) {
+        let is_on = wanted.mode == mode || (wanted.mode == Mode::Default && mode == Mode::User);
+        if !is_on || mode == Mode::None {
             return refused(format!(
-                "container {id} is not connected to network {network}"
+                "container {id} is not connected to network {}",
+                mode.name()
             ));
         }
         wanted.mode = Mode::None;
