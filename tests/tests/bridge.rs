@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use walnut_tests::harness::network::HOST_PROGRAMS;
 use walnut_tests::harness::{Home, Program, host, in_namespace, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
@@ -258,6 +259,56 @@ fn what_may_leave() {
             .complains(&["--egress example.org on --network bridge"]);
         home.remove_all();
         unplug("wn-egress");
+        nothing_is_left();
+    });
+}
+
+/// Neither to the host, nor by it to others, nor to a neighbour: the addresses that a container is
+/// held to are of IPv4.
+#[test]
+fn nothing_goes_by_ipv6() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        plug_in("wn-six");
+        host("ip addr add fd00:98::1/64 dev out0 nodad");
+        host("ip -n wn-six addr add fd00:98::2/64 dev out1 nodad");
+        host("ip -n wn-six route add fd00:86::/64 via fd00:98::1");
+        host("sysctl -qw net.ipv6.conf.all.forwarding=1");
+        let outside = listen_in("wn-six", "[fd00:98::2]:7");
+        outside.set_nonblocking(true).unwrap();
+        let near = TcpListener::bind("[::]:9").unwrap();
+        near.set_nonblocking(true).unwrap();
+        let set_up = |last: u32| {
+            format!(
+                "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0; eth0='dev eth0'; \
+                 /usr/bin/ip addr add fd00:86::{last}/64 $eth0 nodad && \
+                 /usr/bin/ip neigh replace fd00:86::1 lladdr 02:42:0a:56:00:01 $eth0 && \
+                 /usr/bin/ip neigh replace fe80::1 lladdr 02:42:0a:56:00:01 $eth0 && \
+                 /usr/bin/ip neigh replace fd00:86::2 lladdr 02:42:0a:56:00:02 $eth0 && \
+                 /usr/bin/ip neigh replace fd00:86::3 lladdr 02:42:0a:56:00:03 $eth0 && \
+                 /usr/bin/ip route replace default via fd00:86::1 $eth0 && echo set up; "
+            )
+        };
+        let flags = [&BRIDGE, &["--privileged"][..], &HOST_PROGRAMS].concat();
+        home.background_with("web", &flags, &format!("{}{ECHO}", set_up(2)));
+        wait_for_port_80(&home, "web");
+        let script = format!(
+            "{}nc -w 20 10.86.0.2 80 </etc/hostname; \
+             for place in 'fd00:98::2 7' 'fd00:98::1 9' 'fd00:86::2 80'; do \
+               nc -w 3 $place </etc/hostname || echo no; done",
+            set_up(3)
+        );
+        let image = home.busybox();
+        let line = [
+            &["run", "--rm", "--hostname", "box"][..],
+            &flags,
+            &[&image, "sh", "-c", &script],
+        ];
+        assert_eq!(home.says(&line.concat()), "set up\nbox\nno\nno\nno");
+        assert!(outside.accept().is_err() && near.accept().is_err());
+        home.remove_all();
+        unplug("wn-six");
+        host("sysctl -qw net.ipv6.conf.all.forwarding=0");
         nothing_is_left();
     });
 }

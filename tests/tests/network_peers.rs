@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Containers and real programs of the host, both ways: iperf3, nginx, curl, dig, ping. All traffic
+//! Containers and real programs of the host, both ways: iperf3, nginx, curl, apt-get, dig, ping. All traffic
 //! stays on the loopback and on a tap that the test makes.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -161,6 +161,37 @@ fn curl_in_a_container() {
     let done = run(&home, &["--add-host", GATEWAY], &script);
     done.succeeded();
     assert!(done.stdout == page, "{} bytes", done.stdout.len());
+    drop(nginx);
+    home.assert_clean();
+}
+
+/// With the host's own apt-get, a mirror on the host's loopback, and nothing of the host's configuration.
+#[test]
+fn apt_get_update_from_a_mirror() {
+    let Some(home) = home() else { return };
+    let [port] = free_ports();
+    let own = home.path().join("site");
+    let (site, _) = site(&home, own.to_str().unwrap(), &format!("127.0.0.1:{port}"));
+    let package = |number: u32| {
+        format!(
+            "Package: walnut-{number}\nVersion: {number}.0\nArchitecture: all\n\
+             Maintainer: a <a@b>\nFilename: ./one.deb\nSize: 4\nDescription: x\n\n"
+        )
+    };
+    let packages: String = (0..3000).map(package).collect();
+    fs::write(site.join("root/Packages"), packages).unwrap();
+    let conf = site.join("nginx.conf");
+    let line = ["-e", "stderr", "-c", conf.to_str().unwrap()];
+    let nginx = Server::start("nginx", &line);
+    let script = format!(
+        "mkdir -p /apt/preferences.d /apt/state/lists/partial /apt/cache/archives/partial; \
+         echo 'deb [trusted=yes] http://host.walnut.internal:{port}/ ./' >/apt/sources.list; \
+         :>/apt/status; with='-o Dir::Etc=/apt -o Dir::State=/apt/state -o Dir::Cache=/apt/cache \
+         -o Dir::State::status=/apt/status -o APT::Sandbox::User=root -o Acquire::Retries=9'; \
+         apt-get -qq $with update && apt-cache $with policy walnut-2999 | grep -o 'Candidate.*'"
+    );
+    let done = run(&home, &["--add-host", GATEWAY], &script);
+    done.succeeded().says("Candidate: 2999.0\n");
     drop(nginx);
     home.assert_clean();
 }

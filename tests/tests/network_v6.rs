@@ -7,7 +7,9 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use walnut_tests::harness::network::{Address, ECHO, PATIENCE, TestTap, free_ports, passts};
+use walnut_tests::harness::network::{
+    Address, ECHO, HEAR, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, passts,
+};
 use walnut_tests::harness::{Home, network, skip};
 
 const NO_ROOT: &str = "addresses are root's to add";
@@ -78,6 +80,52 @@ fn out_and_in_over_passt() {
         home.says(&["inspect", "-f", field, "web"]),
         "fd57:616c:6e75:7400::64 fd57:616c:6e75:7400::2"
     );
+    home.remove_all();
+}
+
+/// With root in its guest, whatever the agent has set up.
+#[test]
+fn no_way_round_a_policy() {
+    let Some(home) = home() else { return };
+    let _host = with_ipv6();
+    let listener = TcpListener::bind("[fd00:77::1]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, came) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.write_all(b"hello\n");
+            if tell.send(stream).is_err() {
+                break;
+            }
+        }
+    });
+    // As passt has it: its address, its gateway, and the Ethernet address of that.
+    let (eth0, gateway) = ("dev eth0", "fd57:616c:6e75:7400::2");
+    let script = format!(
+        "{HEAR} hear fd00:77::1 {port}; sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0; \
+         /usr/bin/ip addr replace fd57:616c:6e75:7400::64/64 {eth0} nodad && \
+         /usr/bin/ip neigh replace {gateway} lladdr 02:42:0a:00:02:02 {eth0} && \
+         /usr/bin/ip route replace default via {gateway} {eth0} && echo set up; \
+         hear fd00:77::1 {port}"
+    );
+    let image = home.busybox();
+    let run = |flags: &[&str]| {
+        let line = [&["run", "--rm", "--privileged"], &HOST_PROGRAMS[..], flags];
+        home.says(&[&line.concat()[..], &[&image, "sh", "-c", &script]].concat())
+    };
+    assert_eq!(run(&[]), "hello\nset up\nhello");
+    assert!(came.recv().is_ok() && came.recv().is_ok());
+    home.walnut(["network", "create", "net"]).run().succeeded();
+    let all = ["--egress", "0.0.0.0/0"];
+    for flags in [
+        &["--egress", "deny"][..],
+        &all,
+        &["--network", "net", "--egress", "0.0.0.0/0"],
+    ] {
+        assert_eq!(run(flags), "nothing\nset up\nnothing", "{flags:?}");
+        assert!(came.try_recv().is_err(), "{flags:?}");
+    }
     home.remove_all();
 }
 

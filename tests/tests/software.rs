@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use walnut_tests::harness::{Done, Home, process, skip};
+use walnut_tests::harness::{Done, Home, network, process, skip};
 use walnut_tests::place;
 
 const IMAGE: &str = "debian:software";
@@ -90,6 +90,42 @@ fn postgres_loses_no_committed_row() {
         .succeeded();
     home.remove_all();
     home.assert_clean();
+}
+
+/// Server and client in two machines, by name, on a network of their own.
+#[test]
+fn postgres_over_a_network() {
+    let Some(home) = home() else { return };
+    if !network::has_passt() {
+        return skip("no passt");
+    }
+    home.walnut(["network", "create", "back"]).run().succeeded();
+    let script = format!(
+        "{POSTGRES} as='setpriv --reuid postgres --regid postgres --clear-groups'; \
+         install -d -o postgres -m 700 /db/data; cd /tmp; $as initdb -A trust --no-instructions \
+         > /dev/null; echo 'host all all samenet trust' >> /db/data/pg_hba.conf; \
+         exec $as postgres -c listen_addresses='*' -c unix_socket_directories=/tmp"
+    );
+    let flags = ["--memory", "512m", "--network", "back", "--tmpfs", "/db"];
+    let command = [IMAGE, "bash", "-ec", &script];
+    let line = ["run", "-d", "--name", "db", "--network-alias", "store"];
+    let line = line.iter().chain(&flags).chain(&command);
+    home.walnut(line).deadline(DEADLINE).run().succeeded();
+    // Rows of some size, both ways, and several clients at once.
+    let client = "until psql -h db -U postgres -qc 'select 1' > /dev/null 2>&1; do sleep 0.2; done\n\
+                  p='psql -h store -U postgres -Atq'\n\
+                  $p -c 'create table t(n int, x text)'\n\
+                  seq 2000 | sed \"s/$/\\t$(printf '%01000d' 0)/\" | $p -c 'copy t from stdin'\n\
+                  $p -c 'select count(*), sum(n), sum(length(x)) from t'\n\
+                  $p -c 'copy t to stdout' | wc -c\n\
+                  for n in $(seq 8); do $p -c \"insert into t values ($n, 'parallel')\" & done; wait\n\
+                  $p -c \"select count(*) from t where x = 'parallel'\"\n\
+                  getent hosts db | wc -l";
+    let done = run(&home, &["--network", "back"], client);
+    done.succeeded()
+        .says("2000|2001000|2000000\n2010893\n8\n1\n");
+    home.remove_all();
+    home.walnut(["network", "rm", "back"]).run().succeeded();
 }
 
 #[test]

@@ -182,6 +182,20 @@ pub fn own_memory_kib(monitor: Pid) -> u64 {
     split.expect("a machine of the usual size").own_kib
 }
 
+/// KiB of memory that a process has now.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+pub fn resident_kib(pid: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid()));
+    let status = status.expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+    kib.and_then(|kib| kib.trim().parse().ok())
+        .expect("a number of kB")
+}
+
 /// Of a container without `--memory`.
 const USUAL_MEMORY_MIB: u64 = 512;
 
