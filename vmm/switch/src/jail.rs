@@ -27,7 +27,12 @@ pub enum JailError {
 }
 
 /// Containers that join, and their frames.
-const FRAMES: &[i64] = &[libc::SYS_accept4, libc::SYS_recvmsg, libc::SYS_sendto];
+const FRAMES: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_eventfd2,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+];
 
 /// The thread that waits for the lock.
 const LOCK: &[i64] = &[
@@ -92,10 +97,14 @@ fn keep_files_of(place: &Path) -> Result<bool, JailError> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
 
-    use rustix::net::{AddressFamily, SocketType};
+    use rustix::fs::{FlockOperation, flock};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
     use super::*;
 
@@ -125,6 +134,9 @@ mod tests {
         // Root may write there otherwise.
         let elsewhere = dir.path().join("file");
         fs::write(&elsewhere, "").unwrap();
+        if role == "a network" {
+            return whole_life(&place, &own);
+        }
         if role.starts_with("file") && !keep_files_of(&place).unwrap() {
             std::process::exit(NO_LANDLOCK);
         }
@@ -148,6 +160,43 @@ mod tests {
         std::process::exit(if went { 0 } else { REFUSED });
     }
 
+    /// A container joins, says something, and leaves; then it is over.
+    fn whole_life(place: &Path, own: &Path) {
+        let lock = place.join("key.lock");
+        let held = fs::File::create(&lock).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        let socket = || rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None);
+        let listener = socket().unwrap();
+        let address = SocketAddrUnix::new(own.join("s")).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        // Filters are a thread's, and its children's.
+        let container = std::thread::spawn(move || {
+            let connection = socket().unwrap();
+            rustix::net::connect(&connection, &address).unwrap();
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let (_outside, uplink) = UnixStream::pair().unwrap();
+            let (machine, uplink) = (theirs.as_fd(), Some(uplink.as_fd()));
+            crate::join(connection.as_fd(), &crate::Join::default(), machine, uplink).unwrap();
+            let arp = [
+                0, 0, 0, 42, 255, 255, 255, 255, 255, 255, 2, 66, 10, 89, 0, 2, 8, 6, 0, 1, 8, 0,
+                6, 4, 0, 1, 2, 66, 10, 89, 0, 2, 10, 89, 0, 2, 0, 0, 0, 0, 0, 0, 10, 89, 0, 1,
+            ];
+            ours.write_all(&arp).unwrap();
+            ours.read_exact(&mut [0; 4 + 42]).unwrap();
+            drop(held);
+        });
+        confine(place).unwrap();
+        let network = crate::Network {
+            name: "net".into(),
+            gateway: [10, 89, 0, 1].into(),
+            prefix: 24,
+        };
+        crate::serve(network, listener, own, &lock).unwrap();
+        container.join().unwrap();
+        std::process::exit(if own.exists() { REFUSED } else { 0 });
+    }
+
     #[test]
     fn what_kills() {
         for role in ["inet-socket", "unix-socket", "exec", "kill"] {
@@ -157,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_its_own() {
-        for role in ["thread", "own end"] {
+        for role in ["thread", "own end", "a network"] {
             assert_eq!(run(role).code(), Some(0), "{role}");
         }
     }
