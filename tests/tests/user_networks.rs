@@ -328,7 +328,7 @@ fn mistakes() {
         "--network net and --network bridge: a container is on one network at a time",
     );
     // Of one that does not run: from one network to another, by way of none.
-    let name = "c";
+    let name = "one";
     home.walnut(["create", "--name", name, &image, "true"])
         .run()
         .succeeded();
@@ -345,11 +345,14 @@ fn mistakes() {
         (["connect", "bridge"], Ok("bridge")),
         (
             ["connect", "net"],
-            Err("walnut network disconnect bridge c"),
+            Err("walnut network disconnect bridge one"),
         ),
         (["disconnect", "bridge"], Ok("none")),
         (["connect", "net"], Ok("net")),
-        (["connect", "user"], Err("walnut network disconnect net c")),
+        (
+            ["connect", "user"],
+            Err("walnut network disconnect net one"),
+        ),
         (["disconnect", "net"], Ok("none")),
     ] {
         let line = ["network", line[0], line[1], name];
