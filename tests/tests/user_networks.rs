@@ -315,19 +315,39 @@ fn mistakes() {
         "network nosuch not found",
     );
     refused(
+        &["create", "--network-alias", "x", &image, "true"],
+        125,
+        "only for containers in user defined networks",
+    );
+    refused(
+        &["create", "--egress", "10.0.0", &image, "true"],
+        125,
+        "invalid --egress \"10.0.0\"",
+    );
+    refused(
         &[
             "create",
             "--network",
-            "net",
-            "--network",
-            "bridge",
+            "none",
+            "--egress",
+            "deny",
             &image,
             "true",
         ],
         125,
-        "--network net and --network bridge: a container is on one network at a time",
+        "conflicting options: --egress and --network none",
     );
-    // Of one that does not run: from one network to another, by way of none.
+}
+
+/// Of one that does not run: from one network to another, by way of none.
+#[test]
+fn one_network_after_another() {
+    let home = Home::without_kvm();
+    let refused = |line: &[&str], said: &str| {
+        home.walnut(line).run().exited(1).complains(&[said]);
+    };
+    home.walnut(["network", "create", "net"]).run().succeeded();
+    let image = home.busybox();
     let name = "one";
     home.walnut(["create", "--name", name, &image, "true"])
         .run()
@@ -357,7 +377,7 @@ fn mistakes() {
     ] {
         let line = ["network", line[0], line[1], name];
         match said {
-            Err(said) => refused(&line, 1, said),
+            Err(said) => refused(&line, said),
             Ok(mode) => {
                 home.walnut(line).run().succeeded();
                 let shown = ["inspect", "-f", "{{.HostConfig.NetworkMode}}", name];
@@ -365,33 +385,9 @@ fn mistakes() {
             }
         }
     }
+    let both = ["create", "--network", "net", "--network", "bridge", &image];
+    let words = "--network net and --network bridge: a container is on one network at a time";
+    home.walnut(both).run().exited(125).complains(&[words]);
     let with_alias = ["network", "connect", "--alias", "x", "user", name];
-    refused(
-        &with_alias,
-        1,
-        "--ip and --alias are for networks of your own",
-    );
-    refused(
-        &["create", "--network-alias", "x", &image, "true"],
-        125,
-        "only for containers in user defined networks",
-    );
-    refused(
-        &["create", "--egress", "10.0.0", &image, "true"],
-        125,
-        "invalid --egress \"10.0.0\"",
-    );
-    refused(
-        &[
-            "create",
-            "--network",
-            "none",
-            "--egress",
-            "deny",
-            &image,
-            "true",
-        ],
-        125,
-        "conflicting options: --egress and --network none",
-    );
+    refused(&with_alias, "--ip and --alias are for networks of your own");
 }
