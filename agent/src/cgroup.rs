@@ -127,6 +127,14 @@ impl Cgroup {
         self.path.join("cgroup.procs")
     }
 
+    /// Where those are written that join the group of process `pid`.
+    #[must_use]
+    pub fn procs_path_of(pid: i32) -> Option<PathBuf> {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        Some(Path::new(ROOT).join(group).join("cgroup.procs"))
+    }
+
     /// Every process in the group and in those that the container made below it.
     ///
     /// # Errors

@@ -60,7 +60,7 @@ impl Program {
     /// # Errors
     /// It can't be a container's first process with the rights that this one has.
     pub fn check_first(&self) -> Result<(), Failure> {
-        systemd::refuse_without_rights(&self.path, &self.args)
+        systemd::refuse_without_rights(&self.path)
     }
 
     /// Becomes the program. Returns only when that failed.

@@ -12,15 +12,10 @@ use rustix::thread::CapabilitySet;
 
 use crate::failure::{Failure, Stage};
 
-/// What it answers and ends.
-const QUESTIONS: &[&[u8]] = &[b"--version", b"--help", b"-h", b"--test"];
-
 /// # Errors
 /// `path` is systemd that is to be a system's first process, and has not the rights for it.
-pub fn refuse_without_rights(path: &CStr, args: &[impl AsRef<CStr>]) -> Result<(), Failure> {
-    let asks = |arg: &CStr| QUESTIONS.contains(&arg.to_bytes());
-    let is_question = args.iter().any(|arg| asks(arg.as_ref()));
-    if is_question || !rustix::process::getpid().is_init() || !is_systemd(path) {
+pub fn refuse_without_rights(path: &CStr) -> Result<(), Failure> {
+    if !rustix::process::getpid().is_init() || !is_systemd(path) {
         return Ok(());
     }
     let rights = rustix::thread::capabilities(None);

@@ -49,7 +49,7 @@ fn systemd_without_the_rights_for_it() {
     image.layers.push(Layer(vec![
         Entry::directory("lib", 0o755),
         Entry::directory("lib/systemd", 0o755),
-        Entry::file("lib/systemd/systemd", 0o755, "#!/bin/sh\necho $$ $@\n"),
+        Entry::file("lib/systemd/systemd", 0o755, "#!/bin/sh\necho $$\n"),
         Entry::directory("sbin", 0o755),
         Entry::symlink("sbin/init", "/lib/systemd/systemd"),
     ]));
@@ -65,8 +65,6 @@ fn systemd_without_the_rights_for_it() {
         run(&[], &[name]).exited(126).complains(&words);
     }
     run(&["--privileged"], &["init"]).succeeded().says("1\n");
-    let asks = run(&[], &["init", "--version"]);
-    asks.succeeded().says("1 --version\n");
     // As a process like others, it says itself that it is not the system's.
     let second = run(&["--init"], &["init"]);
     assert_ne!(second.succeeded().stdout, b"1\n");

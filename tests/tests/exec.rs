@@ -93,6 +93,21 @@ fn rights() {
 }
 
 #[test]
+fn beside_a_first_process_that_makes_groups() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let script = "cd /sys/fs/cgroup; mkdir own; echo 1 > own/cgroup.procs; echo +pids > \
+                  cgroup.subtree_control; echo up; exec sleep 1000";
+    home.background_with("web", &["--privileged"], script);
+    assert_eq!(home.first_line("web"), "up\n");
+    let group = home.says(&["exec", "web", "cat", "/proc/self/cgroup"]);
+    assert_eq!(group, "0::/own");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
 fn beside_the_container() {
     let Some(home) = Home::new() else {
         return skip(NO_KVM);

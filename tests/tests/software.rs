@@ -180,6 +180,46 @@ fn what_developers_do() {
 }
 
 #[test]
+fn systemd_runs_services() {
+    let Some(home) = home() else { return };
+    // By itself it has not the rights; under an init it is not the first process.
+    let plain = home.walnut(["run", "--rm", IMAGE, "/sbin/init"]).run();
+    plain.exited(126).complains(&["--privileged"]);
+    let line = ["run", "--rm", "--init", IMAGE, "/sbin/init"];
+    let second = home.walnut(line).run();
+    second.exited(1).complains(&["telinit"]);
+    let flags = [
+        "--privileged",
+        "--stop-signal",
+        "SIGRTMIN+3",
+        "--memory",
+        "512m",
+    ];
+    let line = ["run", "-d", "--name", "sd"].iter().chain(&flags);
+    home.walnut(line.chain(&[IMAGE, "/sbin/init"]))
+        .run()
+        .succeeded();
+    let up = "until systemctl list-units > /dev/null 2>&1; do sleep 0.2; done; \
+              systemctl is-system-running --wait";
+    assert_eq!(exec(&home, "sd", up), "running");
+    let job = "printf '[Service]\\nType=oneshot\\nExecStart=/bin/sh -c \"echo fired > /fired\"\\n' > \
+               /etc/systemd/system/job.service; systemctl daemon-reload; systemctl start job; cat /fired";
+    assert_eq!(exec(&home, "sd", job), "fired");
+    let active = "systemctl is-active redis-server nginx postgresql";
+    assert_eq!(exec(&home, "sd", active), "active\nactive\nactive");
+    let stopped = home
+        .walnut(["stop", "-t", "120", "sd"])
+        .deadline(DEADLINE)
+        .run();
+    stopped.succeeded();
+    // systemd's own end, as Docker shows it; SIGKILL would be 137.
+    let code = home.says(&["inspect", "-f", "{{.State.ExitCode}}", "sd"]);
+    assert_eq!(code, "130");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
 fn apt_and_cron() {
     let Some(home) = home() else { return };
     let mirror = home.path().join("mirror");

@@ -25,6 +25,7 @@ use rustix::process::{DumpableBehavior, Pid, PidfdFlags};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::{EnterJob, Report, Stdio, Word};
+use crate::cgroup::Cgroup;
 use crate::channel::Channel;
 use crate::failure::{Failure, Stage, chain};
 use crate::launcher::Program;
@@ -81,7 +82,7 @@ fn enter(job: &EnterJob) -> Result<Plan, Failure> {
             &adjustment.to_string(),
         )?;
     }
-    write(Stage::Cgroup, &job.cgroup_procs, "0")?;
+    join_group(job)?;
     // Nothing in the container may look into this process while it has one foot outside.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|errno| failed(Stage::Security, "become undumpable", errno))?;
@@ -103,6 +104,18 @@ fn enter(job: &EnterJob) -> Result<Plan, Failure> {
         rights,
         stdio: job.stdio,
     })
+}
+
+/// A group with groups below it holds no process (cgroup-v2.rst, "No Internal Process Constraint"):
+/// where the container has made some, its first process is in one of them.
+fn join_group(job: &EnterJob) -> Result<(), Failure> {
+    match write(Stage::Cgroup, &job.cgroup_procs, "0") {
+        Err(failure) if failure.errno == Errno::BUSY.raw_os_error() => {
+            let group = Cgroup::procs_path_of(job.init_pid).ok_or(failure)?;
+            write(Stage::Cgroup, &group, "0")
+        }
+        joined => joined,
+    }
 }
 
 fn become_program(plan: &Plan, lifeline: &Channel, stdio: impl Iterator<Item = OwnedFd>) {
