@@ -102,6 +102,10 @@ pub struct VsockConfig {
     pub socket: PathBuf,
     /// The guest's CID, 3 or more.
     pub guest_cid: u32,
+    /// Host ports of the snapshot's connections that are taken up again, each by a connection to
+    /// `socket` that begins with `RESUME <port>\n`. All others are reset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]

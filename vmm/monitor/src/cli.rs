@@ -136,6 +136,7 @@ impl Args {
             vsock: self.vsock.map(|socket| VsockConfig {
                 socket,
                 guest_cid: self.cid,
+                resumed: Vec::new(),
             }),
             disks: self.disk.into_iter().map(parse_disk).collect(),
             pmem: self

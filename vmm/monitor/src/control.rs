@@ -22,6 +22,7 @@ use crate::pause::{PauseError, Vcpus};
 use crate::report::chain;
 use crate::snapshot::memory::{self, Pagemap, SnapshotMemoryError};
 use crate::snapshot::{SnapshotError, State, VERSION, working_set};
+use crate::virtio::mmio::FreezeError;
 
 /// A command is a few words.
 const MESSAGE_MAX: usize = 256;
@@ -34,6 +35,8 @@ enum ControlError {
     WorkingSet(#[source] io::Error),
     #[error(transparent)]
     Pause(#[from] PauseError),
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
     #[error(transparent)]
     Memory(#[from] SnapshotMemoryError),
     #[error(transparent)]
@@ -49,7 +52,7 @@ pub struct Anatomy {
     pub vm: VmFd,
     pub memory: Memory,
     pub memory_mib: u32,
-    /// Parts of memory that are files of the host.
+    /// Parts of memory that are files of the host, by address.
     pub mapped: Vec<(GuestAddress, u64)>,
     pub bus: Arc<Bus>,
     pub msrs: Arc<[u32]>,
@@ -131,7 +134,8 @@ impl Control {
         let machine = &self.machine;
         let devices = machine.bus.devices();
         // Until the end of this function: a worker's device must not touch memory.
-        let frozen: Vec<_> = devices.iter().map(|device| device.freeze()).collect();
+        let frozen = devices.iter().map(|device| device.freeze());
+        let frozen = frozen.collect::<Result<Vec<_>, _>>()?;
         let vcpus = self.vcpus.save(&machine.msrs)?;
         let serial = machine
             .bus

@@ -72,7 +72,7 @@ pub struct Machine {
     pub workers: Vec<(Served, DeviceEvents)>,
     pub bus: Arc<Bus>,
     pub memory: Memory,
-    /// Parts of memory that are files of the host.
+    /// Parts of memory that are files of the host, by address.
     pub mapped: Vec<(GuestAddress, u64)>,
     /// What a snapshot has to save of a vCPU.
     pub msrs: Vec<u32>,
@@ -99,12 +99,13 @@ impl Machine {
         let mut slots = Slots::fill(&vm, &memory, devices.list)?;
         let cpus = Cpus::new(&kvm_fd, config.cpus)?;
         let mut ahead = Vec::new();
-        let (vcpus, mapped) = match snapshot {
+        let (vcpus, mut mapped) = match snapshot {
             None => {
                 let mut cmdline = config.cmdline.clone();
                 cmdline.push_str(&slots.parameters(config.spare_slots));
                 let files = BootFiles::open(&config.kernel, config.initrd.as_deref())?;
                 let loaded = files.load(&memory, ram_bytes, config.cpus, &cmdline)?;
+                ahead.extend(&loaded.mapped);
                 (cpus.boot(&vm, loaded.entry)?, loaded.mapped)
             }
             Some(snapshot) => {
@@ -115,13 +116,16 @@ impl Machine {
                 slots.restore(state.devices)?;
                 working_set::use_small_pages(&memory, &snapshot.working_set);
                 ahead = working_set::populate(&memory, &snapshot.working_set);
-                (vcpus, Vec::new())
+                let extents = state.extents.iter();
+                let mapped = extents.map(|extent| (GuestAddress(extent.start), extent.len));
+                (vcpus, mapped.collect())
             }
         };
+        mapped.sort_unstable_by_key(|(start, _)| start.0);
         let prefaulted = config.pmem.iter().zip(&devices.pmem);
         let prefaulted = prefaulted.filter(|(config, _)| config.prefault);
         let images = prefaulted.map(|(_, mapping)| (mapping.guest, mapping.image_len));
-        ahead.extend(mapped.iter().copied().chain(images));
+        ahead.extend(images);
         prefault(&kvm_fd, &vcpus[0], &ahead);
         Ok(Self {
             vcpus,

@@ -91,7 +91,7 @@ impl Pagemap {
 }
 
 /// Writes all that is not zero. No vCPU runs, no device touches memory. `files` are parts of memory
-/// that are mapped files: there a page is content even before it was touched.
+/// that are mapped files, by address: there a page is content even before it was touched.
 pub fn save(
     memory: &GuestMemory,
     pagemap: &Pagemap,
@@ -112,8 +112,7 @@ pub fn save(
             .map_err(SnapshotMemoryError::Pagemap)?;
         let mut page = [0; 4096];
         for (at, kind) in (0..pages).map(|index| start + index * PAGE).zip(kinds) {
-            let in_file = |(from, len): &(GuestAddress, u64)| (from.0..from.0 + len).contains(&at);
-            if kind == Page::None && !files.iter().any(in_file) {
+            if kind == Page::None && !lies_in(files, at) {
                 continue;
             }
             memory
@@ -127,6 +126,12 @@ pub fn save(
     to.set_len(writer.offset)
         .map_err(SnapshotMemoryError::Write)?;
     Ok(writer.extents)
+}
+
+fn lies_in(files: &[(GuestAddress, u64)], at: u64) -> bool {
+    let after = files.partition_point(|(start, _)| start.0 <= at);
+    let before = after.checked_sub(1).and_then(|index| files.get(index));
+    before.is_some_and(|(start, len)| at - start.0 < *len)
 }
 
 struct Writer<'a> {
@@ -227,6 +232,27 @@ mod tests {
             assert_eq!(word, 0);
         }
         assert_eq!(file.metadata().unwrap().len(), 6 * PAGE);
+    }
+
+    #[test]
+    fn what_a_clone_never_touched_is_in_its_own_snapshot() {
+        let (from, clone, to) = (memory(), memory(), memory());
+        from.write_obj(1u64, GuestAddress(0)).unwrap();
+        from.write_obj(2u64, GuestAddress(8 * PAGE)).unwrap();
+        let (file, extents) = saved(&from);
+        restore(&clone, &file, &extents).unwrap();
+        clone.write_obj(3u64, GuestAddress(5 * MIB)).unwrap();
+        let mapped: Vec<_> = extents
+            .iter()
+            .map(|extent| (GuestAddress(extent.start), extent.len))
+            .collect();
+        let file = tempfile::tempfile().unwrap();
+        let extents = save(&clone, &Pagemap::open().unwrap(), &mapped, &file).unwrap();
+        restore(&to, &file, &extents).unwrap();
+        for (at, value) in [(0, 1u64), (8 * PAGE, 2), (5 * MIB, 3)] {
+            let word: u64 = to.read_obj(GuestAddress(at)).unwrap();
+            assert_eq!(word, value);
+        }
     }
 
     #[test]

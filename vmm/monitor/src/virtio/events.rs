@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The events of one device, for whichever thread serves it: its queues' kicks and, where it has
-//! one, its own descriptor. The transport (on a vCPU thread) puts the handler in and takes it out.
+//! one, its own descriptor; and the wish to have it saved. The transport (on a vCPU thread) puts the handler in and takes it out.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Interrupt, QueueError, QueueHandler};
+use super::{DeviceState, Interrupt, QueueError, QueueHandler};
 
 /// virtio 1.3 §2.1.
 pub const STATUS_NEEDS_RESET: u32 = 0x40;
+
+/// The event that is neither a queue's nor the device's own.
+const SAVE: u32 = u32::MAX;
 
 /// What the transport and the serving thread share.
 pub struct Shared {
@@ -22,15 +26,42 @@ pub struct Shared {
     /// Filled by `DRIVER_OK`, emptied by a reset. A request is served with the lock held, so that
     /// whoever takes the handler out knows that none is in flight.
     handler: Mutex<Option<Box<dyn QueueHandler>>>,
+    /// Of a device that only its own thread can save.
+    saving: Option<Saving>,
+}
+
+/// A wish and its answer.
+struct Saving {
+    wanted: EventFd,
+    asked: Mutex<Option<Sender<DeviceState>>>,
 }
 
 impl Shared {
-    pub fn new(interrupt: Interrupt) -> Self {
-        Self {
+    /// `saved_where_served` is the device's [`super::VirtioDevice::is_saved_where_served`].
+    pub fn new(interrupt: Interrupt, saved_where_served: bool) -> std::io::Result<Self> {
+        let saving = || -> std::io::Result<Saving> {
+            Ok(Saving {
+                wanted: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+                asked: Mutex::new(None),
+            })
+        };
+        Ok(Self {
             status: AtomicU32::new(0),
             interrupt,
             handler: Mutex::new(None),
-        }
+            saving: saved_where_served.then(saving).transpose()?,
+        })
+    }
+
+    /// Asks the thread that serves the device for its state, if no other can have it.
+    pub fn ask_for_state(&self) -> std::io::Result<Option<Receiver<DeviceState>>> {
+        let Some(saving) = &self.saving else {
+            return Ok(None);
+        };
+        let (answer, state) = channel();
+        *saving.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        saving.wanted.write(1)?;
+        Ok(Some(state))
     }
 
     pub fn handler(&self) -> MutexGuard<'_, Option<Box<dyn QueueHandler>>> {
@@ -86,6 +117,29 @@ impl DeviceEvents {
         }
     }
 
+    /// What the driver has asked for is done first: nothing more comes, since no vCPU runs.
+    fn save(&mut self) {
+        for event in 0..self.kicks.len() {
+            self.serve(event);
+        }
+        let Some(saving) = &self.shared.saving else {
+            return;
+        };
+        let _ = saving.wanted.read();
+        let asked = saving
+            .asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(asked) = asked else { return };
+        let state = match self.shared.handler().as_ref() {
+            Some(handler) => handler.save(),
+            None => DeviceState::Null,
+        };
+        // Nobody waits for it any more, if this fails.
+        let _ = asked.send(state);
+    }
+
     fn give_up(&self, error: &QueueError) {
         log::warn!("{}: {error}; the device needs a reset", self.name);
         self.shared
@@ -99,13 +153,18 @@ impl DeviceEvents {
 
 impl MutEventSubscriber for DeviceEvents {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
-        self.serve(events.data() as usize);
+        match events.data() {
+            SAVE => self.save(),
+            event => self.serve(event as usize),
+        }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
         let own = self.own.as_ref().map(AsRawFd::as_raw_fd);
         let fds = self.kicks.iter().map(AsRawFd::as_raw_fd).chain(own);
-        for (data, fd) in (0u32..).zip(fds) {
+        let save = self.shared.saving.as_ref();
+        let save = save.map(|saving| (SAVE, saving.wanted.as_raw_fd()));
+        for (data, fd) in (0u32..).zip(fds).chain(save) {
             if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
                 log::error!("{}: cannot watch event {data}: {error:?}", self.name);
             }

@@ -56,6 +56,11 @@ pub trait VirtioDevice: Send {
         None
     }
 
+    /// Only the thread that serves the device can save it.
+    fn is_saved_where_served(&self) -> bool {
+        false
+    }
+
     /// `DRIVER_OK`: the handler owns queues and memory until reset.
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError>;
 }

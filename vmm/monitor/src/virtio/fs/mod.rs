@@ -105,6 +105,11 @@ impl VirtioDevice for Fs {
         read_config_bytes(&self.config, offset, data);
     }
 
+    /// virtiofsd works from its thread's own directory.
+    fn is_saved_where_served(&self) -> bool {
+        true
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {
         let source = self.source.try_clone().map_err(ActivateError::Event)?;
         Ok(Box::new(FsHandler::new(activation.queues, source)))

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-pub use state::{Frozen, RestoreError, TransportState};
+pub use state::{FreezeError, Frozen, RestoreError, TransportState};
 
 use super::events::{DeviceEvents, STATUS_NEEDS_RESET, Shared};
 use super::queue::QueueState;
@@ -116,11 +116,12 @@ impl MmioTransport {
         let interrupt_status = Arc::new(AtomicU32::new(0));
         let irqfd = Arc::new(event()?);
         let interrupt = Interrupt::new(Arc::clone(&interrupt_status), Arc::clone(&irqfd));
+        let shared = Shared::new(interrupt, device.is_saved_where_served())?;
         let mut transport = Self {
             name: name.to_owned(),
             device,
             memory,
-            shared: Arc::new(Shared::new(interrupt)),
+            shared: Arc::new(shared),
             interrupt_status,
             irqfd,
             kicks,

@@ -3,6 +3,7 @@
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -72,10 +73,23 @@ pub enum RestoreError {
     Wake(#[source] std::io::Error),
 }
 
+#[derive(Debug, Error)]
+pub enum FreezeError {
+    #[error("cannot ask a device's thread for its state")]
+    Ask(#[source] std::io::Error),
+    #[error("{device} does not say within {}s what it keeps", PATIENCE.as_secs())]
+    NoAnswer { device: String },
+}
+
+/// Time for a device's thread to say what it keeps: a shared directory is walked through for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A device that serves nothing while this lives. No vCPU runs, or it would wait for this.
 pub struct Frozen<'a> {
     transport: &'a MmioTransport,
     handler: MutexGuard<'a, Option<Box<dyn QueueHandler>>>,
+    /// What its thread has said.
+    saved: Option<DeviceState>,
 }
 
 impl Frozen<'_> {
@@ -96,20 +110,35 @@ impl Frozen<'_> {
             config_generation: transport.config_generation,
             queues,
             active: self.handler.is_some(),
-            device: self
-                .handler
-                .as_ref()
-                .map_or(DeviceState::Null, |handler| handler.save()),
+            device: match (&self.saved, self.handler.as_ref()) {
+                (Some(saved), _) => saved.clone(),
+                (None, Some(handler)) => handler.save(),
+                (None, None) => DeviceState::Null,
+            },
         }
     }
 }
 
 impl MmioTransport {
-    /// A request in flight is waited for.
-    pub fn freeze(&self) -> Frozen<'_> {
+    /// A request in flight is waited for. Its thread must run.
+    pub fn freeze(&self) -> Result<Frozen<'_>, FreezeError> {
+        let state = self.shared.ask_for_state().map_err(FreezeError::Ask)?;
+        let saved = state.map(|state| state.recv_timeout(PATIENCE));
+        let saved = saved.transpose().map_err(|_| FreezeError::NoAnswer {
+            device: self.name.clone(),
+        })?;
+        Ok(Frozen {
+            saved,
+            ..self.freeze_here()
+        })
+    }
+
+    /// As [`Self::freeze`], of a device that any thread can save.
+    pub fn freeze_here(&self) -> Frozen<'_> {
         Frozen {
             transport: self,
             handler: self.shared.handler(),
+            saved: None,
         }
     }
 

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::epoll::EventFlags;
 use rustix::net::SendFlags;
+use serde::{Deserialize, Serialize};
 
 use super::credit::{BUF_ALLOC, Credit};
 use super::outbox::Outbox;
@@ -30,7 +31,7 @@ pub(super) const INTEREST: EventFlags = EventFlags::IN
 /// Most rx buffers for one read of a socket.
 const MAX_BURST: usize = 32;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub(super) struct Ports {
     pub guest: u32,
     pub host: u32,
@@ -68,6 +69,19 @@ enum Phase {
     Established,
 }
 
+/// What of an established connection outlives the process.
+#[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectionState {
+    pub ports: Ports,
+    guest_shutdown: u32,
+    host_shutdown: u32,
+    told_shutdown: u32,
+    credit: Credit,
+    #[serde(with = "hex")]
+    outbox: Vec<u8>,
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub ports: Ports,
@@ -75,6 +89,8 @@ pub(super) struct Connection {
     phase: Phase,
     /// Gone when the host can neither send nor receive any more.
     stream: Option<UnixStream>,
+    /// Of a snapshot: whoever takes it up is still to come.
+    awaited: bool,
     /// The socket may have data, or its end.
     readable: bool,
     /// It was closed, or both its sides were.
@@ -98,6 +114,7 @@ impl Connection {
             guest_cid,
             phase: Phase::Unasked,
             stream: Some(stream),
+            awaited: false,
             readable: true,
             host_gone: false,
             guest_shutdown: 0,
@@ -119,6 +136,60 @@ impl Connection {
         connection.phase = Phase::Unanswered;
         connection.credit.learn(request);
         connection
+    }
+
+    /// Of a snapshot; `None` where the state makes no sense.
+    pub(super) fn awaited(state: ConnectionState, guest_cid: u64) -> Option<Self> {
+        if state.outbox.len() > BUF_ALLOC as usize {
+            return None;
+        }
+        Some(Self {
+            ports: state.ports,
+            guest_cid,
+            phase: Phase::Established,
+            stream: None,
+            awaited: true,
+            readable: false,
+            host_gone: false,
+            guest_shutdown: state.guest_shutdown & SHUTDOWN_BOTH,
+            host_shutdown: state.host_shutdown & SHUTDOWN_BOTH,
+            told_shutdown: state.told_shutdown & SHUTDOWN_BOTH,
+            outbox: Outbox::of(state.outbox),
+            credit: state.credit,
+            burst: 1,
+        })
+    }
+
+    /// What a snapshot has of it; nothing of one that is not established, which is lost.
+    pub(super) fn state(&self) -> Option<ConnectionState> {
+        (self.phase == Phase::Established).then(|| ConnectionState {
+            ports: self.ports,
+            guest_shutdown: self.guest_shutdown,
+            host_shutdown: self.host_shutdown,
+            told_shutdown: self.told_shutdown,
+            credit: self.credit.clone(),
+            outbox: self.outbox.bytes(),
+        })
+    }
+
+    /// The guest has heard of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.phase != Phase::Unasked
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited
+    }
+
+    /// The host's end of one that was awaited.
+    pub(super) fn take_up(&mut self, stream: UnixStream) -> Fate {
+        self.awaited = false;
+        self.stream = Some(stream);
+        self.readable = self.can_read();
+        match self.establish() {
+            Fate::Stays => self.flush(),
+            fate => fate,
+        }
     }
 
     /// Takes a packet of the guest that is addressed to this connection.
@@ -166,6 +237,10 @@ impl Connection {
         if self.guest_shutdown & SHUTDOWN_SEND != 0 || waiting + len > BUF_ALLOC as usize {
             return Fate::Resets;
         }
+        if self.awaited {
+            self.outbox.keep(data, 0);
+            return Fate::Stays;
+        }
         let Some(stream) = &self.stream else {
             self.credit.forward(len);
             return Fate::Stays;
@@ -198,7 +273,7 @@ impl Connection {
 
     /// Once everything the guest sent has gone out: tells the host of the guest's end.
     fn pass_on_end(&mut self) -> Fate {
-        if !self.outbox.is_empty() || self.guest_shutdown & SHUTDOWN_SEND == 0 {
+        if self.awaited || !self.outbox.is_empty() || self.guest_shutdown & SHUTDOWN_SEND == 0 {
             return Fate::Stays;
         }
         if self.guest_shutdown == SHUTDOWN_BOTH {

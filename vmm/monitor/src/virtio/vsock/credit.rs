@@ -2,6 +2,8 @@
 //! The two windows of a connection (virtio 1.3 §5.10.6.3): what the guest may still send, and what
 //! may still be sent to it. All counters wrap.
 
+use serde::{Deserialize, Serialize};
+
 use super::packet::Header;
 
 /// Bytes the guest may send ahead of what the host's socket took: what the guest's kernel uses for
@@ -11,7 +13,7 @@ pub(super) const BUF_ALLOC: u32 = 256 * 1024;
 /// The guest is told of that much room in a packet of its own, of less in any other packet.
 const STEP: u32 = BUF_ALLOC / 2;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub(super) struct Credit {
     /// Bytes of the guest that need no room any more: our `fwd_cnt`, and what of it was told.
     forwarded: u32,

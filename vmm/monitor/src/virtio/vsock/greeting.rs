@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The line that a host's connection begins with: `CONNECT <port>\n`. What follows it stays in the
-//! socket, for the guest.
+//! The line that a host's connection begins with: `CONNECT <port>\n`, or `RESUME <port>\n` for one
+//! that a snapshot has. What follows it stays in the socket, for the guest.
 
 use std::os::unix::net::UnixStream;
 
@@ -14,7 +14,10 @@ const MAX_LINE: usize = 32;
 pub(super) enum Greeting {
     /// The line is not whole yet.
     Waits,
-    Port(u32),
+    /// To this port of the guest.
+    Connect(u32),
+    /// That of the snapshot with this port of the host.
+    Resume(u32),
     /// No such line will come.
     Bad,
 }
@@ -44,10 +47,20 @@ pub(super) fn read(stream: &UnixStream) -> Greeting {
 
 /// `line` is without its newline.
 fn parse(line: &[u8]) -> Greeting {
-    line.strip_prefix(b"CONNECT ")
-        .filter(|port| port.iter().all(u8::is_ascii_digit))
-        .and_then(|port| std::str::from_utf8(port).ok()?.parse().ok())
-        .map_or(Greeting::Bad, Greeting::Port)
+    let parse = || {
+        let space = line.iter().position(|&byte| byte == b' ')?;
+        let (word, port) = (&line[..space], &line[space + 1..]);
+        if !port.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let port = std::str::from_utf8(port).ok()?.parse().ok()?;
+        match word {
+            b"CONNECT" => Some(Greeting::Connect(port)),
+            b"RESUME" => Some(Greeting::Resume(port)),
+            _ => None,
+        }
+    };
+    parse().unwrap_or(Greeting::Bad)
 }
 
 #[cfg(test)]
@@ -67,7 +80,7 @@ mod tests {
         assert_eq!(read(&stream), Greeting::Waits);
         host.write_all(b"24\nGET / and more than a line's length of it")
             .unwrap();
-        assert_eq!(read(&stream), Greeting::Port(1024));
+        assert_eq!(read(&stream), Greeting::Connect(1024));
         let mut next = [0; 5];
         (&stream).read_exact(&mut next).unwrap();
         assert_eq!(&next, b"GET /");
@@ -85,26 +98,29 @@ mod tests {
 
     #[test]
     fn only_a_port_in_digits_is_one() {
-        let lines: [&[u8]; 7] = [
+        let lines: [&[u8]; 9] = [
             b"",
             b"CONNECT",
             b"CONNECT ",
             b"CONNECT +1",
             b"CONNECT 4294967296",
             b"connect 1",
+            b"RESUME",
+            b"RESUME  1",
             b"CONNECT 1\r",
         ];
         for line in lines {
             assert_eq!(parse(line), Greeting::Bad, "{line:?}");
         }
-        assert_eq!(parse(b"CONNECT 4294967295"), Greeting::Port(u32::MAX));
+        assert_eq!(parse(b"CONNECT 4294967295"), Greeting::Connect(u32::MAX));
+        assert_eq!(parse(b"RESUME 7"), Greeting::Resume(7));
     }
 
     proptest! {
         #[test]
         fn any_line_is_answered(line: Vec<u8>, port: u32) {
             parse(&line);
-            prop_assert_eq!(parse(format!("CONNECT {port}").as_bytes()), Greeting::Port(port));
+            prop_assert_eq!(parse(format!("CONNECT {port}").as_bytes()), Greeting::Connect(port));
         }
     }
 }

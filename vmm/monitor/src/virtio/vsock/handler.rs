@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use vm_memory::Bytes;
 
-use super::muxer::{Muxer, Next};
+use super::muxer::{Muxer, MuxerState, Next};
 use super::packet::{Buffer, HEADER_LEN_U32, Packet, truncate};
 use super::{EVENT, RX, TX};
 use crate::virtio::queue::Ring;
@@ -14,30 +14,41 @@ use crate::virtio::{ActivateError, DeviceState, QueueError, QueueHandler, VirtQu
 const TRANSPORT_RESET: u32 = 0;
 const EVENT_LEN: u32 = 4;
 
-/// What outlives the process. Connections do not: the sockets they end at are not ours to save.
+/// What outlives the process. The sockets at the connections' ends are not ours to save: others come
+/// in their place.
 #[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 struct State {
     guest_cid: u64,
     /// The guest must be told that its connections are gone.
     transport_reset: bool,
+    #[serde(default)]
+    muxer: MuxerState,
 }
 
 pub(super) struct VsockHandler {
     queues: Vec<VirtQueue>,
     pub(super) muxer: Muxer,
     guest_cid: u64,
+    /// Host ports of connections to be taken up after a restore.
+    resumed: Vec<u32>,
     transport_reset: bool,
     /// Packets were left on the tx queue for want of room for the answers.
     tx_waits: bool,
 }
 
 impl VsockHandler {
-    pub(super) fn new(queues: Vec<VirtQueue>, muxer: Muxer, guest_cid: u64) -> Self {
+    pub(super) fn new(
+        queues: Vec<VirtQueue>,
+        muxer: Muxer,
+        guest_cid: u64,
+        resumed: Vec<u32>,
+    ) -> Self {
         Self {
             queues,
             muxer,
             guest_cid,
+            resumed,
             transport_reset: false,
             tx_waits: false,
         }
@@ -212,9 +223,10 @@ impl QueueHandler for VsockHandler {
     fn save(&self) -> DeviceState {
         let state = State {
             guest_cid: self.guest_cid,
-            transport_reset: self.transport_reset || self.muxer.is_in_use(),
+            transport_reset: self.transport_reset,
+            muxer: self.muxer.save(),
         };
-        serde_json::to_value(state).expect("a number and a flag are always a document")
+        serde_json::to_value(state).expect("numbers and bytes are always a document")
     }
 
     fn restore(&mut self, state: DeviceState) -> Result<(), ActivateError> {
@@ -222,6 +234,9 @@ impl QueueHandler for VsockHandler {
             .map_err(|error| ActivateError::State(error.to_string()))?;
         // The event also makes the driver read its CID again.
         self.transport_reset = state.transport_reset || state.guest_cid != self.guest_cid;
+        if !self.transport_reset {
+            self.muxer.restore(state.muxer, &self.resumed);
+        }
         Ok(())
     }
 }

@@ -62,6 +62,7 @@ pub enum VsockError {
 
 pub struct Vsock {
     guest_cid: u64,
+    resumed: Vec<u32>,
     backend: Arc<Backend>,
 }
 
@@ -74,6 +75,7 @@ impl Vsock {
         }
         Ok(Self {
             guest_cid: cid.into(),
+            resumed: config.resumed.clone(),
             backend: Arc::new(Backend::new(&config.socket)?),
         })
     }
@@ -81,7 +83,13 @@ impl Vsock {
     fn handler(&self, activation: Activation) -> Result<VsockHandler, ActivateError> {
         let backend = Arc::clone(&self.backend);
         let muxer = Muxer::new(backend, self.guest_cid).map_err(ActivateError::Event)?;
-        Ok(VsockHandler::new(activation.queues, muxer, self.guest_cid))
+        let resumed = self.resumed.clone();
+        Ok(VsockHandler::new(
+            activation.queues,
+            muxer,
+            self.guest_cid,
+            resumed,
+        ))
     }
 }
 

@@ -22,6 +22,16 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes: bytes.into(),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.bytes.iter().copied().collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -45,7 +55,8 @@ impl Outbox {
         Ok(sent)
     }
 
-    fn keep(&mut self, data: &[Slice<'_>], mut skip: usize) {
+    /// Keeps what is still to be sent; the caller bounds `data`.
+    pub(super) fn keep(&mut self, data: &[Slice<'_>], mut skip: usize) {
         let mut chunk = [0; CHUNK];
         for slice in data {
             let mut at = skip.min(slice.len());

@@ -7,6 +7,7 @@ use virtio_queue::DescriptorChain;
 use vm_memory::bitmap::MS;
 use vm_memory::{Bytes, GuestMemory as _, VolatileSlice};
 
+use super::HOST_CID;
 use crate::memory::GuestMemory;
 
 /// A piece of guest memory that is contiguous on the host.
@@ -119,6 +120,22 @@ impl Header {
     }
 
     /// The answer to a packet that belongs to no connection.
+    /// Tells the guest that a connection is none.
+    pub(super) fn reset(guest_cid: u64, guest_port: u32, host_port: u32) -> Self {
+        Self {
+            src_cid: HOST_CID,
+            dst_cid: guest_cid,
+            src_port: host_port,
+            dst_port: guest_port,
+            len: 0,
+            kind: TYPE_STREAM,
+            op: Op::Rst,
+            flags: 0,
+            buf_alloc: 0,
+            fwd_cnt: 0,
+        }
+    }
+
     pub(super) fn reset_reply(&self) -> Self {
         Self {
             src_cid: self.dst_cid,

@@ -90,14 +90,17 @@ fn goes_on<D: VirtioDevice + 'static>(
     machine.exchange(0, first);
     // A device's own configuration registers, where they can be written.
     machine.transport.write(CONFIG + 4, &7u32.to_le_bytes());
-    let state = through_json(&machine.transport.freeze().save());
+    let state = through_json(&machine.transport.freeze_here().save());
     assert!(state.active);
     let memory = Arc::clone(&machine.memory);
     // One process ends before the other begins: files are locked, sockets bound.
     drop(machine);
     let mut restored = Machine::with_memory(make(), memory);
     restored.transport.restore(state.clone()).unwrap();
-    assert_eq!(through_json(&restored.transport.freeze().save()), state);
+    assert_eq!(
+        through_json(&restored.transport.freeze_here().save()),
+        state
+    );
     restored.run();
     let number = if first.queue == then.queue { 1 } else { 0 };
     restored.exchange(number, then);
@@ -170,6 +173,7 @@ fn vsock() {
     let config = VsockConfig {
         socket: directory.path().join("vsock"),
         guest_cid: 3,
+        resumed: Vec::new(),
     };
     // struct virtio_vsock_hdr: a reset of a connection that there is not, which nobody answers.
     let mut reset = Vec::new();

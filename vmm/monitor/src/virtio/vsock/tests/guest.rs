@@ -70,6 +70,7 @@ impl Guest {
         let device = Vsock::new(&VsockConfig {
             socket: directory.path().join("vsock"),
             guest_cid: GUEST_CID,
+            resumed: Vec::new(),
         })
         .unwrap();
         let interrupt_status = Arc::new(AtomicU32::new(0));
