@@ -5,6 +5,7 @@
 //! A panic here ends the kernel, and with it QEMU; the outside shows the console.
 
 mod command;
+mod heartbeat;
 mod mounts;
 mod ports;
 mod processes;
@@ -30,6 +31,8 @@ pub(super) enum InsideError {
     Mount { what: String, source: io::Error },
     #[error("can't open the virtio-serial ports")]
     Ports(#[source] io::Error),
+    #[error("can't have the clock's interrupts")]
+    Clock(#[source] io::Error),
     #[error("can't talk to the outside")]
     Wire(#[source] io::Error),
     #[error("{program}: {source}")]
@@ -110,6 +113,7 @@ fn serve(ports: &mut Ports) -> Result<ToOutside, InsideError> {
         return Err(InsideError::NoRequest);
     };
     mounts::all(&request)?;
+    let _heartbeat = heartbeat::start().map_err(InsideError::Clock)?;
     settle();
     let mut running = Running::start(&request, ports)?;
     wire::send(&ports.control, &ToOutside::Started).map_err(InsideError::Wire)?;
