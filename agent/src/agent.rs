@@ -87,6 +87,24 @@ impl Agent {
         container.ok_or_else(|| StateError::NoContainer { id: id.clone() })
     }
 
+    /// From now on a container goes by another id.
+    ///
+    /// # Errors
+    /// There is no such container, or the other id is taken.
+    pub fn rename(&self, id: &Id, new: &Id) -> Result<(), StateError> {
+        let mut containers = lock(&self.containers);
+        if id == new && containers.contains_key(id) {
+            return Ok(());
+        }
+        if containers.contains_key(new) {
+            return Err(StateError::Exists { id: new.clone() });
+        }
+        let none = || StateError::NoContainer { id: id.clone() };
+        let container = containers.remove(id).ok_or_else(none)?;
+        containers.insert(new.clone(), container);
+        Ok(())
+    }
+
     /// Forgets a container; what was made for it goes when its last user lets go.
     pub fn remove(&self, id: &Id) -> Option<Arc<Container>> {
         lock(&self.containers).remove(id).flatten()

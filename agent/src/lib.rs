@@ -22,6 +22,7 @@ pub mod shutdown;
 
 mod block;
 mod channel;
+mod connections;
 mod container;
 mod create;
 mod devices;

@@ -110,6 +110,10 @@ pub fn set_up(interfaces: &[Interface]) -> Result<(), NetworkError> {
     if interfaces.is_empty() || *set_up == interfaces {
         return Ok(());
     }
+    replace(&mut set_up, interfaces)
+}
+
+fn replace(set_up: &mut Vec<Interface>, interfaces: &[Interface]) -> Result<(), NetworkError> {
     let mut netlink = Netlink::open()?;
     for interface in set_up.drain(..) {
         take_down(&mut netlink, &Wanted::parse(&interface)?)?;
@@ -119,6 +123,15 @@ pub fn set_up(interfaces: &[Interface]) -> Result<(), NetworkError> {
     }
     set_up.extend_from_slice(interfaces);
     Ok(())
+}
+
+/// Sets up all of them anew, so that they are announced to whoever is on the other side now.
+///
+/// # Errors
+/// As [`set_up`].
+pub fn set_up_again(interfaces: &[Interface]) -> Result<(), NetworkError> {
+    let mut set_up = SET_UP.lock().unwrap_or_else(PoisonError::into_inner);
+    replace(&mut set_up, interfaces)
 }
 
 /// Its routes and addresses of IPv6 go when it is down.

@@ -12,10 +12,11 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 use ttrpc::{Code, TtrpcContext};
 use walnut_protocol::agent::{
-    CloseIORequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
-    EntropyRequest, ExecRequest, KillRequest, MountRequest, PidsResponse, ProcessesResponse,
-    ResizePtyRequest, ShutdownRequest, StartRequest, StartResponse, StatsResponse, TimeRequest,
-    UpdateRequest, WaitRequest, WaitResponse, WakeRequest,
+    AdoptRequest, CloseIORequest, ConnectionsResponse, ContainerRequest, CreateRequest,
+    CreateResponse, DeleteRequest, Empty, EntropyRequest, ExecRequest, KillRequest, MountRequest,
+    PidsResponse, ProcessesResponse, ResizePtyRequest, ShutdownRequest, StartRequest,
+    StartResponse, StatsResponse, TimeRequest, UpdateRequest, WaitRequest, WaitResponse,
+    WakeRequest,
 };
 use walnut_protocol::{agent_ttrpc, ttrpc};
 
@@ -27,7 +28,7 @@ use crate::id::Id;
 use crate::mounts::Mounts;
 use crate::process::{How, Process, ProcessError};
 use crate::shutdown::{self, Machine};
-use crate::{clock, create, entropy, lock, network, processes, wake};
+use crate::{clock, connections, create, entropy, lock, network, processes, wake};
 
 /// How long a started process may wait for its streams to be connected.
 const STREAMS_PATIENCE: Duration = Duration::from_secs(30);
@@ -303,6 +304,25 @@ impl agent_ttrpc::Agent for Service {
     fn wake(&self, _: &TtrpcContext, request: WakeRequest) -> Answer<Empty> {
         wake::wake(&request).map_err(|e| refused(Code::INTERNAL, &e))?;
         Ok(Empty::new())
+    }
+
+    fn adopt(&self, _: &TtrpcContext, request: AdoptRequest) -> Answer<Empty> {
+        let id = Id::try_from(request.container_id.as_str()).map_err(|e| invalid(&e))?;
+        let new = Id::try_from(request.new_container_id.as_str()).map_err(|e| invalid(&e))?;
+        self.agent.rename(&id, &new).map_err(|e| state_error(&e))?;
+        if !request.interfaces.is_empty() {
+            network::set_up_again(&request.interfaces).map_err(|e| refused(Code::INTERNAL, &e))?;
+        }
+        Ok(Empty::new())
+    }
+
+    fn connections(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRequest,
+    ) -> Answer<ConnectionsResponse> {
+        let (_, container) = self.container(&request.container_id)?;
+        Ok(connections::established(container.init.pid))
     }
 
     fn time(&self, _: &TtrpcContext, request: TimeRequest) -> Answer<Empty> {

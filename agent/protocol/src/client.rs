@@ -114,6 +114,8 @@ methods! {
     stats = "Stats": ContainerRequest -> StatsResponse;
     update = "Update": UpdateRequest -> Empty;
     wake = "Wake": WakeRequest -> Empty;
+    adopt = "Adopt": AdoptRequest -> Empty;
+    connections = "Connections": ContainerRequest -> ConnectionsResponse;
     time = "Time": TimeRequest -> Empty;
     entropy = "Entropy": EntropyRequest -> Empty;
     sync = "Sync": Empty -> Empty;

@@ -145,7 +145,11 @@ pub fn until_ready(
         .map_err(|e| config_error(e.into()))?;
     let machine = VmConfig {
         console: Console::File(console.clone()),
-        vsock: Some(VsockConfig { socket, guest_cid }),
+        vsock: Some(VsockConfig {
+            socket,
+            guest_cid,
+            resumed: Vec::new(),
+        }),
         lifeline_fd: Some(lifeline.as_raw_fd()),
         report_fd: None,
         ..machine.clone()

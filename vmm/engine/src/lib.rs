@@ -8,6 +8,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod checkpoint;
 pub mod cli;
 pub mod container;
 pub mod doctor;

@@ -40,6 +40,8 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
         Command::Container(command) => container(*command, &paths, begin_us),
         Command::Attach(args) => container(ContainerCommand::Attach(args), &paths, begin_us),
         Command::Console(args) => Ok(verb::console::console(&args, &paths)?),
+        Command::Checkpoint(command) => Ok(verb::checkpoint::checkpoint(&command, &paths)?),
+        Command::Clone(args) => container(ContainerCommand::Clone(args), &paths, begin_us),
         Command::Commit(args) => container(ContainerCommand::Commit(args), &paths, begin_us),
         Command::Cp(args) => container(ContainerCommand::Cp(args), &paths, begin_us),
         Command::Diff(args) => container(ContainerCommand::Diff(args), &paths, begin_us),
@@ -73,10 +75,11 @@ fn dispatch(cli: Cli, begin_us: u64) -> anyhow::Result<u8> {
 
 fn container(command: ContainerCommand, paths: &Paths, begin_us: u64) -> anyhow::Result<u8> {
     use verb::{
-        cp, exec, files, inspect, life, logs, ports, ps, remove, start, stats, top, update,
+        clone, cp, exec, files, inspect, life, logs, ports, ps, remove, start, stats, top, update,
     };
     Ok(match command {
         ContainerCommand::Attach(args) => life::attach(&args, paths)?,
+        ContainerCommand::Clone(args) => clone::clone(&args, paths)?,
         ContainerCommand::Commit(args) => files::commit(&args, paths)?,
         ContainerCommand::Cp(args) => cp::cp(&args, paths)?,
         ContainerCommand::Diff(args) => files::diff(&args, paths)?,

@@ -63,7 +63,8 @@ pub struct KillArgs {
 const START_EXAMPLES: &str = "\
 Examples:
   walnut start web
-  walnut start -ai shell";
+  walnut start -ai shell
+  walnut start --checkpoint before-lunch web";
 
 #[derive(Debug, Args)]
 #[command(after_help = START_EXAMPLES, args_override_self = true)]
@@ -71,6 +72,9 @@ pub struct StartArgs {
     /// Attach to stdout and stderr, and pass signals on
     #[arg(short, long)]
     pub attach: bool,
+    /// Go on from this checkpoint
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: Option<String>,
     /// The keys that leave the container running
     #[arg(long, value_name = "KEYS")]
     pub detach_keys: Option<String>,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: literal flags here and in [`run`], what they mean in [`crate::container`].
 
+pub mod checkpoint;
 pub mod completion;
 pub mod exec;
 pub mod files;
@@ -75,6 +76,11 @@ pub struct Cli {
 pub enum Command {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),
+    /// Manage checkpoints
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Checkpoint(checkpoint::CheckpointCommand),
+    /// Make containers that go on where a running one is
+    Clone(checkpoint::CloneArgs),
     /// Make an image of a container's files
     Commit(files::CommitArgs),
     /// Print a completion script for a shell
@@ -164,6 +170,8 @@ pub enum Command {
 pub enum ContainerCommand {
     /// Attach standard streams to a running container
     Attach(life::AttachArgs),
+    /// Make containers that go on where a running one is
+    Clone(checkpoint::CloneArgs),
     /// Make an image of a container's files
     Commit(files::CommitArgs),
     /// Copy files from a container, or into it

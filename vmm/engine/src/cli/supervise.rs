@@ -2,6 +2,7 @@
 //! `walnut supervise`: how walnut starts a container's supervisor. Nobody types it.
 
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -17,6 +18,8 @@ pub struct SuperviseArgs {
     attach: Option<String>,
     #[arg(long)]
     tty_size: Option<Size>,
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
     id: String,
 }
 
@@ -28,6 +31,7 @@ impl From<SuperviseArgs> for Task {
             alive: args.alive,
             attach: args.attach,
             tty_size: args.tty_size,
+            checkpoint: args.checkpoint,
         }
     }
 }

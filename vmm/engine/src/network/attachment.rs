@@ -77,6 +77,12 @@ impl Attachment {
         }
     }
 
+    /// passt sends to the address that it saw last: none, before the first frame. A bridge may
+    /// remember who had the address before.
+    pub fn must_announce(&self) -> bool {
+        !self.ports.is_empty() || self.network.starts_with("tap:") || self.network == bridge::NAME
+    }
+
     fn interfaces(&self) -> Vec<Interface> {
         let of = |mac: Mac| Interface {
             mac: mac.to_string(),
@@ -84,11 +90,7 @@ impl Attachment {
             mtu: self.mtu,
             addresses: self.addresses.clone(),
             gateways: self.gateways.iter().map(ToString::to_string).collect(),
-            // passt sends to the address that it saw last: none, before the first frame.
-            // A bridge may remember who had the address before.
-            announce: !self.ports.is_empty()
-                || self.network.starts_with("tap:")
-                || self.network == bridge::NAME,
+            announce: self.must_announce(),
             // IPv6 would have a lot to say as soon as it is up, and passt be started for that.
             quiet: self.ports.is_empty() && self.network == USER && !self.asks_gateway,
             ..Interface::default()

@@ -157,6 +157,7 @@ fn in_foreground(
 ) -> Result<u8, RunError> {
     let (entry, remove) = (made.entry.clone(), made.config.container.remove);
     let supervisor = Supervisor {
+        checkpoint: None,
         paths,
         artifacts,
         config: made.config,
@@ -184,6 +185,7 @@ fn in_background(
     Event::container(&made.entry, &made.config, "create").emit(paths);
     let tty = made.config.container.tty;
     let first = First {
+        checkpoint: None,
         wanted: (!args.detach).then_some(streams),
         tty_size: terminal::size().filter(|_| tty),
     };

@@ -129,6 +129,20 @@ fn mkfs(path: &Path) -> Result<(), DiskError> {
     })
 }
 
+/// Makes `to` what `from` is.
+pub fn copy(from: &Path, to: &Path) -> Result<(), DiskError> {
+    let copy = || {
+        let file = File::open(from)?;
+        let size = file.metadata()?.len();
+        copy_sparse(&file, to, size)
+    };
+    copy().map_err(|source| DiskError::Copy {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        source,
+    })
+}
+
 fn copy_sparse(from: &File, target: &Path, size: u64) -> io::Result<()> {
     let to = OpenOptions::new()
         .write(true)

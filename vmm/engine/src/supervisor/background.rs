@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
@@ -21,6 +22,7 @@ use walnut_vmm_host::KvmError;
 use super::control::attach_first;
 use super::wire::{Frame, Reply, Wanted};
 use super::{Supervisor, SupervisorError, trim};
+use crate::checkpoint::Checkpoint;
 use crate::paths::{Artifacts, PathError, Paths};
 use crate::record::{Alive, Config, Entry, RecordError, Registry};
 use crate::run::timings::Timings;
@@ -45,10 +47,12 @@ pub enum BackgroundError {
 }
 
 /// What its first client wants of it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct First {
     pub wanted: Option<Wanted>,
     pub tty_size: Option<(u32, u32)>,
+    /// The directory of the checkpoint that it goes on from.
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// Starts one. The connection brings its reply, then what was wanted.
@@ -79,6 +83,9 @@ pub fn spawn(
     }
     if let Some((width, height)) = first.tty_size {
         command.args(["--tty-size", &format!("{width}x{height}")]);
+    }
+    if let Some(checkpoint) = &first.checkpoint {
+        command.arg("--checkpoint").arg(checkpoint);
     }
     // It inherits these two. No other thread starts a program meanwhile.
     let inherited: [BorrowedFd<'_>; 2] = [theirs.as_fd(), alive.as_fd()];
@@ -122,6 +129,7 @@ pub struct Task {
     pub alive: RawFd,
     pub attach: Option<String>,
     pub tty_size: Option<Size>,
+    pub checkpoint: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +176,10 @@ fn run(
     walnut_vmm_host::check()?;
     let artifacts = Artifacts::find()?;
     let image = super::image_of(&config, paths)?;
+    let checkpoint = task.checkpoint.as_deref();
+    let checkpoint = checkpoint.map(|dir| Checkpoint::open(dir, &artifacts));
     let supervisor = Supervisor {
+        checkpoint: checkpoint.transpose().map_err(SupervisorError::from)?,
         paths,
         artifacts: &artifacts,
         config,

@@ -99,6 +99,11 @@ fn carry_out(request: Request, shared: &Shared) -> Reply {
         Request::Kill { signal } => shared.kill(signal),
         Request::Pause => shared.pause(true),
         Request::Unpause => shared.pause(false),
+        Request::Checkpoint {
+            dir,
+            leave_running,
+            durable,
+        } => shared.checkpoint(&dir, leave_running, durable),
         Request::Update { resources } => shared.update_limits(&resources),
     };
     match done {

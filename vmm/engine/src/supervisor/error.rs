@@ -9,6 +9,7 @@ use walnut_archive::ArchiveError;
 use walnut_protocol::CallError;
 
 use super::process::ProcessError;
+use crate::checkpoint::CheckpointError;
 use crate::files::FilesError;
 use crate::image::{ImageError, ReferenceError};
 use crate::network::NetworkError;
@@ -46,6 +47,8 @@ pub enum SupervisorError {
     Vm(#[from] VmError),
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]

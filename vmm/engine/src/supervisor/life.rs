@@ -6,19 +6,24 @@
 //! from working.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use walnut_protocol::agent::{CreateRequest, Empty, ShutdownRequest, StartRequest, WaitResponse};
+use walnut_protocol::agent::{
+    AdoptRequest, CreateRequest, Empty, ShutdownRequest, StartRequest, WaitResponse,
+};
 use walnut_protocol::{Client, chain};
 
 use super::SupervisorError;
+use super::checkpoint::OwnMachine;
 use super::ground::{Ground, Site};
 use super::output::Outputs;
 use super::process::{Streams, created, exit_code, started};
 use super::shared::CALL_TIMEOUT;
+use crate::checkpoint::Record;
 use crate::container::Container;
 use crate::log_file::Stream;
 use crate::network::{Attachment, Session};
@@ -56,6 +61,10 @@ pub(super) struct Life<'a> {
     site: Site,
     /// Of a machine that was restored: it has been woken.
     agent: Option<Client>,
+    /// The container is in the machine already.
+    from: Option<&'a Record>,
+    /// For checkpoints: named volumes that are written to, and their files.
+    volumes: Vec<(String, PathBuf)>,
     network: &'a mut Session,
     signals: &'a Signals,
 }
@@ -80,9 +89,20 @@ impl<'a> Life<'a> {
             has_disk: !layout.disks.is_empty(),
             site,
             agent: None,
+            from: None,
+            volumes: Vec::new(),
             network,
             signals,
         })
+    }
+
+    /// The machine goes on from a checkpoint.
+    pub fn from(&mut self, record: Option<&'a Record>) {
+        self.from = record;
+    }
+
+    pub fn writes_to(&mut self, volumes: Vec<(String, PathBuf)>) {
+        self.volumes = volumes;
     }
 
     pub fn wait_ready(
@@ -156,29 +176,22 @@ impl<'a> Life<'a> {
             Some(agent) => agent,
             None => self.site.ground.agent()?,
         };
-        let token = created(agent.within(CREATE_TIMEOUT).create(&self.create)?)?;
-        timings.mark("create");
-        let streams = Streams::connect(
-            &self.site.vsock,
-            &token,
-            self.container.interactive,
-            self.container.tty,
-        )?;
-        let start = StartRequest {
-            container_id: self.container.id.to_string(),
-            ..StartRequest::default()
+        let streams = match self.from {
+            None => self.start(&agent, timings)?,
+            Some(record) => self.go_on(&agent, record)?,
         };
-        started(agent.within(CREATE_TIMEOUT).start(&start)?)?;
-        timings.mark("start");
         let outputs = self
             .pump(streams, &agent)
             .map_err(SupervisorError::Streams)?;
         begun(&self.network.attachment);
-        let ended = self.wait(&agent)?;
-        for output in outputs {
-            // A thread that panicked has said so.
-            let _ = output.join();
+        let ended = self.wait(&agent);
+        if ended.is_ok() || self.outputs.shared.is_checkpointed() {
+            for output in outputs {
+                // A thread that panicked has said so.
+                let _ = output.join();
+            }
         }
+        let ended = ended?;
         if let Some(first) = stdio::FIRST_BYTE_US.get() {
             timings.mark_at("first byte", *first);
         }
@@ -193,14 +206,54 @@ impl<'a> Life<'a> {
         })
     }
 
+    fn start(&self, agent: &Client, timings: &mut Timings) -> Result<Streams, SupervisorError> {
+        let agent = agent.within(CREATE_TIMEOUT);
+        let token = created(agent.create(&self.create)?)?;
+        timings.mark("create");
+        let container = self.container;
+        let (stdin, tty) = (container.interactive, container.tty);
+        let streams = Streams::connect(&self.site.vsock, &token, stdin, tty)?;
+        let start = StartRequest {
+            container_id: container.id.to_string(),
+            ..StartRequest::default()
+        };
+        started(agent.start(&start)?)?;
+        timings.mark("start");
+        Ok(streams)
+    }
+
+    /// The container runs already: it is this one from now on.
+    fn go_on(&self, agent: &Client, record: &Record) -> Result<Streams, SupervisorError> {
+        let changed = self.network.attachment.addresses != record.addresses;
+        agent.within(CREATE_TIMEOUT).adopt(&AdoptRequest {
+            container_id: record.container_id.clone(),
+            new_container_id: self.container.id.to_string(),
+            interfaces: match changed || self.network.attachment.must_announce() {
+                true => self.network.interfaces(),
+                false => Vec::new(),
+            },
+            ..AdoptRequest::default()
+        })?;
+        Ok(Streams::resume(&self.site.vsock, record.streams)?)
+    }
+
     /// The threads to wait for: output's.
-    fn pump(&self, streams: Streams, agent: &Client) -> std::io::Result<Vec<JoinHandle<()>>> {
+    fn pump(&mut self, streams: Streams, agent: &Client) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let machine = match &self.site.ground {
+            Ground::Own(vm) => Some(OwnMachine {
+                vm: vm.handle()?,
+                streams: streams.ports,
+                volumes: std::mem::take(&mut self.volumes),
+            }),
+            Ground::Shared { .. } => None,
+        };
         let mut outputs = vec![self.outputs.copy(streams.stdout, Stream::Stdout)?];
         if let Some(stderr) = streams.stderr {
             outputs.push(self.outputs.copy(stderr, Stream::Stderr)?);
         }
         let stdin = streams.stdin.map(Arc::new);
-        self.outputs.shared.begun(agent.clone(), stdin.clone());
+        let shared = &self.outputs.shared;
+        shared.begun(agent.clone(), stdin.clone(), machine);
         if let Some(stdin) = stdin.filter(|_| self.outputs.own) {
             stdio::input(stdin)?;
         }

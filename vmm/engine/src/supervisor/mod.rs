@@ -7,6 +7,7 @@
 //! container's directory says whether it lives.
 
 pub mod background;
+mod checkpoint;
 pub mod client;
 pub mod control;
 mod error;
@@ -34,6 +35,8 @@ use std::time::{Duration, Instant};
 
 use walnut_protocol::chain;
 
+use crate::checkpoint::Checkpoint;
+use crate::container::Container;
 use crate::events::Event;
 use crate::image::{Image, Platform, Quiet, Reference, Store};
 use crate::log_file::LogWriter;
@@ -65,6 +68,11 @@ const READY_TIMEOUT_VAR: &str = "WALNUT_READY_TIMEOUT_S";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a container whose machine ended under it: as if it had been killed.
 const MACHINE_ENDED: i32 = 137;
+/// Docker's.
+const CHECKPOINTED: Ended = Ended {
+    code: 137,
+    oom_killed: false,
+};
 
 /// Everything a container needs to be run.
 pub struct Supervisor<'a> {
@@ -79,6 +87,8 @@ pub struct Supervisor<'a> {
     /// This process's own streams are the container's.
     pub own_streams: bool,
     pub tty_size: Option<(u32, u32)>,
+    /// Where its first life goes on from.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl Supervisor<'_> {
@@ -137,6 +147,7 @@ impl Supervisor<'_> {
         let shared = &outputs.shared;
         let mut back_off = BackOff::default();
         let mut told = Some(told);
+        let mut checkpoint = self.checkpoint.as_ref();
         loop {
             let since = Instant::now();
             let tell = |network: &Attachment| {
@@ -150,7 +161,8 @@ impl Supervisor<'_> {
                 told.take().into_iter().for_each(|told| told(Ok(())));
                 self.watch_health(shared);
             };
-            let result = self.live(dir, outputs, signals, timings, tell);
+            let site = (dir, checkpoint.take());
+            let result = self.live(site, outputs, signals, timings, tell);
             let ended = match (result, told.take()) {
                 // It never ran: who asked for it is told, and it is as it was before.
                 (Err(e), Some(told)) => {
@@ -159,6 +171,7 @@ impl Supervisor<'_> {
                     told(Err(&e));
                     return Err(e);
                 }
+                (Err(_), None) if shared.is_checkpointed() => Ok(CHECKPOINTED),
                 (Err(e), None) => {
                     shared.update(false, |state| machine_ended(state, &e))?;
                     Err(e)
@@ -250,7 +263,7 @@ impl Supervisor<'_> {
 
     fn live(
         &self,
-        dir: &Arc<RunDir>,
+        (dir, checkpoint): (&Arc<RunDir>, Option<&Checkpoint>),
         outputs: &Outputs,
         signals: &Signals,
         timings: &mut Timings,
@@ -260,9 +273,22 @@ impl Supervisor<'_> {
         if let Some(place) = &container.in_vm {
             return self.live_in(place, outputs, signals, timings, begun);
         }
-        let mut network = Session::prepare(container, self.paths)?;
-        let (mut machine, layout, _claims) = self.machine(&mut network)?;
-        let start = Start::choose(self, &machine)?;
+        let mut network = match checkpoint {
+            None => Session::prepare(container, self.paths)?,
+            Some(checkpoint) => {
+                checkpoint.restore_disk(&self.entry.disk())?;
+                Session::prepare(&checkpoint.with_addresses(container), self.paths)?
+            }
+        };
+        let (mut machine, layout, claims) = self.machine(&mut network)?;
+        let written = written(container, &claims);
+        let start = match checkpoint {
+            None => Start::choose(self, &machine)?,
+            Some(checkpoint) => {
+                checkpoint.check_volumes(&written)?;
+                Start::from_checkpoint(self.paths, checkpoint)
+            }
+        };
         let mut origin = start.origin();
         let turn = Turn::wait(self.paths, &[signals.as_fd(), outputs.shared.stop_fd()]);
         loop {
@@ -274,6 +300,8 @@ impl Supervisor<'_> {
             };
             let place = (site, &mut network);
             let mut life = Life::new(container, &layout, place, outputs, signals, self.tty_size)?;
+            life.from(checkpoint.map(|checkpoint| &checkpoint.record));
+            life.writes_to(written.clone());
             match life.wait_ready(ready_timeout(), timings) {
                 Err(error) if start.gives_up(&origin, &error) => origin = Origin::Boot,
                 ready => {
@@ -355,6 +383,17 @@ impl Supervisor<'_> {
             Err(source) => Err(SupervisorError::Log { path, source }),
         }
     }
+}
+
+/// The named volumes that are not read-only, and their files.
+fn written(container: &Container, claims: &[Claim]) -> Vec<(String, PathBuf)> {
+    let written = claims.iter().filter(|claim| !claim.readonly);
+    written
+        .filter_map(|claim| {
+            let name = container.volumes.get(claim.index)?.name.clone()?;
+            Some((name, claim.path.clone()))
+        })
+        .collect()
 }
 
 /// The image that a container was made of.

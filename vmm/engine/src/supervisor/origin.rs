@@ -3,6 +3,7 @@
 
 use walnut_protocol::chain;
 
+use crate::checkpoint::Checkpoint;
 use crate::container::StartMode;
 use crate::paths::Paths;
 use crate::template::{self, Key, TemplateError, Templates};
@@ -49,6 +50,19 @@ impl<'a> Start<'a> {
             start.origin = Origin::Template(files);
         }
         Ok(start)
+    }
+
+    pub fn from_checkpoint(paths: &'a Paths, checkpoint: &Checkpoint) -> Self {
+        Self {
+            paths,
+            mode: StartMode::Cold,
+            key: None,
+            origin: Origin::Checkpoint {
+                files: checkpoint.files(),
+                hardware: checkpoint.record.hardware.clone(),
+                resumed: checkpoint.record.streams.all(),
+            },
+        }
     }
 
     pub fn origin(&self) -> Origin {

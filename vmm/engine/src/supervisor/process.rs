@@ -5,6 +5,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use walnut_protocol::agent::{
     CreateResponse, Failed, Stage, StartResponse, WaitResponse, create_response, start_response,
@@ -13,7 +14,7 @@ use walnut_protocol::agent::{
 use walnut_protocol::stream::{Stdio, StreamError, StreamHeader, Token};
 use walnut_protocol::{CallError, STDIO_PORT};
 
-use crate::vm::{VmError, connect};
+use crate::vm::{VmError, dial, resume};
 
 #[derive(Debug, Error)]
 pub enum ProcessError {
@@ -25,6 +26,8 @@ pub enum ProcessError {
     Id(#[source] std::io::Error),
     #[error("connect the process's streams")]
     Streams(#[from] StreamError),
+    #[error("make a stream that is at its end")]
+    Ended(#[source] std::io::Error),
     #[error("the agent's answer to {0} says nothing")]
     EmptyAnswer(&'static str),
     /// It never ran; the agent says why.
@@ -38,6 +41,22 @@ pub struct Streams {
     pub stdin: Option<UnixStream>,
     pub stdout: UnixStream,
     pub stderr: Option<UnixStream>,
+    pub ports: Ports,
+}
+
+/// The host's ports of a process's streams, by which they are taken up after a restore.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Ports {
+    pub stdin: Option<u32>,
+    pub stdout: Option<u32>,
+    pub stderr: Option<u32>,
+}
+
+impl Ports {
+    pub fn all(&self) -> Vec<u32> {
+        let all = [self.stdin, self.stdout, self.stderr];
+        all.into_iter().flatten().collect()
+    }
 }
 
 impl Streams {
@@ -48,15 +67,41 @@ impl Streams {
         stdin: bool,
         tty: bool,
     ) -> Result<Self, ProcessError> {
-        let one = |fd| -> Result<UnixStream, ProcessError> {
-            let mut stream = connect(vsock, STDIO_PORT)?;
+        let one = |fd| -> Result<(UnixStream, u32), ProcessError> {
+            let (mut stream, port) = dial(vsock, STDIO_PORT)?;
             StreamHeader { token: *token, fd }.write(&mut stream)?;
-            Ok(stream)
+            Ok((stream, port))
         };
+        let stdin = stdin.then(|| one(Stdio::Stdin)).transpose()?.unzip();
+        let (stdout, stdout_port) = one(Stdio::Stdout)?;
+        let stderr = (!tty).then(|| one(Stdio::Stderr)).transpose()?.unzip();
         Ok(Self {
-            stdin: stdin.then(|| one(Stdio::Stdin)).transpose()?,
-            stdout: one(Stdio::Stdout)?,
-            stderr: (!tty).then(|| one(Stdio::Stderr)).transpose()?,
+            stdin: stdin.0,
+            stdout,
+            stderr: stderr.0,
+            ports: Ports {
+                stdin: stdin.1,
+                stdout: Some(stdout_port),
+                stderr: stderr.1,
+            },
+        })
+    }
+
+    /// Those of a process that goes on from a checkpoint. Where it has ended one, that is at its end
+    /// here as well.
+    pub fn resume(vsock: &Path, ports: Ports) -> Result<Self, ProcessError> {
+        let one = |port: Option<u32>| -> Result<Option<UnixStream>, ProcessError> {
+            Ok(port.map(|port| resume(vsock, port)).transpose()?.flatten())
+        };
+        let ended = || UnixStream::pair().map(|(end, _)| end);
+        Ok(Self {
+            stdin: one(ports.stdin)?,
+            stdout: match one(ports.stdout)? {
+                Some(stream) => stream,
+                None => ended().map_err(ProcessError::Ended)?,
+            },
+            stderr: one(ports.stderr)?,
+            ports,
         })
     }
 }

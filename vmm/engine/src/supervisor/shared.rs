@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use walnut_protocol::agent::{ContainerRequest, KillRequest, ResizePtyRequest, UpdateRequest};
 use walnut_protocol::{Client, chain};
 
+use super::checkpoint::OwnMachine;
 use super::hub::Hub;
 use super::wire::Condition;
 use crate::container::Container;
@@ -33,6 +34,8 @@ pub struct Shared {
     changed: Condvar,
     /// Readable once somebody wants the container stopped.
     stop: OwnedFd,
+    /// Held by who writes a checkpoint.
+    checkpointing: Mutex<()>,
     pub hub: Hub,
 }
 
@@ -41,6 +44,10 @@ struct Inner {
     state: State,
     agent: Option<Client>,
     stdin: Option<Arc<UnixStream>>,
+    /// Of the container alone, and what it takes to go on with it elsewhere.
+    machine: Option<Arc<OwnMachine>>,
+    /// It was ended for a checkpoint of it.
+    checkpointed: bool,
     /// Runs that have ended.
     ended: u64,
     /// No run will follow, and all is written.
@@ -62,6 +69,8 @@ impl Shared {
                 state,
                 agent: None,
                 stdin: None,
+                machine: None,
+                checkpointed: false,
                 ended: 0,
                 over: false,
                 stopping: false,
@@ -69,6 +78,7 @@ impl Shared {
             }),
             changed: Condvar::new(),
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            checkpointing: Mutex::default(),
             hub: Hub::default(),
         })
     }
@@ -115,10 +125,16 @@ impl Shared {
     }
 
     /// A run has begun.
-    pub fn begun(&self, agent: Client, stdin: Option<Arc<UnixStream>>) {
+    pub fn begun(
+        &self,
+        agent: Client,
+        stdin: Option<Arc<UnixStream>>,
+        machine: Option<OwnMachine>,
+    ) {
         let mut inner = self.lock();
         inner.agent = Some(agent);
         inner.stdin = stdin;
+        inner.machine = machine.map(Arc::new);
         self.changed.notify_all();
     }
 
@@ -127,6 +143,7 @@ impl Shared {
         let mut inner = self.lock();
         inner.agent = None;
         inner.stdin = None;
+        inner.machine = None;
     }
 
     /// A run has ended, and that is written; `over` if no other follows.
@@ -210,6 +227,25 @@ impl Shared {
             inner.answering.saturating_sub(1)
         };
         self.changed.notify_all();
+    }
+
+    pub(super) fn machine(&self) -> Option<Arc<OwnMachine>> {
+        self.lock().machine.clone()
+    }
+
+    pub(super) fn checkpointing(&self) -> MutexGuard<'_, ()> {
+        let lock = self.checkpointing.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It ends now, which is not its failure.
+    pub(super) fn ends_for_checkpoint(&self) {
+        self.lock().checkpointed = true;
+        self.stop_here();
+    }
+
+    pub fn is_checkpointed(&self) -> bool {
+        self.lock().checkpointed
     }
 
     pub fn agent(&self) -> Result<Client, String> {
@@ -312,7 +348,7 @@ impl Shared {
         }
     }
 
-    fn this(&self) -> ContainerRequest {
+    pub(super) fn this(&self) -> ContainerRequest {
         ContainerRequest {
             container_id: self.container_id.clone(),
             ..ContainerRequest::default()

@@ -7,6 +7,7 @@
 //! `Stdin`, an empty one its end; `Exit` is the last.
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -48,6 +49,13 @@ pub enum Request {
     },
     Pause,
     Unpause,
+    /// Writes a checkpoint's files into a directory that is there; the container goes on, or not.
+    Checkpoint {
+        dir: PathBuf,
+        leave_running: bool,
+        /// The files shall outlive a power failure.
+        durable: bool,
+    },
     /// `linux.resources` of the OCI runtime spec.
     Update {
         resources: String,

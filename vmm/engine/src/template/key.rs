@@ -27,7 +27,7 @@ pub struct Made {
 
 /// One file, told from its successors without being read.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -37,7 +37,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Result<Self, PathError> {
+    pub fn of(path: &Path) -> Result<Self, PathError> {
         let meta = fs::metadata(path).map_err(|source| PathError::Inspect {
             path: path.to_owned(),
             source,

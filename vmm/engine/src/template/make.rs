@@ -83,8 +83,8 @@ fn snapshot(
     rehearse(artifacts, network, dir)?;
     let memory = create(&files.memory)?;
     let state = create(&files.state)?;
-    let control = vm.control().ok_or(TemplateError::Interrupted)?;
-    Ok(control.tell(&Command::Snapshot, &[memory.as_fd(), state.as_fd()])?)
+    let files = [memory.as_fd(), state.as_fd()];
+    Ok(vm.control().tell(&Command::Snapshot, &files)?)
 }
 
 /// What can't be started is not published. A container of the guest's own root shows which pages a
@@ -107,8 +107,8 @@ fn try_clone(
     let Some(path) = &files.working_set else {
         return Ok(());
     };
-    let control = vm.control().ok_or(TemplateError::Interrupted)?;
-    Ok(control.tell(&Command::WorkingSet, &[create(path)?.as_fd()])?)
+    let to = create(path)?;
+    Ok(vm.control().tell(&Command::WorkingSet, &[to.as_fd()])?)
 }
 
 /// One container from its beginning to its end, before the snapshot: what the kernel and the agent

@@ -35,7 +35,7 @@ use crate::supervisor::process::ProcessError;
 use crate::times::Timestamp;
 use crate::vm::rundir::RunDirError;
 use crate::vm::{ControlError, VmError};
-pub use key::{Id, Key, LEAST_IMAGE_ROOM, Made, Size, image_room};
+pub use key::{Id, Key, LEAST_IMAGE_ROOM, Made, Size, Stamp, image_room};
 pub use make::{make, make_in_background, step_back};
 
 #[derive(Debug, Error)]

@@ -64,6 +64,7 @@ pub(super) fn with_files<T>(
     let alive = known.entry.claim(&change)?;
     let image = image_of(&known.config, paths).map_err(RunError::from)?;
     let supervisor = Supervisor {
+        checkpoint: None,
         paths,
         artifacts: &artifacts,
         config: known.config,

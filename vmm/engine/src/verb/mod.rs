@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What commands do with containers that exist: a file for each verb.
 
+pub mod checkpoint;
+pub mod clone;
 pub mod console;
 pub mod cp;
 mod df;
@@ -31,6 +33,7 @@ use thiserror::Error;
 use walnut_archive::ArchiveError;
 use walnut_protocol::{CallError, chain};
 
+use crate::checkpoint::CheckpointError;
 use crate::container::ContainerError;
 use crate::container::env::EnvError;
 use crate::container::signal::SignalError as SignalNameError;
@@ -109,9 +112,13 @@ pub enum VerbError {
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
     Supervisor(#[from] SupervisorError),
     #[error("write {path}")]
     Output { path: PathBuf, source: io::Error },
+    #[error("create an ID")]
+    Id(#[source] io::Error),
     #[error("write to stdout")]
     Stdout(#[source] io::Error),
     #[error("read from stdin")]

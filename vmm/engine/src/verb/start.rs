@@ -2,9 +2,11 @@
 //! `walnut start`: brings a container up again, in the background or with its user before it.
 
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use super::life::SeatArgs;
 use super::{VerbError, each, refused};
+use crate::checkpoint::Checkpoints;
 use crate::cli::life::StartArgs;
 use crate::paths::{Artifacts, Paths};
 use crate::record::{Config, Entry, RecordError, Registry, Status};
@@ -16,8 +18,16 @@ use crate::supervisor::wire::Wanted;
 pub fn start(args: &StartArgs, paths: &Paths) -> Result<u8, VerbError> {
     walnut_vmm_host::check().map_err(RunError::from)?;
     Artifacts::find().map_err(RunError::from)?;
+    if let Some(name) = &args.checkpoint
+        && args.names.len() > 1
+    {
+        return refused(format!("checkpoint {name} is of one container only"));
+    }
+    let checkpoint = args.checkpoint.as_deref();
     if !args.attach && !args.interactive {
-        return each(&args.names, paths, |entry| start_one(entry, paths));
+        return each(&args.names, paths, |entry| {
+            start_from(entry, paths, checkpoint)
+        });
     }
     let [name] = args.names.as_slice() else {
         return refused("you cannot start and attach multiple containers at once");
@@ -36,7 +46,12 @@ pub fn start(args: &StartArgs, paths: &Paths) -> Result<u8, VerbError> {
         stdin_once: true,
     };
     let signals = Signals::take_over()?;
-    let Some(stream) = launch(&entry, &config, paths, Some(wanted))? else {
+    let first = First {
+        wanted: Some(wanted),
+        checkpoint: checkpoint.map(|name| find(&entry, name)).transpose()?,
+        ..First::default()
+    };
+    let Some(stream) = launch(&entry, &config, paths, first)? else {
         return refused(format!("container {} is running already", entry.short()));
     };
     let seat = SeatArgs {
@@ -49,12 +64,27 @@ pub fn start(args: &StartArgs, paths: &Paths) -> Result<u8, VerbError> {
 
 /// One that runs is started already.
 pub(super) fn start_one(entry: &Entry, paths: &Paths) -> Result<(), VerbError> {
+    start_from(entry, paths, None)
+}
+
+fn start_from(entry: &Entry, paths: &Paths, checkpoint: Option<&str>) -> Result<(), VerbError> {
     let config = entry.config()?;
-    match launch(entry, &config, paths, None)? {
+    let first = First {
+        checkpoint: checkpoint.map(|name| find(entry, name)).transpose()?,
+        ..First::default()
+    };
+    match launch(entry, &config, paths, first)? {
+        None if checkpoint.is_some() => {
+            refused(format!("container {} is running already", entry.short()))
+        }
         None => Ok(()),
         // Until then nobody else changes it: the supervisor has the right to run it.
         Some(mut stream) => Ok(started(&mut stream)?),
     }
+}
+
+fn find(entry: &Entry, name: &str) -> Result<PathBuf, VerbError> {
+    Ok(Checkpoints::of(entry).find(name)?)
 }
 
 /// Starts a supervisor; nothing where one is there.
@@ -62,7 +92,7 @@ fn launch(
     entry: &Entry,
     config: &Config,
     paths: &Paths,
-    wanted: Option<Wanted>,
+    first: First,
 ) -> Result<Option<UnixStream>, VerbError> {
     let change = entry.change()?;
     let mut state = entry.correct(&change)?;
@@ -78,8 +108,8 @@ fn launch(
     entry.write_state(&state, false)?;
     let tty = config.container.tty;
     let first = First {
-        wanted,
-        tty_size: terminal::size().filter(|_| tty && wanted.is_some()),
+        tty_size: terminal::size().filter(|_| tty && first.wanted.is_some()),
+        ..first
     };
     match spawn(paths, entry, &alive, first) {
         Ok(stream) => Ok(Some(stream)),

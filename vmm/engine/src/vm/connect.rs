@@ -13,15 +13,34 @@ use super::{PEER_TIMEOUT, VmError};
 
 /// A stream to the guest's listener on `port`.
 pub fn connect(vsock: &Path, port: u32) -> Result<UnixStream, VmError> {
-    let fail = |source| VmError::Connect { port, source };
-    let mut stream = UnixStream::connect(vsock).map_err(fail)?;
-    stream.set_read_timeout(Some(PEER_TIMEOUT)).map_err(fail)?;
-    stream
-        .write_all(format!("CONNECT {port}\n").as_bytes())
-        .map_err(fail)?;
-    expect_ok(&mut stream).map_err(fail)?;
-    stream.set_read_timeout(None).map_err(fail)?;
-    Ok(stream)
+    dial(vsock, port).map(|(stream, _)| stream)
+}
+
+/// As [`connect`], with the host's port of it, by which it can be taken up after a restore.
+pub fn dial(vsock: &Path, port: u32) -> Result<(UnixStream, u32), VmError> {
+    ask(vsock, &format!("CONNECT {port}\n")).map_err(|source| VmError::Connect { port, source })
+}
+
+/// Takes up the connection that a checkpoint has with this port of the host; none where the guest
+/// has ended it.
+pub fn resume(vsock: &Path, host_port: u32) -> Result<Option<UnixStream>, VmError> {
+    match ask(vsock, &format!("RESUME {host_port}\n")) {
+        Ok((stream, _)) => Ok(Some(stream)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+        Err(source) => Err(VmError::Connect {
+            port: host_port,
+            source,
+        }),
+    }
+}
+
+fn ask(vsock: &Path, line: &str) -> io::Result<(UnixStream, u32)> {
+    let mut stream = UnixStream::connect(vsock)?;
+    stream.set_read_timeout(Some(PEER_TIMEOUT))?;
+    stream.write_all(line.as_bytes())?;
+    let port = expect_ok(&mut stream)?;
+    stream.set_read_timeout(None)?;
+    Ok((stream, port))
 }
 
 pub fn agent(vsock: &Path) -> Result<Client, VmError> {
@@ -32,9 +51,9 @@ pub fn agent(vsock: &Path) -> Result<Client, VmError> {
     })
 }
 
-/// The monitor's answer to `CONNECT`: `OK <port>\n`, or nothing but the end. Nothing after that
+/// The monitor's answer: `OK <port>\n`, with the host's port, or nothing but the end. Nothing after that
 /// line may be taken: it is the guest's.
-pub(super) fn expect_ok(stream: &mut UnixStream) -> io::Result<()> {
+fn expect_ok(stream: &mut UnixStream) -> io::Result<u32> {
     /// Longer than any port makes it.
     const MAX: usize = 32;
     let mut line = [0; MAX];
@@ -53,9 +72,10 @@ pub(super) fn expect_ok(stream: &mut UnixStream) -> io::Result<()> {
             break;
         }
     }
-    if line.starts_with(b"OK ") {
-        return Ok(());
-    }
+    let port = line.strip_prefix(b"OK ").and_then(|rest| {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+    });
     let garbled = "the monitor's answer is not OK";
-    Err(io::Error::new(io::ErrorKind::InvalidData, garbled))
+    port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, garbled))
 }

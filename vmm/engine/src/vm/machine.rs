@@ -10,6 +10,7 @@ use walnut_vmm_config::{
 };
 
 use super::rundir::RunDir;
+use crate::checkpoint::Hardware;
 use crate::paths::Artifacts;
 
 /// The only guest of its monitor: any number from 3 on does.
@@ -44,16 +45,18 @@ pub enum Origin {
     Template(SnapshotFiles),
     /// As [`Self::Template`], of a template that is being made.
     TryTemplate(SnapshotFiles),
+    /// A checkpoint's memory and state, and what the machine is to have again.
+    Checkpoint {
+        files: SnapshotFiles,
+        hardware: Hardware,
+        /// Host ports of the connections that are taken up.
+        resumed: Vec<u32>,
+    },
 }
 
 impl Origin {
-    /// The monitor takes commands.
-    pub(super) fn is_controlled(&self) -> bool {
-        matches!(self, Self::BootTemplate | Self::TryTemplate(_))
-    }
-
     /// What it starts from, if it does not boot.
-    pub(super) fn template(&self) -> Option<SnapshotFiles> {
+    pub(super) fn snapshot(&self) -> Option<SnapshotFiles> {
         match self {
             Self::Boot | Self::BootTemplate => None,
             Self::Template(files) => Some(files.clone()),
@@ -61,6 +64,7 @@ impl Origin {
                 working_set: None,
                 ..files.clone()
             }),
+            Self::Checkpoint { files, .. } => Some(files.clone()),
         }
     }
 }
@@ -70,7 +74,7 @@ impl Origin {
 pub(super) struct Inherited {
     pub lifeline: i32,
     pub report: i32,
-    pub control: Option<i32>,
+    pub control: i32,
 }
 
 /// What differs from machine to machine.
@@ -105,6 +109,7 @@ impl Machine {
         };
         let image = match origin {
             Origin::Boot => self.image.clone(),
+            Origin::Checkpoint { hardware, .. } => hardware.image.clone(),
             // Where there is no image, anything that all may read will do.
             _ => Some(PmemConfig {
                 room: Some(self.image_room),
@@ -114,28 +119,35 @@ impl Machine {
                 })
             }),
         };
+        let (hardware, resumed) = match origin {
+            Origin::Checkpoint {
+                hardware, resumed, ..
+            } => (Some(hardware), resumed.as_slice()),
+            _ => (None, &[][..]),
+        };
         VmConfig {
             kernel: artifacts.kernel.clone(),
             initrd: None,
             cmdline: match origin {
                 Origin::Boot => cmdline(),
                 Origin::BootTemplate => template_cmdline(),
-                Origin::Template(_) | Origin::TryTemplate(_) => String::new(),
+                _ => String::new(),
             },
-            cpus: self.cpus,
-            memory_mib: self.memory_mib,
+            cpus: hardware.map_or(self.cpus, |hardware| hardware.cpus),
+            memory_mib: hardware.map_or(self.memory_mib, |hardware| hardware.memory_mib),
             console: Console::File(console(dir)),
             vsock: Some(VsockConfig {
                 socket: dir.vsock(),
                 guest_cid: GUEST_CID,
+                resumed: resumed.to_vec(),
             }),
             disks: self.disks.clone(),
             pmem: iter::once(guest).chain(image).collect(),
             fs: self.fs.clone(),
             net: self.net.clone(),
             spare_slots: *origin == Origin::BootTemplate,
-            restore: origin.template(),
-            control_fd: inherited.control,
+            restore: origin.snapshot(),
+            control_fd: Some(inherited.control),
             lifeline_fd: Some(inherited.lifeline),
             report_fd: Some(inherited.report),
         }

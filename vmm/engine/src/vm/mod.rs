@@ -28,14 +28,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 use walnut_protocol::agent::Hello;
 use walnut_protocol::hello::{HelloError, read_hello};
 use walnut_protocol::{Client, READY_PORT};
 use walnut_vmm_config::Ending;
 
-pub use connect::{agent, connect};
+pub use connect::{agent, connect, dial, resume};
 pub use control::{Control, ControlError};
 pub use evict::evict;
 use machine::Inherited;
@@ -44,6 +44,7 @@ pub use report::Reports;
 use rundir::RunDir;
 pub use wake::wake;
 
+use crate::checkpoint::Hardware;
 use crate::paths::Artifacts;
 
 #[derive(Debug, Error)]
@@ -100,7 +101,8 @@ pub struct Vm {
     reports: Reports,
     /// For the agent's first connection; not of one that came with a template.
     listener: Option<UnixListener>,
-    control: Option<Control>,
+    control: Arc<Control>,
+    hardware: Hardware,
     /// The agent's first connection; it stays open as long as the agent lives.
     hello: Option<UnixStream>,
     /// Closing it ends the monitor.
@@ -118,19 +120,18 @@ impl Vm {
     ) -> Result<Self, VmError> {
         dir.clear_sockets().map_err(VmError::Listen)?;
         // Before the guest can call.
-        let listener = match origin.template() {
+        let listener = match origin.snapshot() {
             Some(_) => None,
             None => Some(UnixListener::bind(dir.vsock_port(READY_PORT)).map_err(VmError::Listen)?),
         };
-        let controlled = origin.is_controlled().then(Control::pair);
-        let (control, theirs) = controlled.transpose().map_err(VmError::Config)?.unzip();
+        let (control, theirs) = Control::pair().map_err(VmError::Config)?;
         let config_error = |e: Errno| VmError::Config(e.into());
         let (lifeline_read, lifeline) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
         let (report_read, report) = pipe_with(PipeFlags::CLOEXEC).map_err(config_error)?;
         let inherited = Inherited {
             lifeline: lifeline_read.as_raw_fd(),
             report: report.as_raw_fd(),
-            control: theirs.as_ref().map(AsRawFd::as_raw_fd),
+            control: theirs.as_raw_fd(),
         };
         let document = machine.config(artifacts, &dir, origin, inherited);
         log::debug!("machine: {document:?}");
@@ -138,9 +139,13 @@ impl Vm {
         let log = File::create(dir.monitor_log()).map_err(VmError::Config)?;
         // The monitor inherits these. No other thread starts a program meanwhile.
         let network = machine.inherited.iter().map(AsFd::as_fd);
-        let theirs = theirs.as_ref().map(AsFd::as_fd);
-        let fds = [config.as_fd(), lifeline_read.as_fd(), report.as_fd()];
-        for fd in fds.into_iter().chain(theirs).chain(network) {
+        let fds = [
+            config.as_fd(),
+            lifeline_read.as_fd(),
+            report.as_fd(),
+            theirs.as_fd(),
+        ];
+        for fd in fds.into_iter().chain(network) {
             fcntl_setfd(fd, FdFlags::empty()).map_err(config_error)?;
         }
         let child = Command::new(&artifacts.monitor)
@@ -166,7 +171,13 @@ impl Vm {
             started: Instant::now(),
             reports,
             listener,
-            control,
+            control: Arc::new(control),
+            hardware: Hardware {
+                cpus: document.cpus,
+                memory_mib: document.memory_mib,
+                // Behind the guest's own root.
+                image: document.pmem.into_iter().nth(1),
+            },
             hello: None,
             _lifeline: lifeline,
             dir,
@@ -270,8 +281,17 @@ impl Vm {
         }
     }
 
-    pub fn control(&self) -> Option<&Control> {
-        self.control.as_ref()
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// For whoever makes checkpoints of it, on any thread.
+    pub fn handle(&self) -> io::Result<Handle> {
+        Ok(Handle {
+            control: Arc::clone(&self.control),
+            monitor: self.pidfd.try_clone()?,
+            hardware: self.hardware.clone(),
+        })
     }
 
     pub fn reports(&self) -> &Reports {
@@ -310,6 +330,32 @@ impl Vm {
 
     pub fn console_tail(&self) -> String {
         tail(&self.dir.console())
+    }
+}
+
+/// A machine, seen from another thread.
+#[derive(Debug)]
+pub struct Handle {
+    pub control: Arc<Control>,
+    monitor: OwnedFd,
+    pub hardware: Hardware,
+}
+
+impl Handle {
+    /// Ends the machine where it is; returns when nothing of it writes any more.
+    pub fn kill(&self) -> rustix::io::Result<()> {
+        match pidfd_send_signal(&self.monitor, Signal::KILL) {
+            // It has ended by itself.
+            Err(Errno::SRCH) => {}
+            sent => sent?,
+        }
+        let mut fds = [PollFd::new(&self.monitor, POLLIN)];
+        loop {
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => {}
+                polled => return polled.map(drop),
+            }
+        }
     }
 }
 
