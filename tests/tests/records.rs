@@ -164,8 +164,7 @@ fn lives_raced_for() {
 fn supervisors(home: &Home) -> Vec<Pid> {
     let own = home.path().to_string_lossy().into_owned();
     let is_one = |pid: &Pid| {
-        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
+        let line = process::command_line(*pid);
         line.contains(&own) && line.contains("supervise")
     };
     process::all().filter(is_one).collect()

@@ -39,33 +39,6 @@ fn machines(home: &Home) -> usize {
     std::fs::read_dir(home.state().join("vm")).map_or(0, Iterator::count)
 }
 
-/// Waits until no process knows the test's directory, by the pidfds of those that do.
-fn wait_for_monitors(home: &Home) {
-    for line in home.leftovers() {
-        let pid = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|pid| pid.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else {
-            continue;
-        };
-        let flags = rustix::process::PidfdFlags::empty();
-        let Ok(pidfd) = rustix::process::pidfd_open(pid, flags) else {
-            continue;
-        };
-        let mut fds = [rustix::event::PollFd::new(
-            &pidfd,
-            rustix::event::PollFlags::IN,
-        )];
-        let timeout = rustix::event::Timespec {
-            tv_sec: 20,
-            tv_nsec: 0,
-        };
-        let ended = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
-        assert_eq!(ended, 1, "still there: {line}");
-    }
-}
-
 #[test]
 fn a_signal_reaches_the_container() {
     let Some(home) = Home::new() else {
@@ -119,7 +92,6 @@ fn a_killed_run_leaves_nothing_past_the_next_command() {
     let (mut child, _stdout) = start(&home, "true");
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_for_monitors(&home);
     home.assert_clean();
     home.walnut(["run", "--rm", &home.busybox(), "true"])
         .run()
@@ -135,7 +107,6 @@ fn kill_after(ms: u64, home: &Home, args: &[&str]) {
     let line = format!("timeout -s KILL 0.{ms:03} {walnut:?} || test $? = 137");
     let killed = Program::new("sh").args(["-c", &line]);
     killed.deadline(Duration::from_secs(60)).run().succeeded();
-    wait_for_monitors(home);
     home.assert_clean();
 }
 

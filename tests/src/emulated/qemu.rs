@@ -114,7 +114,14 @@ impl Drop for Qemu {
 
 fn base_arguments(command: &mut Command, machine: &Machine) {
     command
-        .args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt"])
+        .args([
+            "-M",
+            "q35,hpet=off",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "EPYC,+svm,+npt",
+        ])
         // Debian's kernel dies on multi-threaded TCG: an int3 of a patched static branch gets lost.
         .args(["-smp", "1", "-m", &machine.memory_mib.to_string()])
         .args([

@@ -209,25 +209,20 @@ impl Home {
         )
     }
 
-    /// Processes and mounts that know this test's directory: what a run left behind.
+    /// Processes and mounts that know this test's directory: what a run left behind. Who is about to
+    /// end may do so.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
         let own = self.path().to_string_lossy().into_owned();
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mounts = mounts
-            .lines()
-            .filter(|line| line.contains(&own))
-            .map(|l| format!("mount {l}"));
-        let processes = fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok);
-        let processes = processes.filter_map(|entry| {
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(&own)
-                .then(|| format!("process {} {line}", entry.file_name().to_string_lossy()))
+        let processes = process::all().filter_map(|pid| {
+            let line = process::command_line(pid);
+            let stays = line.contains(&own) && !process::ends(pid);
+            stays.then(|| format!("process {} {line}", pid.as_raw_nonzero()))
         });
+        let processes: Vec<_> = processes.collect();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mounts = mounts.lines().filter(|line| line.contains(&own));
+        let mounts = mounts.map(|line| format!("mount {line}"));
         mounts.chain(processes).collect()
     }
 

@@ -2,7 +2,6 @@
 //! The host's side of a test of networks: ports, interfaces and passts. All of it stays on the loopback
 //! or on interfaces that the test makes itself.
 
-use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -65,38 +64,24 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 /// The passts that have this in their command line.
-///
-/// # Panics
-/// When there is no /proc.
 #[must_use]
 pub fn passts(with: &str) -> Vec<Pid> {
-    let of = |entry: fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let is_one = line.contains("passt ") && line.contains(with);
-        let pid = entry.file_name().to_string_lossy().parse().ok();
-        pid.filter(|_| is_one).and_then(Pid::from_raw)
+    let is_one = |pid: &Pid| {
+        let line = process::command_line(*pid);
+        line.contains("passt ") && line.contains(with)
     };
-    let processes = fs::read_dir("/proc").expect("/proc is there");
-    processes.filter_map(Result::ok).filter_map(of).collect()
+    process::all().filter(is_one).collect()
 }
 
 /// The switches that know this directory.
-///
-/// # Panics
-/// When there is no /proc.
 #[must_use]
 pub fn switches(of: &Path) -> Vec<Pid> {
     let own = of.to_string_lossy();
-    let of = |entry: fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let pid = entry.file_name().to_string_lossy().parse().ok();
-        pid.filter(|_| line.contains(&*own) && line.contains(" switch "))
-            .and_then(Pid::from_raw)
+    let is_one = |pid: &Pid| {
+        let line = process::command_line(*pid);
+        line.contains(&*own) && line.contains(" switch ")
     };
-    let processes = fs::read_dir("/proc").expect("/proc is there");
-    processes.filter_map(Result::ok).filter_map(of).collect()
+    process::all().filter(is_one).collect()
 }
 
 /// Waits until all of them have ended.

@@ -58,6 +58,13 @@ pub fn all() -> impl Iterator<Item = Pid> {
     entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
 }
 
+/// A process's arguments; none of one that is gone.
+#[must_use]
+pub fn command_line(pid: Pid) -> String {
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
+}
+
 /// Those that `parent` has started and that have not ended.
 pub fn children(parent: Pid) -> impl Iterator<Item = Pid> {
     all().filter(move |pid| parent_of(*pid) == Some(parent))

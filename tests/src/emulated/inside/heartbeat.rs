@@ -16,9 +16,10 @@ const UPDATE_INTERRUPTS_ON: u32 = opcode::none(b'p', 0x03);
 pub(super) fn start() -> io::Result<File> {
     let clock = File::open("/dev/rtc0")?;
     #[expect(unsafe_code, reason = "an ioctl without a wrapper")]
-    // SAFETY: it takes no argument.
-    unsafe {
-        ioctl(&clock, NoArg::<UPDATE_INTERRUPTS_ON>::new())?;
-    }
+    // SAFETY: the kernel knows it by this number, and it takes no argument.
+    let update_interrupts = unsafe { NoArg::<UPDATE_INTERRUPTS_ON>::new() };
+    #[expect(unsafe_code, reason = "an ioctl without a wrapper")]
+    // SAFETY: as above.
+    unsafe { ioctl(&clock, update_interrupts) }?;
     Ok(clock)
 }

@@ -7,6 +7,7 @@
 //! container's directory says whether it lives.
 
 pub mod background;
+mod changes;
 mod checkpoint;
 pub mod client;
 pub mod control;
@@ -48,10 +49,10 @@ use crate::run::timings::Timings;
 use crate::storage::disk;
 use crate::storage::{Layout, Source};
 use crate::template::image_room;
-use crate::times::Timestamp;
 use crate::vm::rundir::RunDir;
 use crate::vm::{Machine, Origin, Vm};
 use crate::volumes::{self, Claim};
+use changes::{has_ended, machine_ended, never_ran, running};
 pub use error::SupervisorError;
 use ground::{Ground, Site};
 use life::{Ended, Life};
@@ -67,7 +68,7 @@ const READY_TIMEOUT_VAR: &str = "WALNUT_READY_TIMEOUT_S";
 /// Time to send the last answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a container whose machine ended under it: as if it had been killed.
-const MACHINE_ENDED: i32 = 137;
+pub(super) const MACHINE_ENDED: i32 = 137;
 /// Docker's.
 const CHECKPOINTED: Ended = Ended {
     code: 137,
@@ -408,51 +409,6 @@ pub fn image_of(config: &Config, paths: &Paths) -> Result<Option<Image>, Supervi
     let store = Store::open(&paths.root)?;
     let image = store.resolve(&reference, &Platform::guest(), &mut Quiet)?;
     Ok(Some(image))
-}
-
-fn running(state: &mut State, network: &Attachment) {
-    state.network = network.clone();
-    state.status = Status::Running;
-    state.starting = false;
-    state.started = Some(Timestamp::now());
-    state.finished = None;
-    state.exit_code = 0;
-    state.oom_killed = false;
-    state.error.clear();
-    state.pid = std::process::id();
-    state.manually_stopped = false;
-    state.health = None;
-}
-
-fn has_ended(state: &mut State, ended: Ended) {
-    // As Docker has it of one that nobody asks any more.
-    if let Some(health) = &mut state.health {
-        "unhealthy".clone_into(&mut health.status);
-    }
-    state.status = Status::Exited;
-    state.starting = false;
-    state.exit_code = i32::from(ended.code);
-    state.oom_killed = ended.oom_killed;
-    state.network = Attachment::default();
-    state.finished = Some(Timestamp::now());
-    state.pid = 0;
-}
-
-fn machine_ended(state: &mut State, error: &SupervisorError) {
-    state.status = Status::Exited;
-    state.starting = false;
-    state.exit_code = MACHINE_ENDED;
-    state.network = Attachment::default();
-    state.error = chain(error);
-    state.finished = Some(Timestamp::now());
-    state.pid = 0;
-}
-
-fn never_ran(state: &mut State, error: &SupervisorError) {
-    state.starting = false;
-    state.exit_code = i32::from(error.exit_code());
-    state.error = chain(error);
-    state.pid = 0;
 }
 
 fn ready_timeout() -> Duration {

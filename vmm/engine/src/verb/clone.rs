@@ -66,7 +66,7 @@ fn begin(
     container.name = name;
     container.network.publish.clear();
     let (image, rootfs) = (of.image.as_str(), of.rootfs.clone());
-    let mut config = Config::new(container, image, of.image_id.clone(), rootfs);
+    let mut config = Config::new(container, image, of.image_id, rootfs);
     let state = State {
         starting: true,
         ..State::default()

@@ -46,6 +46,8 @@ pub const WORKER_SYSCALLS: &[libc::c_long] = &[
     libc::SYS_memfd_create,
     libc::SYS_mkdirat,
     libc::SYS_mknodat,
+    // A session that is saved tells files of one name apart by it.
+    libc::SYS_name_to_handle_at,
     libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_openat2,

@@ -6,6 +6,8 @@
 //! [`Connection::socket_ready`]; what is to be sent to the guest is asked for, one packet at a time,
 //! by [`Connection::next`], so that nothing piles up here when the guest takes nothing.
 
+mod saved;
+
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -21,6 +23,8 @@ use super::packet::{
     Header, Op, Packet, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND, Slice, TYPE_STREAM,
 };
 use super::{HOST_CID, socket};
+
+pub(super) use saved::ConnectionState;
 
 /// What each socket is watched for. Edges, since a socket may stay readable for as long as the guest
 /// has no room.
@@ -67,19 +71,6 @@ enum Phase {
     /// The guest connected; it has not been told that the host accepted.
     Unanswered,
     Established,
-}
-
-/// What of an established connection outlives the process.
-#[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ConnectionState {
-    pub ports: Ports,
-    guest_shutdown: u32,
-    host_shutdown: u32,
-    told_shutdown: u32,
-    credit: Credit,
-    #[serde(with = "hex")]
-    outbox: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -136,60 +127,6 @@ impl Connection {
         connection.phase = Phase::Unanswered;
         connection.credit.learn(request);
         connection
-    }
-
-    /// Of a snapshot; `None` where the state makes no sense.
-    pub(super) fn awaited(state: ConnectionState, guest_cid: u64) -> Option<Self> {
-        if state.outbox.len() > BUF_ALLOC as usize {
-            return None;
-        }
-        Some(Self {
-            ports: state.ports,
-            guest_cid,
-            phase: Phase::Established,
-            stream: None,
-            awaited: true,
-            readable: false,
-            host_gone: false,
-            guest_shutdown: state.guest_shutdown & SHUTDOWN_BOTH,
-            host_shutdown: state.host_shutdown & SHUTDOWN_BOTH,
-            told_shutdown: state.told_shutdown & SHUTDOWN_BOTH,
-            outbox: Outbox::of(state.outbox),
-            credit: state.credit,
-            burst: 1,
-        })
-    }
-
-    /// What a snapshot has of it; nothing of one that is not established, which is lost.
-    pub(super) fn state(&self) -> Option<ConnectionState> {
-        (self.phase == Phase::Established).then(|| ConnectionState {
-            ports: self.ports,
-            guest_shutdown: self.guest_shutdown,
-            host_shutdown: self.host_shutdown,
-            told_shutdown: self.told_shutdown,
-            credit: self.credit.clone(),
-            outbox: self.outbox.bytes(),
-        })
-    }
-
-    /// The guest has heard of it.
-    pub(super) fn is_known(&self) -> bool {
-        self.phase != Phase::Unasked
-    }
-
-    pub(super) fn is_awaited(&self) -> bool {
-        self.awaited
-    }
-
-    /// The host's end of one that was awaited.
-    pub(super) fn take_up(&mut self, stream: UnixStream) -> Fate {
-        self.awaited = false;
-        self.stream = Some(stream);
-        self.readable = self.can_read();
-        match self.establish() {
-            Fate::Stays => self.flush(),
-            fate => fate,
-        }
     }
 
     /// Takes a packet of the guest that is addressed to this connection.

@@ -5,6 +5,8 @@
 //! waiting for the rx queue at most once, and the tx queue is not read while [`MAX_RESETS`] answers
 //! wait.
 
+mod saved;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,14 +16,15 @@ use std::sync::Arc;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
-use serde::{Deserialize, Serialize};
 
 use super::HOST_CID;
 use super::backend::{Backend, LISTENER};
-use super::connection::{self, Connection, ConnectionState, Fate, Ports, Work};
+use super::connection::{self, Connection, Fate, Ports, Work};
 use super::greeting::{self, Greeting};
 use super::outbox::Outbox;
 use super::packet::{Header, Op, Packet, Slice, TYPE_STREAM};
+
+pub(super) use saved::MuxerState;
 
 /// Sockets that may be open; the host's further connections wait in the listener's backlog, the
 /// guest's are refused. Half of the file descriptors that a process commonly may have.
@@ -36,16 +39,6 @@ const EVENTS: usize = 64;
 /// Host ports of connections that the host opens.
 const FIRST_HOST_PORT: u32 = 1 << 30;
 const LAST_HOST_PORT: u32 = (1 << 31) - 1;
-
-/// What of all connections outlives the process.
-#[derive(Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct MuxerState {
-    next_port: u32,
-    connections: Vec<ConnectionState>,
-    /// Those that the guest knows of, and we do not any more.
-    lost: Vec<Ports>,
-}
 
 /// What a socket is to us.
 #[derive(Debug)]
@@ -111,52 +104,6 @@ impl Muxer {
             next_port: FIRST_HOST_PORT,
             accept_again: false,
         })
-    }
-
-    pub(super) fn save(&self) -> MuxerState {
-        let mut state = MuxerState {
-            next_port: self.next_port,
-            connections: Vec::new(),
-            lost: Vec::new(),
-        };
-        for entry in self.entries.values() {
-            let Entry::Stream { connection, .. } = entry else {
-                continue;
-            };
-            match connection.state() {
-                Some(saved) => state.connections.push(saved),
-                None if connection.is_known() => state.lost.push(connection.ports),
-                None => {}
-            }
-        }
-        state.lost.extend(self.resets.iter().map(|reset| Ports {
-            guest: reset.dst_port,
-            host: reset.src_port,
-        }));
-        state
-    }
-
-    /// Goes on with those connections whose host ports are `resumed`; the guest hears that the others
-    /// are gone.
-    pub(super) fn restore(&mut self, state: MuxerState, resumed: &[u32]) {
-        if (FIRST_HOST_PORT..=LAST_HOST_PORT).contains(&state.next_port) {
-            self.next_port = state.next_port;
-        }
-        let mut lost = state.lost;
-        for saved in state.connections.into_iter().take(MAX_SOCKETS) {
-            let ports = saved.ports;
-            let wanted = resumed.contains(&ports.host) && !self.tokens.contains_key(&ports);
-            match Connection::awaited(saved, self.guest_cid).filter(|_| wanted) {
-                Some(connection) => {
-                    let token = self.new_token();
-                    self.insert(token, connection);
-                }
-                None => lost.push(ports),
-            }
-        }
-        let resets = lost.iter().take(MAX_RESETS + MAX_SOCKETS);
-        self.resets
-            .extend(resets.map(|ports| Header::reset(self.guest_cid, ports.guest, ports.host)));
     }
 
     /// A further packet of the guest can be taken.
@@ -351,31 +298,6 @@ impl Muxer {
         };
         let ports = Ports { guest, host };
         self.insert(token, Connection::outgoing(stream, ports, self.guest_cid));
-    }
-
-    /// The host takes a connection of the snapshot up.
-    fn resumed(&mut self, token: u64, host: u32) {
-        let mut entries = self.entries.iter();
-        let awaited = entries.find_map(|(&token, entry)| match entry {
-            Entry::Stream { connection, .. }
-                if connection.is_awaited() && connection.ports.host == host =>
-            {
-                Some(token)
-            }
-            _ => None,
-        });
-        let Some(awaited) = awaited else {
-            return self.remove(token);
-        };
-        let Some(Entry::Greeting(stream)) = self.entries.remove(&token) else {
-            return;
-        };
-        let data = EventData::new_u64(awaited);
-        if let Err(error) = epoll::modify(&self.backend.epoll, &stream, data, connection::INTEREST)
-        {
-            log::warn!("vsock: cannot watch a socket: {error}");
-        }
-        self.with(awaited, |connection| connection.take_up(stream));
     }
 
     fn free_port(&mut self, guest: u32) -> Option<u32> {
