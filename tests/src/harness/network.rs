@@ -2,6 +2,7 @@
 //! The host's side of a test of networks: ports, interfaces and passts. All of it stays on the loopback
 //! or on interfaces that the test makes itself.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
