@@ -92,6 +92,55 @@ fn postgres_loses_no_committed_row() {
     home.assert_clean();
 }
 
+/// A server and a client at work, written down and gone on with, twice from the same moment.
+#[test]
+fn postgres_survives_a_checkpoint() {
+    let Some(home) = home() else { return };
+    const TRANSACTIONS: u32 = 300;
+    let as_postgres = "setpriv --reuid postgres --regid postgres --clear-groups";
+    let script = format!(
+        "{POSTGRES} install -d -o postgres -m 700 /db /db/data; cd /tmp; \
+         {as_postgres} initdb -A trust --no-instructions > /dev/null; \
+         exec {as_postgres} postgres -c listen_addresses= -c unix_socket_directories=/tmp"
+    );
+    let line = ["run", "-d", "--name", "db", "--memory", "512m", IMAGE];
+    home.walnut(line.iter().chain(&["bash", "-ec", &script]))
+        .run()
+        .succeeded();
+    let up = "until psql -U postgres -qc 'select 1' > /dev/null 2>&1; do sleep 0.2; done";
+    let fill = "pgbench -U postgres -iq -s 1 postgres > /dev/null 2>&1";
+    let _ = exec(&home, "db", &format!("{POSTGRES} {up}; {fill}"));
+    let work = format!(
+        "{POSTGRES} pgbench -U postgres -n -c 1 -t {TRANSACTIONS} postgres > /work 2>&1; \
+         echo ended $? >> /work"
+    );
+    home.walnut(["exec", "-d", "db", "bash", "-c", &work])
+        .run()
+        .succeeded();
+    let some = "until [ $(psql -U postgres -Atc 'select count(*) from pgbench_history') -gt 5 ]; \
+                do sleep 0.1; done";
+    let _ = exec(&home, "db", &format!("{POSTGRES} {some}"));
+    home.walnut(["checkpoint", "create", "db", "busy"])
+        .deadline(DEADLINE)
+        .run()
+        .succeeded();
+    for _ in 0..2 {
+        home.walnut(["start", "--checkpoint", "busy", "db"])
+            .deadline(DEADLINE)
+            .run()
+            .succeeded();
+        let sums = "until grep -q ended /work; do sleep 0.2; done; tail -n 1 /work; \
+                    psql -U postgres -Atc 'select count(*) from pgbench_history' -c \
+                    'select (select sum(delta) from pgbench_history) = \
+                     (select sum(abalance) from pgbench_accounts)'";
+        let sums = exec(&home, "db", &format!("{POSTGRES} {sums}"));
+        assert_eq!(sums, format!("ended 0\n{TRANSACTIONS}\nt"));
+        home.walnut(["kill", "db"]).run().succeeded();
+    }
+    home.remove_all();
+    home.assert_clean();
+}
+
 /// Server and client in two machines, by name, on a network of their own.
 #[test]
 fn postgres_over_a_network() {
