@@ -67,6 +67,8 @@ pub enum RowName {
     Start,
     /// starts from a template
     Template,
+    /// a running container to disk, back, and forked
+    Checkpoint,
     /// where a start's time goes
     Phases,
     /// KVM exits

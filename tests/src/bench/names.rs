@@ -4,6 +4,7 @@
 pub mod row {
     pub const START: &str = "start";
     pub const TEMPLATE: &str = "template";
+    pub const CHECKPOINT: &str = "checkpoint";
     pub const PHASES: &str = "phases";
     pub const EXITS: &str = "exits";
     pub const REASONS: &str = "exit reasons";
@@ -25,6 +26,8 @@ pub mod row {
 pub mod contender {
     pub const WALNUT_RUN: &str = "walnut run";
     pub const WALNUT_TEMPLATE: &str = "walnut run, template";
+    pub const WALNUT: &str = "walnut";
+    pub const WALNUT_COLD_CACHE: &str = "walnut run, template, cold page cache";
     pub const WALNUT_INIT: &str = "walnut-vmm to init";
     /// The engine's own machine, from the monitor's start to the agent's hello.
     pub const WALNUT_READY: &str = "walnut-vmm to agent ready";

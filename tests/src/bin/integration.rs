@@ -23,7 +23,7 @@ use walnut_tests::{kvm, place};
 const OUTSIDE: [&str; 2] = ["emulated_host", "outside"];
 
 /// For all of them together: it only bounds a hang.
-const DEADLINE: Duration = Duration::from_secs(25 * 60);
+const DEADLINE: Duration = Duration::from_secs(40 * 60);
 
 fn main() -> ExitCode {
     let result = match env::args_os().nth(1) {

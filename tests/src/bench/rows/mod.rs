@@ -2,6 +2,7 @@
 //! The questions, one module each. A row that fails leaves the others alone.
 
 mod back;
+mod checkpoint;
 mod exec;
 mod exits;
 mod files;
@@ -162,10 +163,11 @@ const CMDLINE: &str = "quiet loglevel=1 earlycon=uart8250,io,0x3f8 keep_bootcon 
 /// Measures every row that was asked for, one after the other.
 pub fn measure(bench: &mut Bench) {
     type Measure = fn(&mut Bench) -> Vec<Row>;
-    let rows: [(&[RowName], Measure); 16] = [
+    let rows: [(&[RowName], Measure); 17] = [
         (&[RowName::Sizes], sizes::measure),
         (&[RowName::Start], start::measure),
         (&[RowName::Template], template::measure),
+        (&[RowName::Checkpoint], checkpoint::measure),
         (&[RowName::Phases], phases::measure),
         (&[RowName::Exits, RowName::Memory], exits::measure),
         (&[RowName::Load], load::measure),

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Starts from a template: one after the other, many at once, and what clones that do nothing hold.
+//! Starts from a template: one after the other, with a cold page cache, many at once, and what clones
+//! that do nothing hold.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::{Bench, LIMIT, RowError, chain, milliseconds, progress};
 use crate::bench::image::BUSYBOX;
 use crate::bench::names::{contender, metric, row};
-use crate::bench::process::Process;
+use crate::bench::process::{self, Process};
 use crate::bench::report::{Row, Unit};
 use crate::bench::smaps::kib_field;
+use crate::bench::stage::Stage;
 use crate::bench::walnut::{TEMPLATE, Walnut};
 
 const IN_A_ROW: usize = 50;
+const COLD_ROUNDS: usize = 10;
 const AT_ONCE: usize = 16;
 /// The first pays for the pages that all share; measured when all are there.
 const IDLE: usize = 32;
@@ -26,11 +30,16 @@ pub(super) fn measure(bench: &mut Bench) -> Vec<Row> {
     };
     let title = "starts from a template, and clones that do nothing";
     let mut row = Row::new(row::TEMPLATE, title);
-    type Part = fn(&Walnut, &mut Row) -> Result<(), RowError>;
-    let parts: [(&str, Part); 3] = [("in a row", in_a_row), ("at once", at_once), ("idle", idle)];
+    type Part = fn(&Bench, &Walnut, &mut Row) -> Result<(), RowError>;
+    let parts: [(&str, Part); 4] = [
+        ("in a row", in_a_row),
+        ("cold page cache", cold_cache),
+        ("at once", at_once),
+        ("idle", idle),
+    ];
     for (what, part) in parts {
         progress(&format!("template, {what}"));
-        if let Err(error) = part(&walnut, &mut row) {
+        if let Err(error) = part(bench, &walnut, &mut row) {
             bench
                 .report
                 .skip(row::TEMPLATE, format!("{NAME}, {what}"), chain(&error));
@@ -45,7 +54,7 @@ fn echo(walnut: &Walnut) -> Result<Process, RowError> {
     Ok(Process::spawn(NAME, command, Stdio::null(), LIMIT)?)
 }
 
-fn in_a_row(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
+fn in_a_row(_: &Bench, walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
     let mut samples = Vec::with_capacity(IN_A_ROW);
     // The first makes the template.
     for round in 0..=IN_A_ROW {
@@ -60,7 +69,75 @@ fn in_a_row(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
     Ok(())
 }
 
-fn at_once(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
+/// The template's files and the image's on a file system of their own, of which nothing is in memory
+/// when a start begins. What is read there comes from a tmpfs below: no disk's time is in it.
+fn cold_cache(bench: &Bench, walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
+    let disk = LoopDisk::new(&bench.stage)?;
+    for entry in fs::read_dir(walnut.root()).map_err(read_error(walnut.root()))? {
+        let path = entry.map_err(read_error(walnut.root()))?.path();
+        process::run(
+            "cp",
+            Command::new("cp").arg("-a").arg(&path).arg(&disk.mounted),
+            LIMIT,
+        )?;
+    }
+    let flags = ["--rm", TEMPLATE[0], TEMPLATE[1]];
+    let caches = Path::new("/proc/sys/vm/drop_caches");
+    for _ in 0..COLD_ROUNDS {
+        rustix::fs::sync();
+        fs::write(caches, "3").map_err(read_error(caches))?;
+        let command = &mut walnut.run_in(&disk.mounted, &flags, &[BUSYBOX, "echo", "x"]);
+        let mut process = Process::spawn(NAME, command, Stdio::null(), LIMIT)?;
+        let took = process.wait_for(b"x\n")?;
+        process.finish()?;
+        let name = contender::WALNUT_COLD_CACHE;
+        row.sample(name, metric::FIRST_BYTE, Unit::Ms, milliseconds(took));
+    }
+    Ok(())
+}
+
+/// An ext4 in a file of the stage.
+struct LoopDisk {
+    mounted: PathBuf,
+}
+
+impl LoopDisk {
+    fn new(stage: &Stage) -> Result<Self, RowError> {
+        let file = stage.path("disk.ext4");
+        let mounted = stage.directory("disk")?;
+        let size = File::create(&file).and_then(|file| file.set_len(1 << 30));
+        size.map_err(read_error(&file))?;
+        process::run(
+            "mkfs.ext4",
+            Command::new("mkfs.ext4").arg("-q").arg(&file),
+            LIMIT,
+        )?;
+        let mount = &mut Command::new("mount");
+        process::run(
+            "mount",
+            mount.args(["-o", "loop"]).arg(&file).arg(&mounted),
+            LIMIT,
+        )?;
+        Ok(Self { mounted })
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        // It goes with the stage's file system at the latest.
+        let _ = Command::new("umount").arg(&self.mounted).status();
+    }
+}
+
+fn read_error(path: &Path) -> impl Fn(io::Error) -> RowError {
+    let path = path.to_owned();
+    move |source| RowError::Read {
+        path: path.clone(),
+        source,
+    }
+}
+
+fn at_once(_: &Bench, walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
     let mut all = Vec::with_capacity(AT_ONCE);
     for _ in 0..AT_ONCE {
         all.push(echo(walnut)?);
@@ -86,7 +163,7 @@ fn percentiles(row: &mut Row, of: &str, samples: &mut [f64]) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "KiB far below 2^52")]
-fn idle(walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
+fn idle(_: &Bench, walnut: &Walnut, row: &mut Row) -> Result<(), RowError> {
     let flags = ["--rm", "-i", TEMPLATE[0], TEMPLATE[1]];
     let script = [BUSYBOX, "sh", "-c", "echo x; exec cat"];
     let mut clones = Vec::with_capacity(IDLE);
