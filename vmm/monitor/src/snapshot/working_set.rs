@@ -22,17 +22,12 @@ pub struct Run {
     written: bool,
 }
 
-/// Written pages that are no further apart are one run: what lies between is written as a rule by
-/// the next clone, as a hash table's other buckets are, and a page costs less than an exit.
-const GAP: u64 = 2 * PAGE;
-
 /// The pages that are in use now.
 pub fn record(memory: &GuestMemory, pagemap: &Pagemap) -> io::Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     for region in memory.iter() {
         let start = region.start_addr().0;
         let pages = pagemap.of(host_address(region), region.len() / PAGE)?;
-        let pages = fill_gaps(pages);
         for (at, page) in (0..).map(|index| start + index * PAGE).zip(pages) {
             let written = match page {
                 Page::None => continue,
@@ -52,21 +47,6 @@ pub fn record(memory: &GuestMemory, pagemap: &Pagemap) -> io::Result<Vec<Run>> {
         }
     }
     Ok(runs)
-}
-
-fn fill_gaps(mut pages: Vec<Page>) -> Vec<Page> {
-    let gap = usize::try_from(GAP / PAGE).unwrap_or(0);
-    let mut last = None;
-    for index in 0..pages.len() {
-        if pages[index] != Page::Own {
-            continue;
-        }
-        if let Some(last) = last.filter(|last| index - last <= gap + 1) {
-            pages[last + 1..index].fill(Page::Own);
-        }
-        last = Some(index);
-    }
-    pages
 }
 
 /// Has the host back what a start touches with small pages: the first touch of a huge one clears 512
@@ -190,19 +170,6 @@ mod tests {
         }
         let word: u64 = next.read_obj(page(100)).unwrap();
         assert_eq!(word, 7);
-    }
-
-    #[test]
-    fn short_gaps_between_written_pages_are_filled() {
-        let mut pages = vec![Page::None; 32];
-        for index in [0, 3, 7] {
-            pages[index] = Page::Own;
-        }
-        pages[1] = Page::File;
-        let filled = fill_gaps(pages);
-        assert!(filled[..=3].iter().all(|page| *page == Page::Own));
-        assert!(filled[4..7].iter().all(|page| *page == Page::None));
-        assert_eq!(filled.iter().filter(|page| **page == Page::Own).count(), 5);
     }
 
     #[test]
