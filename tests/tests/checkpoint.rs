@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use walnut_tests::harness::network::{ECHO, PATIENCE, free_ports, home as home_with_network};
+use walnut_tests::harness::network::{ECHO, HEAR, PATIENCE, free_ports, home as home_with_network};
 use walnut_tests::harness::process::kill_and_wait;
 use walnut_tests::harness::{Home, skip};
 
@@ -353,6 +353,40 @@ fn ports_and_connections() {
         .exited(1)
         .complains(&["Bind for 127.0.0.1", "failed"]);
     home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn a_place_on_a_network() {
+    let Some(home) = home_with_network() else {
+        return;
+    };
+    home.walnut(["network", "create", "backend"])
+        .run()
+        .succeeded();
+    let on = ["--network", "backend"];
+    home.background_with("db", &on, "nc -ll -p 80 -e echo answer");
+    home.wait_for_listeners("db", &["80"]);
+    home.background_with("client", &on, "sleep 1000");
+    let ask = format!("{HEAR} hear db 80");
+    let answers = || home.says(&["exec", "client", "sh", "-c", &ask]);
+    assert_eq!(answers(), "answer");
+    let address = || home.says(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "db"]);
+    let before = address();
+    assert!(!before.is_empty());
+    make(&home, "db", "one");
+    go_on(&home, "db", "one");
+    assert_eq!(address(), before);
+    assert_eq!(answers(), "answer");
+    refused(&home, &["clone", "db"], &["network backend: a clone would"]);
+    // Its address is somebody else's by now.
+    make(&home, "db", "two");
+    let other = [&on[..], &["--ip", &before]].concat();
+    home.background_with("other", &other, "sleep 1000");
+    let taken = ["start", "--checkpoint", "two", "db"];
+    refused(&home, &taken, &["in use"]);
+    home.remove_all();
+    home.walnut(["network", "rm", "backend"]).run().succeeded();
     home.assert_clean();
 }
 
