@@ -86,10 +86,7 @@ pub fn container(
     security::keep_filter(&base.bundle(), request, profile)?;
 
     let (streams, stdio) = make_streams(&process, request.stdin)?;
-    let console = match stdio {
-        Some(_) => None,
-        None => Some(listen_for_terminal(&base)?),
-    };
+    let console = listen_for_terminal(&base, stdio.is_none())?;
     let prepared = clock::boottime_us();
     let job = Job::Create(CreateJob {
         name: base.name.clone(),
@@ -102,7 +99,8 @@ pub fn container(
         },
         init: request.init,
     });
-    let init = make_process(agent, &job, stdio, Vec::new(), streams, &cgroup)?;
+    let init = make_process(agent, &job, stdio, Vec::new(), streams, &cgroup)
+        .map_err(|failure| failure.in_cwd(process.cwd()))?;
     if own_network {
         bring_loopback_up(&init)?;
     }
@@ -325,9 +323,10 @@ fn make_streams(
     Ok((Arc::new(streams), Some(ends)))
 }
 
-fn listen_for_terminal(base: &Base) -> Result<UnixListener, Failure> {
-    UnixListener::bind(base.bundle().join(helper::CONSOLE_SOCKET))
-        .map_err(|e| Failure::of(Stage::Streams, e.raw_os_error().unwrap_or(0), &e))
+fn listen_for_terminal(base: &Base, is_wanted: bool) -> Result<Option<UnixListener>, Failure> {
+    let listen = || UnixListener::bind(base.bundle().join(helper::CONSOLE_SOCKET));
+    let listening = is_wanted.then(listen).transpose();
+    listening.map_err(|e| Failure::of(Stage::Streams, e.raw_os_error().unwrap_or(0), &e))
 }
 
 /// The terminal's master has been sent before the process was reported: it is there.

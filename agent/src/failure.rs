@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a process never ran, on its way from wherever it failed to the host.
 
+use std::path::Path;
+
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use walnut_protocol::agent;
@@ -39,6 +41,16 @@ impl Failure {
             errno,
             message: message.into(),
         }
+    }
+
+    /// One of changing to the working directory, in runc's words.
+    #[must_use]
+    pub fn in_cwd(mut self, cwd: &Path) -> Self {
+        if self.stage == Stage::WorkingDir {
+            let why = describe(Errno::from_raw_os_error(self.errno));
+            self.message = format!("chdir to cwd ({cwd:?}): {why}");
+        }
+        self
     }
 
     /// An error and what caused it, as one line.

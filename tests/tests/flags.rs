@@ -183,3 +183,61 @@ fn conflicts_are_told() {
     }
     home.assert_clean();
 }
+
+#[test]
+fn what_the_command_finds() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let (env, id) = (home.path().join("env"), home.path().join("id"));
+    std::fs::write(&env, "A=one\n").unwrap();
+    let (env, id) = (env.to_str().unwrap(), id.to_str().unwrap());
+    let flags = "--env-file ENV -w /new/dir -u 1000 --group-add 44 --ulimit nofile=100:200 --shm-size 5m \
+                 --hostname box --add-host db:1.2.3.4 --dns 192.0.2.53 --tmpfs /t:size=1m \
+                 --sysctl kernel.msgmax=1000 --label a=b --cidfile ID --name web --read-only";
+    let flags = flags.split_whitespace().map(|flag| match flag {
+        "ENV" => env,
+        "ID" => id,
+        flag => flag,
+    });
+    let script = "echo $A $(pwd) $(id -G) $(ulimit -Sn) $(ulimit -Hn) $(hostname); grep db /etc/hosts; \
+                  cat /etc/resolv.conf /proc/sys/kernel/msgmax; grep -o 'size=.*k' /proc/mounts; \
+                  touch /x || touch /t/x";
+    let command = [image.as_str(), "sh", "-c", script];
+    let line = ["run"].into_iter().chain(flags).chain(command);
+    let done = home.walnut(line).run();
+    done.succeeded()
+        .says(
+            "one /new/dir 1000 44 100 200 box\n1.2.3.4\tdb\nnameserver 192.0.2.53\n1000\n\
+             size=5120k\nsize=1024k\n",
+        )
+        .complains(&["/x: Read-only file system"]);
+    let known = std::fs::read_to_string(id).unwrap();
+    let listed = home.says(&["ps", "-aq", "--no-trunc", "--filter", "label=a=b"]);
+    assert_eq!(known, listed);
+    assert_eq!(listed.len(), 64);
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn how_it_is_asked_to_stop() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let flags = ["--stop-signal", "USR1", "--stop-timeout", "100"];
+    let asked = "trap 'exit 5' USR1; echo up; while :; do sleep 1000 & wait; done";
+    home.background_with("web", &flags, asked);
+    assert_eq!(home.first_line("web"), "up\n");
+    home.walnut(["stop", "web"]).run().succeeded();
+    let ended = "{{.State.ExitCode}} {{.Config.StopSignal}} {{.Config.StopTimeout}}";
+    assert_eq!(home.says(&["inspect", "-f", ended, "web"]), "5 USR1 100");
+    // One that does not listen.
+    home.background_with("deaf", &["--stop-timeout", "0"], "exec sleep 1000");
+    home.walnut(["stop", "deaf"]).run().succeeded();
+    let code = home.says(&["inspect", "-f", "{{.State.ExitCode}}", "deaf"]);
+    assert_eq!(code, "137");
+    home.remove_all();
+    home.assert_clean();
+}

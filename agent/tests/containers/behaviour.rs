@@ -304,6 +304,8 @@ fn working_directory_that_is_a_file(host: &Host) {
         "{failed:?}"
     );
     assert_eq!(failed.errno, libc::ENOTDIR, "{failed:?}");
+    let said = "chdir to cwd (\"/etc/passwd\"): not a directory";
+    assert_eq!(failed.message, said);
 }
 
 fn mount_that_fails(host: &Host) {

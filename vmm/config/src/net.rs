@@ -90,7 +90,7 @@ pub enum NetBackend {
 pub struct Mac(pub [u8; 6]);
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{0:?} is no MAC address")]
+#[error("{0} is not a valid mac address")]
 pub struct MacError(String);
 
 impl Mac {

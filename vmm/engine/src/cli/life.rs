@@ -8,6 +8,10 @@ use crate::units::MilliCpus;
 
 // Containers by name or ID.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut pause web db
+  walnut unpause web db")]
 pub struct NamesArgs {
     #[arg(required = true, value_name = "CONTAINER")]
     pub names: Vec<String>,
@@ -134,6 +138,9 @@ pub struct RmArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut rename web old-web")]
 pub struct RenameArgs {
     #[arg(value_name = "CONTAINER")]
     pub name: String,
@@ -149,6 +156,10 @@ pub enum WaitCondition {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut wait web
+  walnut wait --condition removed web")]
 pub struct WaitArgs {
     /// What to wait for
     #[arg(
@@ -163,6 +174,10 @@ pub struct WaitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut container prune
+  walnut container prune -f --filter until=24h")]
 pub struct PruneArgs {
     /// Only those: KEY=VALUE
     #[arg(long, value_name = "FILTER")]

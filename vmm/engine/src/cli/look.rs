@@ -137,12 +137,19 @@ pub struct TopArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut console web")]
 pub struct ConsoleArgs {
     #[arg(value_name = "CONTAINER")]
     pub name: String,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut port web
+  walnut port web 80/tcp")]
 pub struct PortArgs {
     #[arg(value_name = "CONTAINER")]
     pub name: String,

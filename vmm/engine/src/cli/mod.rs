@@ -94,6 +94,7 @@ pub enum Command {
     /// Show what a container has changed in its image's files
     Diff(files::DiffArgs),
     /// Say what this machine can do, and what to do about what it can't
+    #[command(after_help = "Examples:\n  walnut doctor")]
     Doctor,
     /// Show what happens to containers and volumes
     Events(system::EventsArgs),
@@ -231,7 +232,7 @@ impl Cli {
     pub fn from_args(args: &[OsString]) -> Result<Self, UsageError> {
         let mut command = Self::command();
         command
-            .try_get_matches_from_mut(args)
+            .try_get_matches_from_mut(help_as_flag(args))
             .and_then(|matches| Self::from_arg_matches(&matches))
             .map_err(|e| {
                 let mut whole = Self::command();
@@ -239,6 +240,16 @@ impl Cli {
                 UsageError::new(e, &whole, args)
             })
     }
+}
+
+/// `help VERB` asks for the same as `VERB --help`.
+fn help_as_flag(args: &[OsString]) -> Vec<OsString> {
+    let mut args = args.to_vec();
+    if args.get(1).is_some_and(|first| first == "help") {
+        args.remove(1);
+        args.push("--help".into());
+    }
+    args
 }
 
 #[cfg(test)]

@@ -60,6 +60,10 @@ pub struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut network connect backend web
+  walnut network connect --alias store --ip 10.89.0.9 backend db")]
 pub struct ConnectArgs {
     /// Another name of the container there
     #[arg(long, value_name = "NAME")]
@@ -74,6 +78,9 @@ pub struct ConnectArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut network disconnect backend web")]
 pub struct DisconnectArgs {
     #[arg(value_name = "NETWORK")]
     pub network: String,
@@ -82,6 +89,10 @@ pub struct DisconnectArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut network inspect backend
+  walnut network inspect -f '{{json .Containers}}' backend")]
 pub struct InspectArgs {
     /// json or TEMPLATE
     #[arg(short, long, value_name = "FORMAT")]
@@ -92,7 +103,11 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Filters: dangling, driver, id, label, name, scope, type")]
+Filters: dangling, driver, id, label, name, scope, type
+
+Examples:
+  walnut network ls
+  walnut network ls -q --filter type=custom")]
 pub struct LsArgs {
     /// Only those: KEY=VALUE
     #[arg(short, long, value_name = "FILTER")]
@@ -109,6 +124,10 @@ pub struct LsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut network prune
+  walnut network prune -f --filter until=24h")]
 pub struct PruneArgs {
     /// Only those: label=NAME[=VALUE], label!=NAME[=VALUE], until=TIME
     #[arg(long, value_name = "FILTER")]
@@ -119,6 +138,9 @@ pub struct PruneArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut network rm backend")]
 pub struct RmArgs {
     /// One that is not there is no failure
     #[arg(short, long)]

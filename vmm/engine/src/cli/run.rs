@@ -59,9 +59,15 @@ pub struct RunArgs {
     pub container: ContainerArgs,
 }
 
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  walnut create --name web -p 8080:80 busybox httpd -f -h /www
+  walnut start web";
+
 // `walnut create`'s.
 #[derive(Debug, Args)]
 #[command(
+    after_help = CREATE_EXAMPLES,
     args_override_self = true,
     disable_help_flag = true,
     override_usage = "walnut create [OPTIONS] IMAGE [COMMAND] [ARG...]\n       \
@@ -395,7 +401,8 @@ pub(super) enum MemoryLimitError {
 
 pub(super) fn memory_limit(text: &str) -> Result<u64, MemoryLimitError> {
     let limit = parse_size(text)?;
-    if limit < MIN_MEMORY_LIMIT {
+    // Docker's way to say that there is none.
+    if limit > 0 && limit < MIN_MEMORY_LIMIT {
         return Err(MemoryLimitError::TooLow);
     }
     Ok(limit)

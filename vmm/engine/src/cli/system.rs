@@ -27,6 +27,10 @@ pub struct EventsArgs {
 
 // `info` and `version`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut info -f '{{.Driver}} {{.Containers}}'
+  walnut version -f '{{.Client.Version}}'")]
 pub struct FormatArgs {
     /// json or TEMPLATE
     #[arg(short, long, value_name = "FORMAT")]

@@ -45,6 +45,9 @@ pub struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut template ls")]
 pub struct LsArgs {
     /// Show IDs only
     #[arg(short, long)]
@@ -52,12 +55,19 @@ pub struct LsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut template rm 5f31b99b3fd30a15")]
 pub struct RmArgs {
     #[arg(value_name = "TEMPLATE", required = true)]
     pub templates: Vec<String>,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walnut template prune
+  walnut template prune --all")]
 pub struct PruneArgs {
     /// Remove all
     #[arg(short, long)]

@@ -106,6 +106,7 @@ fn flags_as_docker_users_type_them() {
     assert_eq!(args.volume, ["/a:/b:ro", "/c:/d"]);
     assert_eq!(args.name.as_deref(), Some("b"));
     assert_eq!(args.pids_limit, Some(-1));
+    assert_eq!(run(&["-m", "0", "i"]).memory, Some(0));
     assert_eq!(args.args, ["image"]);
     assert_eq!(
         run_args(&["--timings", "i"]).timings,
@@ -215,6 +216,8 @@ fn help_is_no_mistake() {
         &["run", "--help"],
         &["--version"],
         &["doctor", "--help"],
+        &["help"],
+        &["help", "network", "create"],
     ] {
         let error = parse(line).unwrap_err();
         assert!(
@@ -224,4 +227,24 @@ fn help_is_no_mistake() {
     }
     // `-h` is the host name, as in Docker.
     assert_eq!(run(&["-h", "box", "i"]).hostname.as_deref(), Some("box"));
+}
+
+#[test]
+fn every_verb_has_examples() {
+    // `container ls` has those of `ps`.
+    fn look(verb: &clap::Command, words: &str, without: &mut Vec<String>) {
+        for below in verb.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            look(below, &format!("{words} {}", below.get_name()), without);
+        }
+        let help = verb.get_after_help().map(ToString::to_string);
+        let has_examples = help.is_some_and(|help| help.contains("Examples:\n  walnut"));
+        if !verb.has_subcommands() && !has_examples {
+            without.push(words.to_owned());
+        }
+    }
+    let mut built = Cli::command();
+    built.build();
+    let mut without = Vec::new();
+    look(&built, "walnut", &mut without);
+    assert!(without.is_empty(), "{without:#?}");
 }

@@ -218,11 +218,12 @@ fn restart(args: &ContainerArgs) -> Result<Policy, ContainerError> {
 }
 
 fn limits(args: &ContainerArgs) -> Result<Limits, ContainerError> {
-    check_swap(args.memory, args.memory_swap.as_deref())?;
+    let memory = args.memory.filter(|bytes| *bytes > 0);
+    check_swap(memory, args.memory_swap.as_deref())?;
     let limits = Limits {
-        memory: args.memory,
+        memory,
         cpus: cpus(args)?,
-        memory_reservation: args.memory_reservation,
+        memory_reservation: args.memory_reservation.filter(|bytes| *bytes > 0),
         cpuset: args.cpuset_cpus.clone(),
         cpu_shares: args.cpu_shares.filter(|shares| *shares > 0),
         io: io_limits(args)?,
@@ -242,11 +243,12 @@ fn limits(args: &ContainerArgs) -> Result<Limits, ContainerError> {
 /// `--cpus`, or the two flags that it came after.
 fn cpus(args: &ContainerArgs) -> Result<Option<MilliCpus>, LimitError> {
     const DEFAULT_PERIOD_US: u64 = 100_000;
+    let cpus = args.cpus.filter(|cpus| cpus.milli() > 0);
     let quota = args.cpu_quota.filter(|quota| *quota > 0);
     let Some(quota) = quota.and_then(|quota| u64::try_from(quota).ok()) else {
-        return Ok(args.cpus);
+        return Ok(cpus);
     };
-    if args.cpus.is_some() {
+    if cpus.is_some() {
         return Err(LimitError::CpusAndQuota);
     }
     let period = args.cpu_period.filter(|period| *period > 0);
@@ -456,7 +458,11 @@ mod tests {
                 &["-p", "80:x", "image"],
                 "invalid argument \"80:x\" for \"-p, --publish\" flag: invalid containerPort: x",
             ),
-            (&["--network", "host", "image"], "network host not found"),
+            (
+                &["--network", "host", "image"],
+                "network host: a machine is not the host; publish ports with -p, reach the host's by \
+                 --add-host NAME:host-gateway",
+            ),
         ] {
             assert_eq!(resolve(line).unwrap_err().to_string(), said, "{line:?}");
         }

@@ -19,16 +19,20 @@ pub const HOST_GATEWAY: &str = "host-gateway";
 
 #[derive(Debug, Error)]
 pub enum WantedError {
-    #[error("invalid argument \"{text}\" for \"-p, --publish\" flag: {source}")]
-    Publish { text: String, source: PublishError },
-    #[error("invalid range format for --expose: {text}, error: {source}")]
-    Expose { text: String, source: PublishError },
-    #[error("{0} is not a valid mac address")]
+    #[error("invalid argument \"{text}\" for \"-p, --publish\" flag: {why}")]
+    Publish { text: String, why: PublishError },
+    #[error("invalid range format for --expose: {text}, error: {why}")]
+    Expose { text: String, why: PublishError },
+    #[error(transparent)]
     Mac(#[from] MacError),
     #[error("{0} is not a valid mac address")]
     MulticastMac(Mac),
     #[error("network {0} not found")]
     Unknown(String),
+    #[error(
+        "network host: a machine is not the host; publish ports with -p, reach the host's by --add-host NAME:host-gateway"
+    )]
+    Host,
     #[error(
         "conflicting options: --network {0} and --network {1}: a container is on one network at a time"
     )]
@@ -127,13 +131,12 @@ impl Mode {
                 in_vm::named(Some(other)).unwrap_or_default().to_owned(),
             )),
             "bridge" => Ok(Self::Bridge),
+            "host" => Err(WantedError::Host),
             other => match other.strip_prefix("tap:") {
                 Some(tap) => Tap::parse(tap)
                     .map(Self::Tap)
                     .ok_or_else(|| WantedError::Tap(other.to_owned())),
-                None if other != "host" && check_name(other).is_ok() => {
-                    Ok(Self::Network(other.to_owned()))
-                }
+                None if check_name(other).is_ok() => Ok(Self::Network(other.to_owned())),
                 None => Err(WantedError::Unknown(other.chars().take(80).collect())),
             },
         }
@@ -169,9 +172,9 @@ impl Wanted {
         };
         let mut publish = Vec::new();
         for text in &args.publish {
-            let parsed = Publish::parse(text).map_err(|source| WantedError::Publish {
+            let parsed = Publish::parse(text).map_err(|why| WantedError::Publish {
                 text: text.clone(),
-                source,
+                why,
             })?;
             publish.extend(parsed);
         }
@@ -255,9 +258,9 @@ impl Wanted {
 }
 
 fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {
-    Publish::parse_exposed(text).map_err(|source| WantedError::Expose {
+    Publish::parse_exposed(text).map_err(|why| WantedError::Expose {
         text: text.to_owned(),
-        source,
+        why,
     })
 }
 
@@ -286,7 +289,7 @@ mod tests {
             );
         }
         assert_eq!(Mode::parse("own").unwrap(), Mode::Network("own".into()));
-        for bad in ["", "host", "a/b"] {
+        for bad in ["", "a/b"] {
             let error = Mode::parse(bad).unwrap_err().to_string();
             assert_eq!(error, format!("network {bad} not found"));
         }

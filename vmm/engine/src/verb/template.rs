@@ -25,7 +25,7 @@ fn create(args: &CreateArgs, paths: &Paths) -> Result<u8, VerbError> {
     walnut_vmm_host::check()?;
     let limits = Limits {
         cpus: args.cpus,
-        memory: args.memory,
+        memory: args.memory.filter(|bytes| *bytes > 0),
         ..Limits::default()
     };
     limits

@@ -15,7 +15,17 @@ use crate::times::Timestamp;
 use crate::units::MIB;
 use crate::vm;
 
-const FULL: [&str; 8] = ["user", "pid", "ppid", "c", "stime", "tty", "time", "cmd"];
+/// `-ef` has names under the head of numbers.
+const FULL: [&str; 8] = [
+    "named uid",
+    "pid",
+    "ppid",
+    "c",
+    "stime",
+    "tty",
+    "time",
+    "cmd",
+];
 const USER: [&str; 11] = [
     "user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "start", "time", "command",
 ];
@@ -102,7 +112,8 @@ fn column(name: &str) -> Option<Column> {
         "pid" => ("PID", |s| s.process.pid.to_string()),
         "ppid" => ("PPID", |s| s.process.ppid.to_string()),
         "uid" => ("UID", |s| s.process.uid.to_string()),
-        "user" | "euser" => ("UID", |s| s.user()),
+        "named uid" => ("UID", |s| s.user()),
+        "user" | "euser" => ("USER", |s| s.user()),
         "comm" | "ucmd" => ("COMMAND", |s| printable(&s.process.name)),
         "args" | "command" => ("COMMAND", |s| s.command()),
         "cmd" => ("CMD", |s| s.command()),

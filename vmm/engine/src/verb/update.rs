@@ -38,9 +38,13 @@ fn update_one(
     }
     let before = (container.machine_cpus(), container.machine_memory_mib());
     let limits = &mut container.limits;
-    limits.memory = args.memory.or(limits.memory);
-    limits.cpus = args.cpus.or(limits.cpus);
-    limits.memory_reservation = args.memory_reservation.or(limits.memory_reservation);
+    // As Docker has it, zero leaves a limit as it is.
+    let [memory, reservation] =
+        [args.memory, args.memory_reservation].map(|given| given.filter(|bytes| *bytes > 0));
+    let cpus = args.cpus.filter(|cpus| cpus.milli() > 0);
+    limits.memory = memory.or(limits.memory);
+    limits.cpus = cpus.or(limits.cpus);
+    limits.memory_reservation = reservation.or(limits.memory_reservation);
     limits.cpu_shares = args.cpu_shares.or(limits.cpu_shares);
     if args.cpuset_cpus.is_some() {
         limits.cpuset.clone_from(&args.cpuset_cpus);
@@ -51,10 +55,10 @@ fn update_one(
     }
     limits.check().map_err(ContainerError::from)?;
     container.restart = restart.unwrap_or(container.restart);
-    let changes_limits = args.memory.is_some()
-        || args.cpus.is_some()
+    let changes_limits = memory.is_some()
+        || cpus.is_some()
         || args.pids_limit.is_some()
-        || args.memory_reservation.is_some()
+        || reservation.is_some()
         || args.cpu_shares.is_some()
         || args.cpuset_cpus.is_some();
     if state.is_up() && changes_limits {
