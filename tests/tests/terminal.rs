@@ -144,9 +144,12 @@ fn a_shell_on_a_terminal() {
     session.type_in("echo status=$?\r");
     session.expect("status=130");
     session.expect("/ # ");
-    // Job control.
-    session.type_in("sleep 1000 & jobs; kill %1; wait; echo jobs-done\r");
+    // Job control. Before it is another program, a shell's child ignores what ends it.
+    session
+        .type_in("sleep 1000 & jobs; until grep -q sleep /proc/$!/comm; do usleep 10000; done\r");
     session.expect("Running");
+    session.expect("/ # ");
+    session.type_in("kill %1; wait; echo jobs-done\r");
     session.expect("\njobs-done");
     session.expect("/ # ");
     // ^Z stops what is in front, and it goes on when it is told.

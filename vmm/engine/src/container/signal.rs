@@ -38,6 +38,19 @@ pub fn parse(text: &str) -> Result<u32, SignalError> {
     u32::try_from(signal as i32).map_err(|_| invalid())
 }
 
+/// As people write it: `SIGTERM`, `SIGRTMIN+3`.
+pub fn name(number: u32) -> String {
+    let known = i32::try_from(number)
+        .ok()
+        .and_then(|number| Signal::try_from(number).ok());
+    match (known, number.checked_sub(34)) {
+        (Some(signal), _) => signal.as_str().to_owned(),
+        (None, Some(0)) => "SIGRTMIN".to_owned(),
+        (None, Some(offset)) => format!("SIGRTMIN+{offset}"),
+        (None, None) => number.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,7 +66,12 @@ mod tests {
             ("RTMAX-1", 63),
         ] {
             assert_eq!(parse(text), Ok(number), "{text}");
+            assert_eq!(parse(&name(number)), Ok(number), "{text}");
         }
+        assert_eq!(
+            [15, 34, 37].map(name),
+            ["SIGTERM", "SIGRTMIN", "SIGRTMIN+3"]
+        );
         for bad in [
             "", "0", "65", "SIG", "FOO", "RTMIN+31", "RTMAX+1", "RTMINx", "-1",
         ] {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Known, VerbError, complain, ports, refused};
 use crate::cli::look::InspectArgs;
-use crate::container::{Container, Seccomp, in_vm};
+use crate::container::{Container, Seccomp, in_vm, signal};
 use crate::format::Inspect;
 use crate::image::Store;
 use crate::image_verbs;
@@ -315,7 +315,7 @@ fn config_document(config: &Config) -> Value {
         "WorkingDir": container.cwd,
         "Entrypoint": null,
         "Labels": container.labels,
-        "StopSignal": container.stop_signal.to_string(),
+        "StopSignal": signal::name(container.stop_signal),
         "StopTimeout": container.stop_timeout_s,
         "Healthcheck": container.health,
     })
