@@ -594,13 +594,14 @@ fn a_supervisor_killed_on_the_way() {
     };
     home.background("box", LISTENER);
     let dir = checkpoints(&home, "box");
+    let supervisor = home.supervisor("box");
     let mut making = home
         .walnut(["checkpoint", "create", "box", "one"])
         .into_command()
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    kill_and_wait(home.supervisor("box"));
+    kill_and_wait(supervisor);
     let made = making.wait().unwrap().success();
     let left = home.says(&["checkpoint", "ls", "-q", "box"]);
     assert_eq!(left, if made { "one" } else { "" });

@@ -4,6 +4,7 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use walnut_protocol::chain;
 use walnut_vmm_config::Command;
@@ -35,6 +36,8 @@ impl Shared {
         let writer = Writer::new(dir, durable);
         let artifacts = Artifacts::find().map_err(|e| chain(&e))?;
         let made = Made::of(&artifacts).map_err(|e| chain(&e))?;
+        // It is forgotten with the machine's end.
+        let network = self.state().network;
         let written = self.write_files(&machine, &writer);
         if leave_running || written.is_err() {
             let resumed = machine.vm.control.tell(&Command::Resume, &[]);
@@ -44,7 +47,6 @@ impl Shared {
             self.ends_for_checkpoint();
             machine.vm.kill().map_err(|e| chain(&e))?;
         }
-        let network = self.state().network;
         let volumes = machine.volumes.iter();
         let volumes = volumes.map(|(name, path)| Ok((name.clone(), Stamp::of(path)?)));
         let sealed = || -> Result<(), CheckpointError> {
@@ -59,10 +61,15 @@ impl Shared {
                 volumes: volumes.collect::<Result<_, CheckpointError>>()?,
             })
         };
-        sealed().map_err(|e| chain(&e))
+        let done = sealed().map_err(|e| chain(&e));
+        if !leave_running {
+            // Whoever asked may want to start it again at once.
+            self.wait_over();
+        }
+        done
     }
 
-    fn running(&self) -> Result<std::sync::Arc<OwnMachine>, String> {
+    fn running(&self) -> Result<Arc<OwnMachine>, String> {
         let short = self.entry.short();
         match self.state().status {
             Status::Running => {}
