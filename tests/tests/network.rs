@@ -80,6 +80,31 @@ fn a_published_port() {
     home.assert_clean();
 }
 
+/// As a mail server or MySQL does: the other side has nothing to say before. On a network of its own,
+/// too.
+#[test]
+fn a_server_that_speaks_first() {
+    let Some(home) = home() else { return };
+    home.walnut(["network", "create", "net"]).run().succeeded();
+    for network in ["user", "net"] {
+        let [port] = free_ports();
+        let flags = ["--network", network, "-p", &format!("{port}:25")];
+        let script = "nc -ll -p 25 -e sh -c 'echo 220 ready; cat'";
+        home.background_with("mail", &flags, script);
+        home.wait_for_listeners("mail", &["25"]);
+        for _ in 0..3 {
+            let mut stream = connect(port);
+            let mut said = [0; 10];
+            stream.read_exact(&mut said).unwrap();
+            assert_eq!(&said, b"220 ready\n", "{network}");
+            stream.write_all(b"HELO there").unwrap();
+            stream.read_exact(&mut said).unwrap();
+            assert_eq!(&said, b"HELO there", "{network}");
+        }
+        home.remove_all();
+    }
+}
+
 #[test]
 fn udp_and_several() {
     let Some(home) = home() else { return };

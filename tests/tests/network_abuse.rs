@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime, clock_settime};
 use walnut_tests::harness::network::{
-    ECHO, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, home, own_memory_kib, resident_kib,
+    ECHO, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, home, own_memory_kib, passts, resident_kib,
 };
 use walnut_tests::harness::{Home, Program, skip};
 
@@ -186,6 +186,20 @@ fn nobody_reads_over_a_tap() {
     home.background_with("web", &["--network", TAP], ECHO);
     home.wait_for_listeners("web", &["80"]);
     a_peer_that_stops_reading(&home, ["192.0.2.2:81", "192.0.2.2:82"], None);
+    home.remove_all();
+}
+
+#[test]
+fn nobody_reads_over_passt() {
+    let Some(home) = home() else { return };
+    let [source, sink] = free_ports();
+    let flags = [format!("{source}:81"), format!("{sink}:82")];
+    home.background_with("web", &["-p", &flags[0], "-p", &flags[1]], "sleep 1000");
+    let [passt] = passts(&format!("127.0.0.1/{source}:81"))[..] else {
+        panic!("one passt")
+    };
+    let places = [source, sink].map(|port| format!("127.0.0.1:{port}"));
+    a_peer_that_stops_reading(&home, [&places[0], &places[1]], Some(passt));
     home.remove_all();
 }
 

@@ -22,6 +22,10 @@ pub struct NetConfig {
     /// The backend's own unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// The guest is told that a connection from outside is there when it asks a second time: a passt of
+    /// 2023 does not tell.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finish_handshakes: bool,
     /// As fast as it goes unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<NetRate>,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether this machine can run virtual machines, and in words why not. The engine asks before it
 //! starts anything, the monitor when it opens `/dev/kvm`: both get the same answer. And what both ask of
-//! the host's kernel: taps, seccomp filters.
+//! the host's kernel: taps, seccomp filters; and what both say in passt's stead.
 
 #![deny(unsafe_code)]
 
 mod group;
+pub mod handshake;
 mod kvm;
 mod processor;
 pub mod seccomp;

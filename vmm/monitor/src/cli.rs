@@ -203,6 +203,7 @@ fn parse_net(text: &str, last: u8) -> Option<NetConfig> {
         _ => return None,
     };
     let mut net = NetConfig {
+        finish_handshakes: matches!(backend, NetBackend::Stream(_)),
         backend,
         // Locally administered.
         mac: Mac([2, 0, 0, 0, 0, last]),

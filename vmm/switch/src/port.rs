@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use simple_dns::RCODE;
 use walnut_vmm_config::Mac;
+use walnut_vmm_host::handshake::Handshakes;
 
 use crate::link::Link;
 use crate::names::{self, Answer, Directory};
@@ -58,6 +59,8 @@ pub(crate) struct Port {
     /// Who answers for names of others.
     pub resolvers: Vec<Ipv4Addr>,
     pub gate: Gate,
+    /// With who is behind the uplink.
+    pub handshakes: Handshakes,
     queries: VecDeque<Query>,
 }
 
@@ -73,6 +76,7 @@ impl Port {
             host: false,
             resolvers: Vec::new(),
             gate: Gate::default(),
+            handshakes: Handshakes::default(),
             queries: VecDeque::new(),
         }
     }

@@ -246,7 +246,15 @@ impl Switch {
             let with_length = range.start - LENGTH_LEN..range.end;
             from = range.end;
             let way = match side {
-                Side::Machine => self.way(at, port, &inbox[range]),
+                Side::Machine => {
+                    let way = self.way(at, port, &inbox[range.clone()]);
+                    if way == Way::Uplink
+                        && let Some(step) = port.handshakes.last_step(&inbox[range])
+                    {
+                        self.send(port, &Way::MachineThis(step), &[]);
+                    }
+                    way
+                }
                 Side::Uplink => {
                     let way = port.uplink_says(&inbox[range.clone()], &self.network);
                     if way == Way::Machine {

@@ -252,6 +252,7 @@ impl Session {
             backend: NetBackend::Tap(tap.name.clone()),
             mac,
             mtu: None,
+            finish_handshakes: false,
             rate: None,
         };
         Self {
@@ -283,6 +284,7 @@ impl Session {
             backend: NetBackend::TapFd(tap.as_raw_fd()),
             mac: port.mac,
             mtu: Some(bridge::MTU),
+            finish_handshakes: false,
             rate: None,
         });
         Ok(Self {
@@ -347,12 +349,13 @@ impl Session {
     }
 }
 
-/// A device whose frames go through this socket.
+/// A device whose frames go through this socket to a passt.
 fn stream(socket: &OwnedFd, mac: Mac) -> NetConfig {
     NetConfig {
         backend: NetBackend::StreamFd(socket.as_raw_fd()),
         mac,
         mtu: None,
+        finish_handshakes: true,
         rate: None,
     }
 }

@@ -317,6 +317,29 @@ fn what_may_leave() {
     assert!(matches!(passed.what, What::Udp { target: 53, .. }));
 }
 
+/// Of a connection from outside; a neighbour finishes its own.
+#[test]
+fn handshakes_are_finished_for_the_uplink() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, true);
+    let mut two = join(&mut switch, &["two"], None, true);
+    for to in [gateway([192, 0, 2, 1], 4000), two.end] {
+        // SYN, ACK in place of a datagram.
+        let mut frame = udp(&one.end.clone(), &to, &[0; 12]);
+        frame[23] = 6;
+        frame[34 + 12..34 + 14].copy_from_slice(&[0x50, 0x12]);
+        // The IP header's checksum is nobody's business here.
+        for _ in 0..2 {
+            one.send(&mut switch, &frame);
+        }
+        let got: Vec<_> = one.got().iter().map(|step| step[34 + 13]).collect();
+        let is_outside = to.mac == GATEWAY_MAC;
+        assert_eq!(got, if is_outside { vec![0x10] } else { vec![] });
+        assert_eq!(one.outside_got().len(), 2 * usize::from(is_outside));
+        assert_eq!(two.got().len(), 2 * usize::from(!is_outside));
+    }
+}
+
 #[test]
 fn addresses_that_cannot_be() {
     let mut switch = Switch::new(Network {

@@ -139,6 +139,7 @@ impl Session {
                 backend: NetBackend::StreamFd(near.as_raw_fd()),
                 mac: joined.mac,
                 mtu: None,
+                finish_handshakes: false,
                 rate: None,
             }),
             socket: Some(near),

@@ -33,6 +33,11 @@ pub(super) trait Backend: Send {
     /// it takes more. One without a byte is to be passed over.
     fn send(&mut self, packets: &[Vec<Slice<'_>>]) -> Result<usize>;
 
+    /// Whether there is a packet that no event tells of: what was sent was answered here.
+    fn has_own(&self) -> bool {
+        false
+    }
+
     /// It is writable, perhaps: passes on what is left of a packet that was taken; whether nothing
     /// is left now.
     fn flush(&mut self) -> Result<bool> {

@@ -146,7 +146,11 @@ impl Drop for NetHandler {
 impl QueueHandler for NetHandler {
     fn queue_ready(&mut self, index: usize) -> Result<(), QueueError> {
         match index {
-            TX => self.serve_tx(),
+            TX => {
+                self.serve_tx()?;
+                let answered = hold(&self.link.backend).has_own();
+                if answered { self.serve_rx() } else { Ok(()) }
+            }
             _ => self.serve_rx(),
         }
     }

@@ -138,10 +138,19 @@ impl Net {
                 let tap = Tap::new(crate::run::inherited(*fd), DEFAULT_MTU)?;
                 (Box::new(tap), DEFAULT_MTU)
             }
-            NetBackend::Stream(path) => (Box::new(Stream::connect(path)?), MAX_MTU),
+            NetBackend::Stream(path) => {
+                let socket = Stream::connect(path)?;
+                (
+                    Box::new(socket.finishing(config.finish_handshakes)),
+                    MAX_MTU,
+                )
+            }
             NetBackend::StreamFd(fd) => {
-                let socket = crate::run::inherited(*fd);
-                (Box::new(Stream::new(socket)?), MAX_MTU)
+                let socket = Stream::new(crate::run::inherited(*fd))?;
+                (
+                    Box::new(socket.finishing(config.finish_handshakes)),
+                    MAX_MTU,
+                )
             }
         };
         let mtu = config.mtu.unwrap_or(mtu);

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A stream socket to a network in user space, such as passt(1): each frame is preceded by its
 //! length, four bytes, big-endian. The other side knows nothing of our header: checksums are whole
-//! in both directions, no frame is longer than its MTU.
+//! in both directions, no frame is longer than its MTU. Where it is a passt, it is told in its stead that
+//! a connection from outside is there ([`walnut_vmm_host::handshake`]).
 
+use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::io::Errno;
+use walnut_vmm_host::handshake::{Handshakes, LOOKED_AT};
 
 use super::backend::Backend;
 use super::chain::{self, Slice, behind};
@@ -25,6 +28,9 @@ const MAX_RECEIVED: usize = 65_535 + ETHERNET_HEADER_LEN + 4;
 /// Room for frames that have come in one piece.
 const BUFFER_LEN: usize = 128 << 10;
 
+/// For a guest that takes nothing; it answers again for one that is not among them.
+const MAX_OWN: usize = 64;
+
 /// `VIRTIO_NET_HDR_F_DATA_VALID` (§5.1.6): the checksum was made on this very machine.
 const DATA_VALID: u8 = 2;
 
@@ -36,6 +42,10 @@ pub(super) struct Stream {
     end: usize,
     /// The rest of a frame that the socket did not take whole.
     rest: Vec<u8>,
+    /// Where their last steps are ours to make.
+    handshakes: Option<Handshakes>,
+    /// Frames of our own for the guest, which go first.
+    own: VecDeque<Vec<u8>>,
     header: [u8; HEADER_LEN],
 }
 
@@ -56,8 +66,34 @@ impl Stream {
             start: 0,
             end: 0,
             rest: Vec::new(),
+            handshakes: None,
+            own: VecDeque::new(),
             header: [0; HEADER_LEN],
         })
+    }
+
+    /// Whether it is for this side to finish the handshakes of connections from outside.
+    pub(super) fn finishing(self, finishes: bool) -> Self {
+        let handshakes = finishes.then(Handshakes::default);
+        Self { handshakes, ..self }
+    }
+
+    /// Makes ready the last steps that are missing, as far as `packets` tell.
+    fn finish_handshakes(&mut self, packets: &[Vec<Slice<'_>>]) {
+        let Some(handshakes) = &mut self.handshakes else {
+            return;
+        };
+        for packet in packets {
+            let (mut head, mut len) = ([0; LOOKED_AT], 0);
+            for slice in behind(packet, HEADER_LEN) {
+                len += slice.copy_to(&mut head[len..]);
+            }
+            if self.own.len() < MAX_OWN
+                && let Some(frame) = handshakes.last_step(&head[..len])
+            {
+                self.own.push_back(frame);
+            }
+        }
     }
 
     /// The frame that has been received whole: where it lies.
@@ -167,6 +203,9 @@ impl Backend for Stream {
     }
 
     fn most(&mut self) -> Result<Option<usize>> {
+        if let Some(own) = self.own.front() {
+            return Ok(Some(HEADER_LEN + own.len()));
+        }
         Ok(self.frame()?.map(|frame| HEADER_LEN + frame.len()))
     }
 
@@ -175,20 +214,29 @@ impl Backend for Stream {
     }
 
     fn receive(&mut self, slices: &[Slice<'_>]) -> Result<Option<usize>> {
+        let header = chain::write(slices, 0, &self.header);
+        if let Some(own) = self.own.pop_front() {
+            return Ok(Some(header + chain::write(slices, HEADER_LEN, &own)));
+        }
         let Some(frame) = self.frame()? else {
             return Ok(None);
         };
         self.start = frame.end;
-        let header = chain::write(slices, 0, &self.header);
         Ok(Some(
             header + chain::write(slices, HEADER_LEN, &self.buffer[frame]),
         ))
     }
 
     fn discard(&mut self) {
-        if let Ok(Some(frame)) = self.next() {
+        if self.own.pop_front().is_none()
+            && let Ok(Some(frame)) = self.next()
+        {
             self.start = frame.end;
         }
+    }
+
+    fn has_own(&self) -> bool {
+        !self.own.is_empty()
     }
 
     fn send(&mut self, packets: &[Vec<Slice<'_>>]) -> Result<usize> {
@@ -220,7 +268,9 @@ impl Backend for Stream {
                     None => return Ok(done),
                 },
             };
-            done += self.settle(&packets[..count], lengths, sent);
+            let settled = self.settle(&packets[..count], lengths, sent);
+            self.finish_handshakes(&packets[..settled]);
+            done += settled;
             if sent < bytes {
                 return Ok(done);
             }

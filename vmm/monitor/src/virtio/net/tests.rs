@@ -117,6 +117,7 @@ fn says_what_it_is() {
         backend: NetBackend::Tap("no/interface".into()),
         mac: MAC,
         mtu: None,
+        finish_handshakes: false,
         rate: None,
     };
     assert!(matches!(Net::new(&config), Err(NetError::Tap(_))));
@@ -306,6 +307,65 @@ fn a_stream_of_nonsense_takes_the_link_down() {
     machine.peer.write_all(&[0xff; 64]).unwrap();
     machine.ready();
     assert_eq!(machine.status(), 0);
+}
+
+/// The second step of a handshake over IPv4, of port 80 to port 4000.
+fn second_step() -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, 0];
+    frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend([10, 0, 2, 100, 192, 0, 2, 1]);
+    frame.extend([0, 80, 15, 160, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x12, 1, 0]);
+    frame.extend([0; 4]);
+    frame
+}
+
+#[test]
+fn handshakes_are_finished_for_a_passt() {
+    for finishes in [true, false] {
+        let (near, peer) = UnixStream::pair().unwrap();
+        let backend = Stream::new(near.into()).unwrap().finishing(finishes);
+        let mut device = Net::over(Box::new(backend), MAC, 1500, None).unwrap();
+        let mut driver = Driver::new(QUEUE_SIZES);
+        driver.activate(&mut device, F_MRG_RXBUF);
+        let mut machine = Machine {
+            driver,
+            device,
+            peer,
+        };
+        machine.offer(0, &[40, 2000]);
+        // What has come is not lost by it; the own one goes first.
+        machine.peer.write_all(&wire(&frame(60, 5))).unwrap();
+        // Once more, since it was not told.
+        for _ in 0..2 {
+            machine.send(&second_step());
+            assert!(machine.sent() == second_step());
+        }
+        machine.ready();
+        let used = machine.driver.used_since(RX, 0);
+        if finishes {
+            assert_eq!(used, [(0, 40), (1, 26)]);
+            continue;
+        }
+        assert_eq!(used, [(0, 40), (1, 32)]);
+    }
+    // As many as there are, while the guest takes none.
+    let (near, peer) = UnixStream::pair().unwrap();
+    let backend = Stream::new(near.into()).unwrap().finishing(true);
+    let mut device = Net::over(Box::new(backend), MAC, 1500, None).unwrap();
+    let mut driver = Driver::new(QUEUE_SIZES);
+    driver.activate(&mut device, 0);
+    let mut machine = Machine {
+        driver,
+        device,
+        peer,
+    };
+    for _ in 0..100 {
+        machine.send(&second_step());
+        machine.sent();
+    }
+    machine.offer(0, &[2000; 100]);
+    let told = machine.driver.used_since(RX, 0);
+    assert_eq!(told, (0..64).map(|head| (head, 66)).collect::<Vec<_>>());
 }
 
 fn frames_a_minute(size: u64) -> NetRate {

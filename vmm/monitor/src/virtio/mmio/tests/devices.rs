@@ -250,6 +250,7 @@ fn net() {
         backend: NetBackend::Stream(path),
         mac: Mac([2, 0, 0, 0, 0, 1]),
         mtu: None,
+        finish_handshakes: false,
         rate: None,
     };
     let packet = Exchange {
