@@ -163,6 +163,21 @@ impl Security {
         }
         Ok(security)
     }
+
+    /// What it may beyond Docker's default; a privileged one may all anyway.
+    pub fn added(&self) -> Vec<&'static str> {
+        let added = self.capabilities.iter().copied();
+        let added = added.filter(|name| !self.privileged && !DEFAULT.contains(name));
+        added.collect()
+    }
+
+    /// What it may not of Docker's default.
+    pub fn dropped(&self) -> Vec<&'static str> {
+        let default = DEFAULT.iter().copied();
+        default
+            .filter(|name| !self.capabilities.contains(name))
+            .collect()
+    }
 }
 
 fn read(path: &str) -> Result<Box<Profile>, SecurityError> {
@@ -233,6 +248,12 @@ mod tests {
         assert_eq!(default.len(), 14);
         assert!(default.contains("CAP_MKNOD") && !default.contains("CAP_SYS_ADMIN"));
         assert!(DEFAULT.iter().all(|name| capability(name).is_some()));
+        let [add, drop] = ["net_admin", "chown"].map(|name| vec![name.to_owned()]);
+        let security = |privileged| Security::new(&add, &drop, privileged, &[]).unwrap();
+        assert_eq!(security(false).added(), ["CAP_NET_ADMIN"]);
+        assert_eq!(security(false).dropped(), ["CAP_CHOWN"]);
+        let all = security(true);
+        assert!(all.added().is_empty() && all.dropped().is_empty());
         assert_eq!(ALL.len(), 41);
     }
 

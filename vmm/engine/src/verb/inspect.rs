@@ -233,6 +233,8 @@ fn host_config(config: &Config) -> Value {
         "ExtraHosts": container.hosts.iter().map(|(n, a)| format!("{n}:{a}")).collect::<Vec<_>>(),
         "GroupAdd": container.group_add,
         "Init": container.init,
+        "CapAdd": container.security.added(),
+        "CapDrop": container.security.dropped(),
         "Privileged": container.security.privileged,
         "ReadonlyRootfs": container.read_only,
         "SecurityOpt": security_options(container),
