@@ -15,16 +15,25 @@ Examples:
   walnut checkpoint ls web
   walnut checkpoint rm web now";
 
+const LS_EXAMPLES: &str = "\
+Examples:
+  walnut checkpoint ls web
+  walnut checkpoint ls -q web | xargs -n1 walnut checkpoint rm web";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+  walnut checkpoint rm web before-lunch";
+
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
     /// Make a checkpoint of a running container, and stop it
     #[command(after_help = EXAMPLES)]
     Create(CreateArgs),
     /// List the checkpoints of a container
-    #[command(visible_alias = "list")]
+    #[command(visible_alias = "list", after_help = LS_EXAMPLES)]
     Ls(LsArgs),
     /// Remove a checkpoint
-    #[command(visible_alias = "remove")]
+    #[command(visible_alias = "remove", after_help = RM_EXAMPLES)]
     Rm(RmArgs),
 }
 
