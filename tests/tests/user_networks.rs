@@ -89,6 +89,11 @@ fn names_and_addresses() {
     .complains(&["Address already in use"]);
     let switches = switches(home.path());
     assert_eq!(switches.len(), 1);
+    let status = format!("/proc/{}/status", switches[0].as_raw_pid());
+    let status = std::fs::read_to_string(status).unwrap();
+    for held in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"] {
+        assert!(status.contains(held), "{held}\n{status}");
+    }
     home.remove_all();
     assert_eq!(home.says(&["network", "rm", "back"]), "back");
     // Without a container there is no switch, a moment later.
