@@ -5,6 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::shared::{InspectArgs, ListArgs, PruneArgs};
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  walnut image inspect busybox
+  walnut image inspect -f '{{json .Config.Env}}' busybox";
+
 /// Verbs of their own.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
@@ -15,7 +22,7 @@ pub enum ImageVerb {
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Image(Box<ImageCommand>),
     /// List images
-    Images(ListArgs),
+    Images(ImagesArgs),
     /// Make an image of a tar archive's files
     Import(ImportArgs),
     /// Load images from an archive
@@ -45,14 +52,15 @@ pub enum ImageCommand {
     /// Make an image of a tar archive's files
     Import(ImportArgs),
     /// Tell all about images
+    #[command(after_help = INSPECT_EXAMPLES, mut_arg("names", |names| names.value_name("IMAGE")))]
     Inspect(InspectArgs),
     /// Load images from an archive
     Load(LoadArgs),
     /// List images
     #[command(visible_alias = "list")]
-    Ls(ListArgs),
+    Ls(ImagesArgs),
     /// Remove images that nobody needs
-    Prune(PruneArgs),
+    Prune(ImagePruneArgs),
     /// Fetch an image from a registry
     Pull(PullArgs),
     /// Upload an image to a registry
@@ -88,29 +96,24 @@ impl From<ImageCommand> for ImageVerb {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Filters: before, dangling, label, reference, since, until
+
 Examples:
   walnut images
   walnut images --filter reference='debian*' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
   walnut images -q --filter dangling=true")]
-pub struct ListArgs {
+pub struct ImagesArgs {
     /// Show all images; there are no hidden ones
     #[arg(short, long)]
     pub all: bool,
     /// Show digests
     #[arg(long)]
     pub digests: bool,
-    /// dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE, until=TIME, reference=PATTERN
-    #[arg(short, long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// table, json, "table TEMPLATE" or TEMPLATE
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
+    #[command(flatten)]
+    pub list: ListArgs,
     /// Show IDs in full
     #[arg(long)]
     pub no_trunc: bool,
-    /// Show IDs only
-    #[arg(short, long)]
-    pub quiet: bool,
     /// Only images of this repository, with this tag
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub repository: Option<String>,
@@ -224,32 +227,17 @@ pub struct HistoryArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Examples:
-  walnut image inspect busybox
-  walnut image inspect -f '{{json .Config.Env}}' busybox")]
-pub struct InspectArgs {
-    /// json or TEMPLATE
-    #[arg(short, long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<String>,
-}
+Filters: label, label!, until
 
-#[derive(Debug, Args)]
-#[command(after_help = "\
 Examples:
   walnut image prune -f
   walnut image prune -a --filter until=24h")]
-pub struct PruneArgs {
+pub struct ImagePruneArgs {
     /// All that no container uses, not only those without a name
     #[arg(short, long)]
     pub all: bool,
-    /// until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
-    #[arg(long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// Don't ask
-    #[arg(short, long)]
-    pub force: bool,
+    #[command(flatten)]
+    pub prune: PruneArgs,
 }
 
 #[derive(Debug, Args)]

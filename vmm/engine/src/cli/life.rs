@@ -173,20 +173,6 @@ pub struct WaitArgs {
     pub names: Vec<String>,
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  walnut container prune
-  walnut container prune -f --filter until=24h")]
-pub struct PruneArgs {
-    /// Only those: KEY=VALUE
-    #[arg(long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
-}
-
 const UPDATE_EXAMPLES: &str = "\
 Examples:
   walnut update --memory 128m --pids-limit 100 web
@@ -195,6 +181,12 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = UPDATE_EXAMPLES, args_override_self = true)]
 pub struct UpdateArgs {
+    /// Length of the period that --cpu-quota is of, in microseconds
+    #[arg(long, value_name = "N")]
+    pub cpu_period: Option<u64>,
+    /// Time of the processors in each --cpu-period, in microseconds
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
     /// Share of the processors, relative to other containers of its machine
     #[arg(short, long, value_name = "N")]
     pub cpu_shares: Option<u64>,

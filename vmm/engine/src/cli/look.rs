@@ -3,8 +3,11 @@
 
 use clap::Args;
 
+use super::shared::ListArgs;
+
 const PS_EXAMPLES: &str = "\
-Filters: id, name, label, status, exited, ancestor, before, since, volume, health
+Filters: ancestor, before, exited, expose, health, id, label, name, network, publish, since, status,
+volume
 
 Examples:
   walnut ps -a
@@ -17,12 +20,8 @@ pub struct PsArgs {
     /// Show all containers, not only those that run
     #[arg(short, long)]
     pub all: bool,
-    /// Only those: KEY=VALUE
-    #[arg(short, long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// table, json, 'table TEMPLATE' or TEMPLATE
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
+    #[command(flatten)]
+    pub list: ListArgs,
     /// Show the last N created containers, whether they run or not
     #[arg(short = 'n', long, value_name = "N")]
     pub last: Option<usize>,
@@ -32,9 +31,6 @@ pub struct PsArgs {
     /// Show whole IDs and commands
     #[arg(long)]
     pub no_trunc: bool,
-    /// Show IDs only
-    #[arg(short, long)]
-    pub quiet: bool,
     /// Show what containers take on disk
     #[arg(short, long)]
     pub size: bool,
@@ -48,6 +44,9 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = LOGS_EXAMPLES, args_override_self = true)]
 pub struct LogsArgs {
+    /// For Docker's sake: no log option adds any
+    #[arg(long)]
+    pub details: bool,
     /// Go on while the container writes
     #[arg(short, long)]
     pub follow: bool,

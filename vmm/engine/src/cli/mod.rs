@@ -10,8 +10,10 @@ pub mod life;
 pub mod look;
 pub mod network;
 pub mod run;
+pub mod shared;
 mod supervise;
 pub mod switch;
+mod switches;
 pub mod system;
 pub mod template;
 mod usage;
@@ -40,6 +42,11 @@ Environment:
   WALNUT_LIBEXEC          where walnut-vmm, vmlinux and guest.erofs are, if not beside walnut
   WALNUT_MAKE_TEMPLATES   no: a run leaves no template behind
   WALNUT_READY_TIMEOUT_S  how long a machine may take to come up, in seconds";
+
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  walnut container prune
+  walnut container prune -f --filter until=24h";
 
 /// Runs each container in a virtual machine of its own.
 #[derive(Debug, Parser)]
@@ -199,7 +206,8 @@ pub enum ContainerCommand {
     /// List the ports of a container that can be reached
     Port(look::PortArgs),
     /// Remove all stopped containers
-    Prune(life::PruneArgs),
+    #[command(after_help = PRUNE_EXAMPLES)]
+    Prune(shared::PruneArgs),
     /// Rename a container
     Rename(life::RenameArgs),
     /// Restart containers
@@ -230,7 +238,7 @@ impl Cli {
     /// What is wrong with the arguments, in Docker's words where it has some. Help and version are
     /// no errors of ours: clap prints them.
     pub fn from_args(args: &[OsString]) -> Result<Self, UsageError> {
-        let mut command = Self::command();
+        let mut command = switches::understood(Self::command(), args);
         command
             .try_get_matches_from_mut(help_as_flag(args))
             .and_then(|matches| Self::from_arg_matches(&matches))

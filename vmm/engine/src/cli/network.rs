@@ -3,6 +3,31 @@
 
 use clap::{Args, Subcommand};
 
+use super::shared::{InspectArgs, ListArgs, PruneArgs, RmArgs};
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  walnut network inspect backend
+  walnut network inspect -f '{{json .Containers}}' backend";
+
+const LS_EXAMPLES: &str = "\
+Filters: dangling, driver, id, label, name, scope, type
+
+Examples:
+  walnut network ls
+  walnut network ls -q --filter type=custom";
+
+const PRUNE_EXAMPLES: &str = "\
+Filters: label, label!, until
+
+Examples:
+  walnut network prune
+  walnut network prune -f --filter until=24h";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+  walnut network rm backend";
+
 /// `walnut network VERB`.
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
@@ -13,14 +38,20 @@ pub enum NetworkCommand {
     /// Have a container be on a network no more, from its next start on
     Disconnect(DisconnectArgs),
     /// Tell all about networks
+    #[command(after_help = INSPECT_EXAMPLES, mut_arg("names", |names| names.value_name("NETWORK")))]
     Inspect(InspectArgs),
     /// List networks
-    #[command(visible_alias = "list")]
+    #[command(visible_alias = "list", after_help = LS_EXAMPLES)]
     Ls(LsArgs),
     /// Remove networks that no container is on
+    #[command(after_help = PRUNE_EXAMPLES)]
     Prune(PruneArgs),
     /// Remove networks
-    #[command(visible_alias = "remove")]
+    #[command(
+        visible_alias = "remove",
+        after_help = RM_EXAMPLES,
+        mut_arg("names", |names| names.value_name("NETWORK"))
+    )]
     Rm(RmArgs),
 }
 
@@ -89,62 +120,10 @@ pub struct DisconnectArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  walnut network inspect backend
-  walnut network inspect -f '{{json .Containers}}' backend")]
-pub struct InspectArgs {
-    /// json or TEMPLATE
-    #[arg(short, long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    #[arg(required = true, value_name = "NETWORK")]
-    pub names: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Filters: dangling, driver, id, label, name, scope, type
-
-Examples:
-  walnut network ls
-  walnut network ls -q --filter type=custom")]
 pub struct LsArgs {
-    /// Only those: KEY=VALUE
-    #[arg(short, long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// table, json, 'table TEMPLATE' or TEMPLATE
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
+    #[command(flatten)]
+    pub list: ListArgs,
     /// Show IDs whole
     #[arg(long)]
     pub no_trunc: bool,
-    /// Show IDs only
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  walnut network prune
-  walnut network prune -f --filter until=24h")]
-pub struct PruneArgs {
-    /// Only those: label=NAME[=VALUE], label!=NAME[=VALUE], until=TIME
-    #[arg(long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  walnut network rm backend")]
-pub struct RmArgs {
-    /// One that is not there is no failure
-    #[arg(short, long)]
-    pub force: bool,
-    #[arg(required = true, value_name = "NETWORK")]
-    pub names: Vec<String>,
 }

@@ -36,10 +36,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "STREAM")]
     pub attach: Vec<String>,
     /// Run in the background and print the container's ID
-    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(short, long)]
     pub detach: bool,
     /// The keys that leave a container running
     #[arg(long, value_name = "KEYS")]
@@ -185,10 +182,7 @@ pub struct ContainerArgs {
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
     /// Keep standard input open
-    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(short, long)]
     pub interactive: bool,
     /// private, none, shareable, or host for the machine's
     #[arg(long, value_name = "MODE")]
@@ -241,16 +235,10 @@ pub struct ContainerArgs {
     #[arg(short, long, value_name = "[IP:][HOST:]PORT[/PROTOCOL]")]
     pub publish: Vec<String>,
     /// The same for all ports that the image exposes, each at a port of the host that is free
-    #[arg(short = 'P', long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(short = 'P', long)]
     pub publish_all: bool,
     /// Put an init before the command, which reaps processes and passes signals on
-    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(long)]
     pub init: bool,
     /// How willingly the kernel ends it when memory is short, -1000 to 1000
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -273,19 +261,13 @@ pub struct ContainerArgs {
     )]
     pub pull: PullPolicy,
     /// All capabilities and all devices of its own machine
-    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(long)]
     pub privileged: bool,
     /// Show nothing of the image's fetching
     #[arg(short, long)]
     pub quiet: bool,
     /// Mount the container's root file system read-only
-    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(long)]
     pub read_only: bool,
     /// When to bring the container up again: no, on-failure[:N], always, unless-stopped
     #[arg(
@@ -296,10 +278,7 @@ pub struct ContainerArgs {
     )]
     pub restart: String,
     /// Remove the container when it exits
-    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(long)]
     pub rm: bool,
     /// Run a directory of the host instead of an image; what is written goes there
     #[arg(long, value_name = "DIR")]
@@ -334,10 +313,7 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "DIR[:OPTIONS]")]
     pub tmpfs: Vec<String>,
     /// Allocate a terminal
-    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_default_value = true, value_name = "BOOL",
-          hide_possible_values = true)]
+    #[arg(short, long)]
     pub tty: bool,
     /// Set resource limits
     #[arg(long, value_name = "TYPE=SOFT[:HARD]")]

@@ -3,6 +3,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::shared::PruneArgs;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Filters: container, event, image, label, network, type, volume
@@ -47,7 +49,7 @@ pub enum SystemCommand {
     /// Tell about this machine and what is on it
     Info(FormatArgs),
     /// Remove what nobody uses
-    Prune(PruneArgs),
+    Prune(SystemPruneArgs),
 }
 
 #[derive(Debug, Args)]
@@ -67,19 +69,17 @@ pub struct DfArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Filters: label, label!, until
+
 Examples:
   walnut system prune -f
   walnut system prune -a --volumes")]
-pub struct PruneArgs {
+pub struct SystemPruneArgs {
     /// All images that no container uses, not only those without a name
     #[arg(short, long)]
     pub all: bool,
-    /// Only those: label=NAME[=VALUE], until=TIME
-    #[arg(long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
+    #[command(flatten)]
+    pub prune: PruneArgs,
     /// Volumes without a name that no container has, too
     #[arg(long)]
     pub volumes: bool,

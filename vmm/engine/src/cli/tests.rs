@@ -117,6 +117,30 @@ fn flags_as_docker_users_type_them() {
     assert!(both.detach && both.sig_proxy);
 }
 
+/// Of every verb, though only few of them are defined for it.
+#[test]
+fn a_switch_takes_a_word() {
+    let force = |line: &[&str]| match parse(line).unwrap().command {
+        Command::Rm(args) => args.force,
+        _ => panic!("not rm"),
+    };
+    assert!(force(&["rm", "-f", "web"]) && force(&["rm", "--force=true", "web"]));
+    assert!(force(&["rm", "-vf=1", "web"]));
+    assert!(!force(&["rm", "-f=false", "web"]) && !force(&["rm", "-v=T", "web"]));
+    let Command::Container(below) = parse(&["container", "ls", "-a=true"]).unwrap().command else {
+        panic!("not container")
+    };
+    assert!(matches!(*below, ContainerCommand::Ls(args) if args.all));
+    let other = "invalid argument \"maybe\" for \"--force\" flag: it is true or false; see 'walnut \
+                 rm --help'";
+    let said = words(&["rm", "--force=maybe", "web"]);
+    assert_eq!(said, (other.to_owned(), 125));
+    // Not the verb's.
+    let args = run(&["busybox", "ls", "--color=true"]);
+    assert_eq!(args.args, ["busybox", "ls", "--color=true"]);
+    assert!(!run(&["-i=false", "busybox"]).interactive);
+}
+
 #[test]
 fn a_rootfs_needs_no_image() {
     let args = run(&["--rootfs", "./r", "--", "./script.sh", "--flag"]);

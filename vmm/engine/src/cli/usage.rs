@@ -147,6 +147,10 @@ impl UsageError {
             ErrorKind::InvalidValue if value.is_empty() => {
                 format!("flag needs an argument: {}", self.flag())
             }
+            ErrorKind::TooManyValues => format!(
+                "invalid argument \"{value}\" for \"{}\" flag: it is true or false",
+                self.flag()
+            ),
             ErrorKind::InvalidValue => {
                 format!("invalid argument \"{value}\" for \"{}\" flag", self.flag())
             }

@@ -3,20 +3,51 @@
 
 use clap::{Args, Subcommand};
 
+use super::shared::{InspectArgs, ListArgs, PruneArgs, RmArgs};
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  walnut volume inspect data
+  walnut volume inspect -f '{{.Mountpoint}}' data";
+
+const LS_EXAMPLES: &str = "\
+Filters: dangling, driver, label, name
+
+Examples:
+  walnut volume ls
+  walnut volume ls -q --filter dangling=true";
+
+const PRUNE_EXAMPLES: &str = "\
+Filters: label, label!
+
+Examples:
+  walnut volume prune
+  walnut volume prune -af --filter label=temporary";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+  walnut volume rm data";
+
 /// `walnut volume VERB`.
 #[derive(Debug, Subcommand)]
 pub enum VolumeCommand {
     /// Create a volume
     Create(CreateArgs),
     /// Tell all about volumes
+    #[command(after_help = INSPECT_EXAMPLES, mut_arg("names", |names| names.value_name("VOLUME")))]
     Inspect(InspectArgs),
     /// List volumes
-    #[command(visible_alias = "list")]
-    Ls(LsArgs),
+    #[command(visible_alias = "list", after_help = LS_EXAMPLES)]
+    Ls(ListArgs),
     /// Remove volumes that no container has
-    Prune(PruneArgs),
+    #[command(after_help = PRUNE_EXAMPLES)]
+    Prune(VolumePruneArgs),
     /// Remove volumes
-    #[command(visible_alias = "remove")]
+    #[command(
+        visible_alias = "remove",
+        after_help = RM_EXAMPLES,
+        mut_arg("names", |names| names.value_name("VOLUME"))
+    )]
     Rm(RmArgs),
 }
 
@@ -49,62 +80,10 @@ pub struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  walnut volume inspect data
-  walnut volume inspect -f '{{.Mountpoint}}' data")]
-pub struct InspectArgs {
-    /// json or TEMPLATE
-    #[arg(short, long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    #[arg(required = true, value_name = "VOLUME")]
-    pub names: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Filters: dangling, driver, label, name
-
-Examples:
-  walnut volume ls
-  walnut volume ls -q --filter dangling=true")]
-pub struct LsArgs {
-    /// Only those: KEY=VALUE
-    #[arg(short, long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// table, json, 'table TEMPLATE' or TEMPLATE
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Show names only
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  walnut volume prune
-  walnut volume prune -af --filter label=temporary")]
-pub struct PruneArgs {
+pub struct VolumePruneArgs {
     /// Those with names, too
     #[arg(short, long)]
     pub all: bool,
-    /// Only those: label=NAME[=VALUE], label!=NAME[=VALUE]
-    #[arg(long, value_name = "FILTER")]
-    pub filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  walnut volume rm data")]
-pub struct RmArgs {
-    /// One that is not there is no failure
-    #[arg(short, long)]
-    pub force: bool,
-    #[arg(required = true, value_name = "VOLUME")]
-    pub names: Vec<String>,
+    #[command(flatten)]
+    pub prune: PruneArgs,
 }

@@ -55,6 +55,32 @@ const GUEST_OVERHEAD: u64 = 48 * MIB;
 /// The kernel keeps 64 bytes of `struct page` for each 4 KiB page.
 const PAGE_STRUCT_SHARE: u64 = 64;
 
+/// `--cpus`, or the two flags that it came after.
+///
+/// # Errors
+/// Both, or more than a machine can have.
+pub fn cpus(
+    cpus: Option<MilliCpus>,
+    quota_us: Option<i64>,
+    period_us: Option<u64>,
+) -> Result<Option<MilliCpus>, LimitError> {
+    const DEFAULT_PERIOD_US: u64 = 100_000;
+    let cpus = cpus.filter(|cpus| cpus.milli() > 0);
+    let quota = quota_us.filter(|quota| *quota > 0);
+    let Some(quota) = quota.and_then(|quota| u64::try_from(quota).ok()) else {
+        return Ok(cpus);
+    };
+    if cpus.is_some() {
+        return Err(LimitError::CpusAndQuota);
+    }
+    let period = period_us.filter(|period| *period > 0);
+    let milli = quota.saturating_mul(1000) / period.unwrap_or(DEFAULT_PERIOD_US);
+    let text = format!("{}.{:03}", milli / 1000, milli % 1000);
+    MilliCpus::parse(&text)
+        .map(Some)
+        .map_err(|_| LimitError::Cpus)
+}
+
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Limits {
     /// Bytes.

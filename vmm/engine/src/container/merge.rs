@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::limits::{IoLimits, LimitError, check_swap, smallest_rate};
+use super::limits::{self, IoLimits, LimitError, check_swap, smallest_rate};
 use super::{
     Container, ContainerError, ContainerId, Dns, Healthcheck, Limits, Security, Shared, Ulimit,
     env, in_vm, label, log_option, signal, sysctl, volume,
@@ -12,7 +12,7 @@ use super::{
 use crate::cli::run::ContainerArgs;
 use crate::network;
 use crate::supervisor::restart::Policy;
-use crate::units::{MilliCpus, parse_size};
+use crate::units::parse_size;
 
 /// `SIGTERM`.
 const DEFAULT_STOP_SIGNAL: u32 = 15;
@@ -222,7 +222,7 @@ fn limits(args: &ContainerArgs) -> Result<Limits, ContainerError> {
     check_swap(memory, args.memory_swap.as_deref())?;
     let limits = Limits {
         memory,
-        cpus: cpus(args)?,
+        cpus: limits::cpus(args.cpus, args.cpu_quota, args.cpu_period)?,
         memory_reservation: args.memory_reservation.filter(|bytes| *bytes > 0),
         cpuset: args.cpuset_cpus.clone(),
         cpu_shares: args.cpu_shares.filter(|shares| *shares > 0),
@@ -238,25 +238,6 @@ fn limits(args: &ContainerArgs) -> Result<Limits, ContainerError> {
     };
     limits.check()?;
     Ok(limits)
-}
-
-/// `--cpus`, or the two flags that it came after.
-fn cpus(args: &ContainerArgs) -> Result<Option<MilliCpus>, LimitError> {
-    const DEFAULT_PERIOD_US: u64 = 100_000;
-    let cpus = args.cpus.filter(|cpus| cpus.milli() > 0);
-    let quota = args.cpu_quota.filter(|quota| *quota > 0);
-    let Some(quota) = quota.and_then(|quota| u64::try_from(quota).ok()) else {
-        return Ok(cpus);
-    };
-    if cpus.is_some() {
-        return Err(LimitError::CpusAndQuota);
-    }
-    let period = args.cpu_period.filter(|period| *period > 0);
-    let milli = quota.saturating_mul(1000) / period.unwrap_or(DEFAULT_PERIOD_US);
-    let text = format!("{}.{:03}", milli / 1000, milli % 1000);
-    MilliCpus::parse(&text)
-        .map(Some)
-        .map_err(|_| LimitError::Cpus)
 }
 
 fn io_limits(args: &ContainerArgs) -> Result<IoLimits, LimitError> {

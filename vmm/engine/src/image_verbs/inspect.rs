@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::{VerbError, tell};
-use crate::cli::image::InspectArgs;
+use crate::cli::shared::InspectArgs;
 use crate::format::Inspect;
 use crate::image::{Name, Store, Stored};
 use crate::times::or_never;
@@ -75,7 +75,7 @@ pub(super) fn inspect(args: &InspectArgs, store: &Store) -> Result<(), VerbError
     let format = Inspect::parse(args.format.as_deref())?;
     let mut documents = Vec::new();
     let mut failed = Vec::new();
-    for text in &args.images {
+    for text in &args.names {
         let found = text
             .parse()
             .map_err(VerbError::from)

@@ -9,7 +9,7 @@ use super::VerbError;
 use super::facts::Facts;
 use super::filter::{self, For};
 use super::users::users;
-use crate::cli::image::ListArgs;
+use crate::cli::image::ImagesArgs;
 use crate::format::Listing;
 use crate::image::{Listed, Name, Store};
 use crate::paths::Paths;
@@ -50,8 +50,8 @@ impl<'a> Line<'a> {
     }
 }
 
-pub(super) fn list(args: &ListArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
-    let mut filter_texts = args.filter.clone();
+pub(super) fn list(args: &ImagesArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
+    let mut filter_texts = args.list.filter.clone();
     if let Some(repository) = &args.repository {
         filter_texts.push(format!("reference={repository}"));
     }
@@ -63,7 +63,7 @@ pub(super) fn list(args: &ListArgs, store: &Store, paths: &Paths) -> Result<(), 
         },
         false => IMAGES,
     };
-    let format = listing.format(args.format.as_deref(), args.quiet)?;
+    let format = listing.format(args.list.format.as_deref(), args.list.quiet)?;
     let images: Vec<(Listed, Facts)> = read(store)?;
     let mut lines = Vec::new();
     for (image, facts) in &images {
@@ -78,7 +78,7 @@ pub(super) fn list(args: &ListArgs, store: &Store, paths: &Paths) -> Result<(), 
             }
         }
     }
-    if args.quiet && args.format.is_none() {
+    if args.list.quiet && args.list.format.is_none() {
         let mut seen = std::collections::BTreeSet::new();
         lines.retain(|line| seen.insert(line.image.id));
     }

@@ -5,7 +5,7 @@ use super::facts::Facts;
 use super::filter::{self, Filter, For};
 use super::users::users;
 use super::{VerbError, print_lines, removed};
-use crate::cli::image::PruneArgs;
+use crate::cli::image::ImagePruneArgs;
 use crate::image::{ImageError, Removed, Store};
 use crate::paths::Paths;
 use crate::units::decimal_size;
@@ -29,15 +29,15 @@ impl Pruned {
     }
 }
 
-pub(super) fn prune(args: &PruneArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
+pub(super) fn prune(args: &ImagePruneArgs, store: &Store, paths: &Paths) -> Result<(), VerbError> {
     let which = match args.all {
         true => "all images without at least one container associated to them",
         false => "all dangling images",
     };
-    if !args.force && !is_confirmed(&format!("WARNING! This will remove {which}."))? {
+    if !args.prune.force && !is_confirmed(&format!("WARNING! This will remove {which}."))? {
         return Ok(());
     }
-    let pruned = prune_images(store, paths, args.all, &args.filter)?;
+    let pruned = prune_images(store, paths, args.all, &args.prune.filter)?;
     let gone = gone("Images", &pruned.lines());
     let freed = decimal_size(pruned.bytes);
     print_lines([format!("{gone}Total reclaimed space: {freed}")])

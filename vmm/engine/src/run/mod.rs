@@ -128,7 +128,11 @@ pub fn run(args: &RunArgs, paths: &Paths, begin_us: u64) -> Result<u8, RunError>
     let artifacts = Artifacts::find()?;
     let made = create(&args.container, paths, true)?;
     timings.mark("image");
-    let stays = tty || made.config.container.restart != Policy::No || !args.attach.is_empty();
+    let stays = tty
+        || made.config.container.restart != Policy::No
+        || !args.attach.is_empty()
+        // What is not passed on ends this process, and the container outlives it.
+        || !args.sig_proxy;
     if args.detach || stays {
         // Not before the image is found: until then, ^C is for this process.
         let signals = Signals::take_over().map_err(SupervisorError::from)?;

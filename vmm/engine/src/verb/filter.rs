@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `--filter` of `ps` and `container prune`: values of one key are alternatives, keys must all hold.
+//! `--filter` of `ps` and `container prune`: values of one key are alternatives but for labels, keys
+//! must all hold. And what is simpler: pairs of which each must hold.
 
 use std::collections::BTreeMap;
 
 use super::{VerbError, refused};
+use crate::network::{Protocol, Publish};
 use crate::record::{Config, Entry, Registry, State};
 use crate::times::Timestamp;
 
@@ -14,9 +16,9 @@ pub struct Filter {
     since: Option<Timestamp>,
 }
 
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 15] = [
     "id", "name", "label", "status", "exited", "ancestor", "before", "since", "volume", "health",
-    "network", "until", "label!",
+    "network", "publish", "expose", "until", "label!",
 ];
 const STATUSES: [&str; 7] = [
     "created",
@@ -49,6 +51,11 @@ impl Filter {
             if key == "exited" && value.parse::<i32>().is_err() {
                 return refused(format!("invalid filter 'exited={value}'"));
             }
+            if matches!(key.as_str(), "publish" | "expose")
+                && Publish::parse_exposed(value).is_err()
+            {
+                return refused(format!("invalid filter '{key}={value}'"));
+            }
             if key == "until" {
                 filter.before = Some(Timestamp::parse_flag("until", value, Timestamp::now())?);
                 continue;
@@ -77,15 +84,19 @@ impl Filter {
         self.before.is_none_or(|before| config.created < before)
             && self.since.is_none_or(|since| config.created > since)
             && self.keys.iter().all(|(key, values)| {
-                values
-                    .iter()
-                    .any(|value| holds(key, value, entry, config, state))
+                let mut values = values.iter();
+                let fits = |value: &String| holds(key, value, entry, config, state);
+                match key.as_str() {
+                    "label" | "label!" => values.all(fits),
+                    _ => values.any(fits),
+                }
             })
     }
 }
 
 fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) -> bool {
     let container = &config.container;
+    let bound = state.network.ports.iter();
     match key {
         "id" => entry.id().starts_with(value),
         "name" => name_matches(config.name(), value),
@@ -107,16 +118,48 @@ fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) 
             .iter()
             .any(|volume| volume.target.as_os_str() == value || volume.shown(true) == value),
         "network" => container.network.mode.name() == value,
+        // Of the host, and of the container.
+        "publish" => ports(value).any(|port| bound.clone().any(|b| port == (b.host, b.protocol))),
+        "expose" => ports(value).any(|port| {
+            container.network.exposed.contains(&port)
+                || bound.clone().any(|b| port == (b.container, b.protocol))
+        }),
         "health" => state.health.as_ref().map_or("none", |h| h.status.as_str()) == value,
         _ => false,
     }
 }
 
-fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
+/// `--filter` of networks and volumes.
+pub(super) type Pairs = Vec<(String, String)>;
+
+/// `KEY=VALUE` each, with these keys.
+pub(super) fn pairs(given: &[String], known: &[&str]) -> Result<Pairs, VerbError> {
+    let parse = |text: &String| {
+        let (key, value) = text.split_once('=')?;
+        let is_bool = matches!(value, "true" | "false" | "1" | "0");
+        let is_one = known.contains(&key) && (key != "dangling" || is_bool);
+        is_one.then(|| (key.to_owned(), value.to_owned()))
+    };
+    let mut pairs = Pairs::new();
+    for text in given {
+        match parse(text) {
+            Some(pair) => pairs.push(pair),
+            None => return refused(format!("invalid filter '{text}'")),
+        }
+    }
+    Ok(pairs)
+}
+
+pub(super) fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
     match wanted.split_once('=') {
         Some((name, value)) => labels.get(name).is_some_and(|has| has == value),
         None => labels.contains_key(wanted),
     }
+}
+
+/// `80`, `80/udp`, `8000-8010`.
+fn ports(value: &str) -> impl Iterator<Item = (u16, Protocol)> {
+    Publish::parse_exposed(value).into_iter().flatten()
 }
 
 /// Docker's are regular expressions; of those, anchors are what people use.
@@ -143,6 +186,49 @@ fn name_matches(name: &str, pattern: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::testing::container;
+    use crate::paths::Paths;
+
+    #[test]
+    fn containers() {
+        let temp = tempfile::tempdir().unwrap();
+        let registry = Registry::new(&Paths {
+            root: temp.path().join("r"),
+            state: temp.path().join("s"),
+        });
+        let flags = [
+            "-l", "a=1", "-l", "b=2", "--expose", "53/udp", "--name", "web",
+        ];
+        let mut config = Config::new(container(&flags), "image", None, None);
+        let state = State::default();
+        let (entry, _alive) = registry.create(&mut config, &state).unwrap();
+        let parse = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+            Filter::parse(&given, &registry)
+        };
+        for (given, fits) in [
+            (&["label=a"][..], true),
+            (&["label=a=1", "label=b"], true),
+            (&["label=a=1", "label=b=1"], false),
+            (&["label!=c", "label!=a"], false),
+            (&["name=db", "name=web"], true),
+            (&["name=web", "status=exited"], false),
+            (&["expose=53/udp"], true),
+            (&["expose=50-60/udp"], true),
+            (&["expose=53"], false),
+            (&["publish=53/udp"], false),
+            (&["network=none"], false),
+            (&["health=none"], true),
+            (&["since=web"], false),
+        ] {
+            let filter = parse(given).unwrap();
+            assert_eq!(filter.matches(&entry, &config, &state), fits, "{given:?}");
+        }
+        for wrong in ["nosuch=1", "status=up", "exited=x", "expose=0", "publish=x"] {
+            let said = parse(&[wrong]).unwrap_err().to_string();
+            assert!(said.starts_with("invalid filter '"), "{said}");
+        }
+    }
 
     #[test]
     fn names() {

@@ -2,6 +2,8 @@
 //! `stop`, `kill`, `restart`, `pause`, `unpause`, `wait`, `rename`, `attach`: asked of the
 //! container's supervisor.
 
+use std::os::unix::net::UnixStream;
+
 use super::{Known, VerbError, each, each_says, happened, refused};
 use crate::cli::life::{
     AttachArgs, KillArgs, NamesArgs, RenameArgs, StopArgs, WaitArgs, WaitCondition,
@@ -171,15 +173,25 @@ pub fn attach(args: &AttachArgs, paths: &Paths) -> Result<u8, VerbError> {
         return Err(RunError::NotATty.into());
     }
     let signals = Signals::take_over()?;
-    let mut stream = client::connect(paths, &known.entry)?;
     let wanted = Wanted {
         stdin: seat.stdin,
         stdout: true,
         stderr: true,
         stdin_once: false,
     };
-    client::ask(&mut stream, Request::Attach(wanted))?;
+    let stream = attached(&known.entry, wanted, paths)?;
     seat.take(stream, container.tty, &known.entry, paths, &signals)
+}
+
+/// A connection to the streams of one that runs.
+pub(super) fn attached(
+    entry: &Entry,
+    wanted: Wanted,
+    paths: &Paths,
+) -> Result<UnixStream, VerbError> {
+    let mut stream = client::connect(paths, entry)?;
+    client::ask(&mut stream, Request::Attach(wanted))?;
+    Ok(stream)
 }
 
 /// How a user sits in front of a container that runs elsewhere.
@@ -192,7 +204,7 @@ pub(super) struct SeatArgs {
 impl SeatArgs {
     pub fn take(
         self,
-        stream: std::os::unix::net::UnixStream,
+        stream: UnixStream,
         tty: bool,
         entry: &Entry,
         paths: &Paths,

@@ -6,10 +6,10 @@ use std::io;
 
 use serde_json::{Value, json};
 
+use super::filter::{self, has_label};
 use super::{VerbError, complain, confirmed, refused, say, say_gone};
-use crate::cli::network::{
-    ConnectArgs, CreateArgs, DisconnectArgs, InspectArgs, LsArgs, NetworkCommand, PruneArgs, RmArgs,
-};
+use crate::cli::network::{ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, NetworkCommand};
+use crate::cli::shared::{InspectArgs, PruneArgs, RmArgs};
 use crate::container::label;
 use crate::format::{Inspect, Listing};
 use crate::image::Digest;
@@ -300,8 +300,8 @@ pub(super) fn document(name: &str, paths: &Paths) -> Option<Value> {
 }
 
 fn list(args: &LsArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
-    let format = NETWORKS.format(args.format.as_deref(), args.quiet)?;
-    let filters = parse_filters(&args.filter, FILTERS)?;
+    let format = NETWORKS.format(args.list.format.as_deref(), args.list.quiet)?;
+    let filters = filter::pairs(&args.list.filter, FILTERS)?;
     let rows: Vec<Value> = Shown::all(networks)?
         .into_iter()
         .filter(|shown| fits(shown, &filters, networks))
@@ -331,30 +331,8 @@ fn list(args: &LsArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
     Ok(0)
 }
 
-type Filters = Vec<(String, String)>;
-
-fn parse_filters(given: &[String], known: &[&str]) -> Result<Filters, VerbError> {
-    let parse = |text: &String| {
-        let parts = text.split_once('=');
-        let parts = parts.filter(|(key, _)| known.contains(key));
-        parts.map(|(key, value)| (key.to_owned(), value.to_owned()))
-    };
-    let mut filters = Vec::new();
-    for text in given {
-        match parse(text) {
-            Some(filter) => filters.push(filter),
-            None => return refused(format!("invalid filter '{text}'")),
-        }
-    }
-    Ok(filters)
-}
-
-fn fits(shown: &Shown, filters: &Filters, networks: &Networks<'_>) -> bool {
+fn fits(shown: &Shown, filters: &[(String, String)], networks: &Networks<'_>) -> bool {
     let labels = shown.labels();
-    let has_label = |wanted: &str| match wanted.split_once('=') {
-        Some((name, value)) => labels.get(name).is_some_and(|has| has == value),
-        None => labels.contains_key(wanted),
-    };
     filters.iter().all(|(key, value)| match key.as_str() {
         "dangling" => {
             let idle = shown.network.is_some() && networks.members(&shown.name).is_empty();
@@ -362,8 +340,8 @@ fn fits(shown: &Shown, filters: &Filters, networks: &Networks<'_>) -> bool {
         }
         "driver" => shown.driver == value,
         "id" => shown.id.starts_with(value.as_str()),
-        "label" => has_label(value),
-        "label!" => !has_label(value),
+        "label" => has_label(&labels, value),
+        "label!" => !has_label(&labels, value),
         "scope" => value == "local",
         "type" => (value == "custom") == shown.network.is_some(),
         _ => shown.name.contains(value.as_str()),
@@ -386,7 +364,7 @@ pub(super) fn prune_unused(
     networks: &Networks<'_>,
     given: &[String],
 ) -> Result<Vec<String>, VerbError> {
-    let mut filters = parse_filters(given, &["label", "label!", "until"])?;
+    let mut filters = filter::pairs(given, &["label", "label!", "until"])?;
     let mut until = None;
     for (_, value) in filters.iter().filter(|(key, _)| key == "until") {
         until = Some(Timestamp::parse_flag("until", value, Timestamp::now())?);

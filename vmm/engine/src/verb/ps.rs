@@ -38,9 +38,9 @@ pub fn ps(args: &PsArgs, paths: &Paths) -> Result<u8, VerbError> {
         table: if args.size { TABLE_WITH_SIZE } else { TABLE },
         ..CONTAINERS
     };
-    let format = listing.format(args.format.as_deref(), args.quiet)?;
+    let format = listing.format(args.list.format.as_deref(), args.list.quiet)?;
     let registry = Registry::new(paths);
-    let filter = super::filter::Filter::parse(&args.filter, &registry)?;
+    let filter = super::filter::Filter::parse(&args.list.filter, &registry)?;
     let only_last = if args.latest { Some(1) } else { args.last };
     let all = args.all || only_last.is_some() || filter.looks_at_all();
     let (readable, unreadable) = registry.list_all();
@@ -54,7 +54,7 @@ pub fn ps(args: &PsArgs, paths: &Paths) -> Result<u8, VerbError> {
             row(&entry, &config, &state, args.no_trunc, format.needs("Size"))
         })
         .collect();
-    if args.all && args.filter.is_empty() {
+    if args.all && args.list.filter.is_empty() {
         rows.extend(unreadable.iter().map(|broken| unreadable_row(broken, args)));
     }
     format.list(&mut io::stdout().lock(), &rows)?;

@@ -3,7 +3,8 @@
 
 use super::filter::Filter;
 use super::{VerbError, confirmed, each_says, refused, say, say_gone};
-use crate::cli::life::{PruneArgs, RmArgs};
+use crate::cli::life::RmArgs;
+use crate::cli::shared::PruneArgs;
 use crate::events::Event;
 use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry, State, Status};

@@ -4,7 +4,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use super::life::SeatArgs;
+use super::life::{SeatArgs, attached};
 use super::{VerbError, each, refused};
 use crate::checkpoint::Checkpoints;
 use crate::cli::life::StartArgs;
@@ -45,18 +45,27 @@ pub fn start(args: &StartArgs, paths: &Paths) -> Result<u8, VerbError> {
         stderr: true,
         stdin_once: true,
     };
+    let keys = detach_keys(args.detach_keys.as_deref())?;
     let signals = Signals::take_over()?;
     let first = First {
         wanted: Some(wanted),
         checkpoint: checkpoint.map(|name| find(&entry, name)).transpose()?,
         ..First::default()
     };
-    let Some(stream) = launch(&entry, &config, paths, first)? else {
-        return refused(format!("container {} is running already", entry.short()));
+    let stream = match launch(&entry, &config, paths, first)? {
+        Some(stream) => stream,
+        None if checkpoint.is_some() => return refused(runs_already(&entry)),
+        None => {
+            let wanted = Wanted {
+                stdin_once: false,
+                ..wanted
+            };
+            attached(&entry, wanted, paths)?
+        }
     };
     let seat = SeatArgs {
         stdin,
-        keys: detach_keys(args.detach_keys.as_deref())?,
+        keys,
         sig_proxy: args.sig_proxy,
     };
     seat.take(stream, container.tty, &entry, paths, &signals)
@@ -74,13 +83,15 @@ fn start_from(entry: &Entry, paths: &Paths, checkpoint: Option<&str>) -> Result<
         ..First::default()
     };
     match launch(entry, &config, paths, first)? {
-        None if checkpoint.is_some() => {
-            refused(format!("container {} is running already", entry.short()))
-        }
+        None if checkpoint.is_some() => refused(runs_already(entry)),
         None => Ok(()),
         // Until then nobody else changes it: the supervisor has the right to run it.
         Some(mut stream) => Ok(started(&mut stream)?),
     }
+}
+
+fn runs_already(entry: &Entry) -> String {
+    format!("container {} is running already", entry.short())
 }
 
 fn find(entry: &Entry, name: &str) -> Result<PathBuf, VerbError> {

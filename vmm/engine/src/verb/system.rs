@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::{VerbError, complain, confirmed, network, remove, say, say_gone, volume};
-use crate::cli::system::{FormatArgs, PruneArgs, SystemCommand};
+use crate::cli::system::{FormatArgs, SystemCommand, SystemPruneArgs};
 use crate::format::{self, FormatError};
 use crate::image::Store;
 use crate::image_verbs::prune_images;
@@ -26,7 +26,7 @@ pub fn run(command: SystemCommand, paths: &Paths) -> Result<u8, VerbError> {
     }
 }
 
-fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
+fn prune(args: &SystemPruneArgs, paths: &Paths) -> Result<u8, VerbError> {
     let mut warning = String::from("WARNING! This will remove:\n  - all stopped containers\n");
     warning.push_str("  - all networks not used by at least one container\n");
     if args.volumes {
@@ -36,12 +36,12 @@ fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
         true => "  - all images without at least one container associated to them\n",
         false => "  - all dangling images\n",
     });
-    if !args.force && !confirmed(&warning)? {
+    if !args.prune.force && !confirmed(&warning)? {
         return Ok(0);
     }
-    let (gone, mut freed) = remove::prune_stopped(&args.filter, paths)?;
+    let (gone, mut freed) = remove::prune_stopped(&args.prune.filter, paths)?;
     say_gone("Containers", &gone)?;
-    let gone = network::prune_unused(&Networks::new(paths), &args.filter)?;
+    let gone = network::prune_unused(&Networks::new(paths), &args.prune.filter)?;
     say_gone("Networks", &gone)?;
     if args.volumes {
         let volumes = Volumes::new(paths);
@@ -50,7 +50,7 @@ fn prune(args: &PruneArgs, paths: &Paths) -> Result<u8, VerbError> {
         say_gone("Volumes", &gone)?;
     }
     let store = Store::open(&paths.root).map_err(RunError::from)?;
-    match prune_images(&store, paths, args.all, &args.filter) {
+    match prune_images(&store, paths, args.all, &args.prune.filter) {
         Ok(pruned) => {
             freed += pruned.bytes;
             say_gone("Images", &pruned.lines())?;

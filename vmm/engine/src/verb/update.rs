@@ -4,7 +4,7 @@
 
 use super::{VerbError, each, happened, refused};
 use crate::cli::life::UpdateArgs;
-use crate::container::limits::check_swap;
+use crate::container::limits::{self, check_swap};
 use crate::container::{Container, ContainerError};
 use crate::paths::Paths;
 use crate::record::Entry;
@@ -37,11 +37,12 @@ fn update_one(
         );
     }
     let before = (container.machine_cpus(), container.machine_memory_mib());
-    let limits = &mut container.limits;
     // As Docker has it, zero leaves a limit as it is.
     let [memory, reservation] =
         [args.memory, args.memory_reservation].map(|given| given.filter(|bytes| *bytes > 0));
-    let cpus = args.cpus.filter(|cpus| cpus.milli() > 0);
+    let cpus = limits::cpus(args.cpus, args.cpu_quota, args.cpu_period);
+    let cpus = cpus.map_err(ContainerError::from)?;
+    let limits = &mut container.limits;
     limits.memory = memory.or(limits.memory);
     limits.cpus = cpus.or(limits.cpus);
     limits.memory_reservation = reservation.or(limits.memory_reservation);

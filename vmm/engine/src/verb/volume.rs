@@ -6,8 +6,10 @@ use std::io;
 
 use serde_json::{Value, json};
 
+use super::filter::{self, Pairs, has_label};
 use super::{VerbError, complain, confirmed, refused, say, say_gone};
-use crate::cli::volume::{CreateArgs, InspectArgs, LsArgs, PruneArgs, RmArgs, VolumeCommand};
+use crate::cli::shared::{InspectArgs, ListArgs, RmArgs};
+use crate::cli::volume::{CreateArgs, VolumeCommand, VolumePruneArgs};
 use crate::container::label;
 use crate::format::{Inspect, Listing};
 use crate::paths::Paths;
@@ -105,9 +107,9 @@ fn labels(volume: &Volume) -> BTreeMap<String, String> {
     labels
 }
 
-fn list(args: &LsArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
+fn list(args: &ListArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
     let format = VOLUMES.format(args.format.as_deref(), args.quiet)?;
-    let filters = parse_filters(&args.filter, &["dangling", "driver", "label", "name"])?;
+    let filters = filter::pairs(&args.filter, &["dangling", "driver", "label", "name"])?;
     // Costly, where there are many.
     let users = match filters.iter().any(|(key, _)| key == "dangling") {
         true => volumes.users(),
@@ -144,41 +146,19 @@ fn list(args: &LsArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
     Ok(0)
 }
 
-type Filters = Vec<(String, String)>;
-
-fn parse_filters(given: &[String], known: &[&str]) -> Result<Filters, VerbError> {
-    let mut filters = Vec::new();
-    for text in given {
-        let Some((key, value)) = text.split_once('=') else {
-            return refused(format!("invalid filter '{text}'"));
-        };
-        let is_known = known.contains(&key);
-        let is_bool = matches!(value, "true" | "false" | "1" | "0");
-        if !is_known || (key == "dangling" && !is_bool) {
-            return refused(format!("invalid filter '{text}'"));
-        }
-        filters.push((key.to_owned(), value.to_owned()));
-    }
-    Ok(filters)
-}
-
-fn fits(volume: &Volume, filters: &Filters, users: &Users) -> bool {
+fn fits(volume: &Volume, filters: &[(String, String)], users: &Users) -> bool {
     let labels = labels(volume);
-    let has_label = |wanted: &str| match wanted.split_once('=') {
-        Some((name, value)) => labels.get(name).is_some_and(|has| has == value),
-        None => labels.contains_key(wanted),
-    };
     filters.iter().all(|(key, value)| match key.as_str() {
         "dangling" => users.of(&volume.name).is_empty() == matches!(value.as_str(), "true" | "1"),
         "driver" => value == "local",
-        "label" => has_label(value),
-        "label!" => !has_label(value),
+        "label" => has_label(&labels, value),
+        "label!" => !has_label(&labels, value),
         _ => volume.name.contains(value.as_str()),
     })
 }
 
-fn prune(args: &PruneArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
-    let filters = parse_filters(&args.filter, &["label", "label!", "all"])?;
+fn prune(args: &VolumePruneArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
+    let filters = filter::pairs(&args.prune.filter, &["label", "label!", "all"])?;
     let all = args.all
         || filters
             .iter()
@@ -187,10 +167,10 @@ fn prune(args: &PruneArgs, volumes: &Volumes<'_>) -> Result<u8, VerbError> {
     let warning = format!(
         "WARNING! This will remove {which} local volumes not used by at least one container."
     );
-    if !args.force && !confirmed(&warning)? {
+    if !args.prune.force && !confirmed(&warning)? {
         return Ok(0);
     }
-    let filters: Filters = filters
+    let filters: Pairs = filters
         .into_iter()
         .filter(|(key, _)| key != "all")
         .collect();
