@@ -156,7 +156,7 @@ fn conflicts_are_told() {
         return skip(NO_KVM);
     };
     let image = home.busybox();
-    let refused: [(&[&str], &str); 8] = [
+    let refused: [(&[&str], &str); 13] = [
         (&["--memory-swap", "1g"], "always set the Memory limit"),
         (
             &["--memory", "64m", "--memory-reservation", "65m"],
@@ -174,6 +174,11 @@ fn conflicts_are_told() {
         (&["--device-read-bps", "x"], "/DEVICE:RATE"),
         (&["--pid", "container:web"], "No such container: web"),
         (&["--oom-score-adj", "1001"], "Invalid value 1001"),
+        (&["--gpus", "all"], "no devices of the host"),
+        (&["--userns", "keep-id"], "keep-id"),
+        (&["--network", "host"], "host"),
+        (&["--link", "web"], "unknown flag: --link"),
+        (&["--restart", "sometimes"], "sometimes"),
     ];
     for (flags, words) in refused {
         let line = ["run", "--rm"].iter().chain(flags);

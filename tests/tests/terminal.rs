@@ -30,6 +30,13 @@ struct Session {
 
 impl Session {
     fn start(home: &Home, command: &[&str]) -> Self {
+        let image = home.busybox();
+        let line = ["run", "--rm", "-it", &image];
+        Self::of(home, &[&line, command].concat())
+    }
+
+    /// `walnut LINE`.
+    fn of(home: &Home, line: &[&str]) -> Self {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         rustix::pty::grantpt(&master).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
@@ -38,11 +45,9 @@ impl Session {
         let tty = rustix::fs::open(&name, flags, rustix::fs::Mode::empty()).unwrap();
         size(&master, 33, 101);
         let before = tcgetattr(&tty).unwrap();
-        let image = home.busybox();
-        let args = ["run", "--rm", "-it", &image];
         let stdio = || Stdio::from(tty.try_clone().unwrap());
         let child = home
-            .walnut(args.iter().chain(command))
+            .walnut(line)
             .into_command()
             .stdin(stdio())
             .stdout(stdio())
@@ -241,5 +246,35 @@ fn the_detach_keys_leave_it_running() {
         .complains(&["the input device is not a TTY"]);
     home.walnut(["kill", &id]).run().succeeded();
     assert_eq!(home.says(&["ps", "-aq"]), "", "it was run with --rm");
+    home.assert_clean();
+}
+
+#[test]
+fn other_keys_to_leave_by() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let keys = ["run", "-it", "--name", "box", "--detach-keys", "ctrl-x,d"];
+    let mut session = Session::of(&home, &[&keys[..], &[&image, "sh"]].concat());
+    session.expect("/ # ");
+    // What only begins like them is the shell's.
+    session.type_in("cat -v\r");
+    session.expect("cat -v\r\n");
+    session.type_in("a\x18b\r");
+    session.expect("\na^Xb\r\n");
+    session.type_in("\x04");
+    session.expect("/ # ");
+    session.type_in("\x18d");
+    assert_eq!(session.end(), Some(0));
+    let attach = ["attach", "--detach-keys", "ctrl-a", "box"];
+    let mut session = Session::of(&home, &attach);
+    session.type_in("echo on\"\"ce more\r");
+    session.expect("once more");
+    session.type_in("\x01");
+    assert_eq!(session.end(), Some(0));
+    let none = ["attach", "--detach-keys", "ctrl-!", "box"];
+    home.walnut(none).run().exited(1).complains(&["ctrl-!"]);
+    home.remove_all();
     home.assert_clean();
 }

@@ -52,7 +52,7 @@ pub enum ImageCommand {
     /// Make an image of a tar archive's files
     Import(ImportArgs),
     /// Tell all about images
-    #[command(after_help = INSPECT_EXAMPLES, mut_arg("names", |names| names.value_name("IMAGE")))]
+    #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
     /// Load images from an archive
     Load(LoadArgs),

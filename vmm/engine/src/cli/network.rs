@@ -38,7 +38,7 @@ pub enum NetworkCommand {
     /// Have a container be on a network no more, from its next start on
     Disconnect(DisconnectArgs),
     /// Tell all about networks
-    #[command(after_help = INSPECT_EXAMPLES, mut_arg("names", |names| names.value_name("NETWORK")))]
+    #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
     /// List networks
     #[command(visible_alias = "list", after_help = LS_EXAMPLES)]
@@ -50,7 +50,6 @@ pub enum NetworkCommand {
     #[command(
         visible_alias = "remove",
         after_help = RM_EXAMPLES,
-        mut_arg("names", |names| names.value_name("NETWORK"))
     )]
     Rm(RmArgs),
 }

@@ -199,6 +199,8 @@ fn mistakes_in_dockers_words() {
     }
     let unknown = "'frob' is not a walnut command; see 'walnut --help'";
     assert_eq!(words(&["frob"]), (unknown.to_owned(), 1));
+    let (build, code) = words(&["build", "."]);
+    assert!(build.contains("podman or buildah") && code == 1, "{build}");
     for (line, said) in [
         (&["run"][..], "\"walnut run\" requires at least 1 argument"),
         (&["rm"], "\"walnut rm\" requires at least 1 argument"),

@@ -43,6 +43,18 @@ fn wants(verb: &clap::Command) -> String {
     }
 }
 
+/// What to do about a verb of Docker's that there is none of.
+fn instead(verb: &str) -> &'static str {
+    match verb {
+        "build" | "builder" | "buildx" => {
+            ": others build images, such as podman or buildah; walnut takes them by pull and load"
+        }
+        "compose" | "stack" | "swarm" | "service" => ": it runs one container at a time",
+        "context" => ": there is no daemon, here or elsewhere, to choose from",
+        _ => "",
+    }
+}
+
 /// A command line that can't be understood, or one that asks for help.
 #[derive(Debug)]
 pub struct UsageError {
@@ -134,7 +146,8 @@ impl UsageError {
             }
             ErrorKind::InvalidSubcommand => {
                 let verb = self.context(ContextKind::InvalidSubcommand);
-                format!("'{}' is not a walnut command", verb.unwrap_or_default())
+                let verb = verb.unwrap_or_default();
+                format!("'{verb}' is not a walnut command{}", instead(verb))
             }
             ErrorKind::ValueValidation => {
                 let cause = std::error::Error::source(&self.inner).map(ToString::to_string);

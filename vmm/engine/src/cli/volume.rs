@@ -34,7 +34,7 @@ pub enum VolumeCommand {
     /// Create a volume
     Create(CreateArgs),
     /// Tell all about volumes
-    #[command(after_help = INSPECT_EXAMPLES, mut_arg("names", |names| names.value_name("VOLUME")))]
+    #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
     /// List volumes
     #[command(visible_alias = "list", after_help = LS_EXAMPLES)]
@@ -46,7 +46,6 @@ pub enum VolumeCommand {
     #[command(
         visible_alias = "remove",
         after_help = RM_EXAMPLES,
-        mut_arg("names", |names| names.value_name("VOLUME"))
     )]
     Rm(RmArgs),
 }
