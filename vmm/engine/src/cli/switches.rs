@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Command};
 /// hardly anybody says it this way, and all others should not pay for it.
 pub(super) fn understood(command: Command, args: &[OsString]) -> Command {
     let mut command = command;
-    if !args.iter().any(|arg| has_word(arg)) {
+    if !args.iter().any(has_word) {
         return command;
     }
     command.build();
