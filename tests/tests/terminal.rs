@@ -259,10 +259,10 @@ fn other_keys_to_leave_by() {
     let mut session = Session::of(&home, &[&keys[..], &[&image, "sh"]].concat());
     session.expect("/ # ");
     // What only begins like them is the shell's.
-    session.type_in("cat -v\r");
-    session.expect("cat -v\r\n");
+    session.type_in("sh -c 'echo go\"\"ing; exec cat'\r");
+    session.expect("going");
     session.type_in("a\x18b\r");
-    session.expect("\na^Xb\r\n");
+    session.expect("a\x18b\r\n");
     session.type_in("\x04");
     session.expect("/ # ");
     session.type_in("\x18d");

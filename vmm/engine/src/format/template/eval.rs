@@ -153,7 +153,11 @@ impl Scope {
             return Ok(Value::Null);
         };
         let Base::Function(name) = &first.base else {
-            return self.operand(first);
+            let value = self.operand(first)?;
+            return match rest {
+                [name] => self.operand(name).map(|name| self.label(&value, &name)),
+                _ => Ok(value),
+            };
         };
         let mut arguments = Vec::new();
         for operand in rest {
@@ -161,6 +165,16 @@ impl Scope {
         }
         arguments.extend(piped);
         functions::call(name, arguments, self.headers)
+    }
+
+    /// Of `.Label NAME`; its heading is the last part of the name.
+    fn label(&self, labels: &Value, name: &Value) -> Value {
+        let name = name.as_str().unwrap_or_default();
+        if self.headers {
+            let last = name.rsplit('.').next().unwrap_or(name);
+            return last.replace(['-', '_'], " ").into();
+        }
+        labels.get(name).cloned().unwrap_or_else(|| "".into())
     }
 
     fn operand(&mut self, operand: &Operand) -> Result<Value, TemplateError> {

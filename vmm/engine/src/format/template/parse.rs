@@ -54,6 +54,13 @@ pub(super) struct Operand {
     pub fields: Vec<String>,
 }
 
+impl Operand {
+    /// `.Label`, which is asked for one by its name: Docker's only method with an argument.
+    fn is_label(&self) -> bool {
+        self.fields.last().is_some_and(|name| name == "Label")
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Base {
     Dot,
@@ -256,9 +263,9 @@ impl Parser {
         }
         match operands.first() {
             None => Err(TemplateError::MissingValue),
-            Some(first) if operands.len() > 1 && !matches!(first.base, Base::Function(_)) => {
-                Err(TemplateError::NotAFunction)
-            }
+            Some(first) if matches!(first.base, Base::Function(_)) => Ok(Command(operands)),
+            Some(first) if operands.len() == 2 && first.is_label() => Ok(Command(operands)),
+            Some(_) if operands.len() > 1 => Err(TemplateError::NotAFunction),
             Some(_) => Ok(Command(operands)),
         }
     }

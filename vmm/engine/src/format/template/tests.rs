@@ -115,6 +115,21 @@ fn blocks_and_variables() {
 }
 
 #[test]
+fn labels_are_asked_for_by_name() {
+    let row = json!({"Name": "web", "Label": {"com.x.my-tier": "front"}});
+    let text = "{{.Name}}:{{.Label \"com.x.my-tier\"}}:{{.Label \"other\"}}";
+    let template = Template::parse(text).unwrap();
+    assert_eq!(template.render(&row).unwrap(), "web:front:");
+    let headings = json!({"Name": "NAME", "Label": "LABEL"});
+    let heading = template.render_headers(&headings).unwrap();
+    assert_eq!(heading, "NAME:my tier:other");
+    assert_eq!(
+        refused("{{.Label 1 2}}").to_string(),
+        TemplateError::NotAFunction.to_string()
+    );
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     for (text, words) in [
         ("{{.Name", "unclosed action"),
