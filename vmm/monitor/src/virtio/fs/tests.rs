@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use virtiofsd::filesystem::FsOptions;
+use virtiofsd::filesystem::{FsOptions, OpenOptions};
 use virtiofsd::fuse::{
     CreateIn, EntryOut, FsyncIn, GetxattrIn, InHeader, InitInCompat, InitInExt, InitOut, LinkIn,
     MkdirIn, MknodIn, Opcode, OpenIn, OpenOut, OutHeader, ROOT_ID, ReadIn, RenameIn, SetattrIn,
@@ -142,12 +142,15 @@ impl Client {
     }
 
     fn open(&mut self, opcode: Opcode, nodeid: u64, flags: i32) -> Result<u64, i32> {
+        Ok(self.opened(opcode, nodeid, flags)?.fh)
+    }
+
+    fn opened(&mut self, opcode: Opcode, nodeid: u64, flags: i32) -> Result<OpenOut, i32> {
         let open = OpenIn {
             flags: flags.unsigned_abs(),
             open_flags: 0,
         };
-        let reply = self.call(opcode, nodeid, open.as_slice(), 64)?;
-        Ok(object::<OpenOut>(&reply).fh)
+        Ok(object(&self.call(opcode, nodeid, open.as_slice(), 64)?))
     }
 
     fn write(&mut self, nodeid: u64, fh: u64, offset: u64, data: &[u8]) -> Result<u32, i32> {
@@ -273,6 +276,25 @@ fn files_are_created_written_read_and_forgotten() {
     assert_eq!(gone, Err(libc::EBADF));
     let batch = [1u64.to_le_bytes(), 77u64.to_le_bytes(), 1u64.to_le_bytes()].concat();
     client.tell(Opcode::BatchForget, 0, &batch);
+}
+
+#[test]
+fn closing_what_was_only_read_is_no_message() {
+    let root = directory();
+    fs::write(root.path().join("file"), "walnut").unwrap();
+    let mut client = Client::new(root.path());
+    let file = client.lookup(ROOT_ID, c"file").unwrap().nodeid;
+    for (flags, noflush) in [
+        (libc::O_RDONLY, true),
+        (libc::O_RDONLY | libc::O_CLOEXEC, true),
+        (libc::O_WRONLY, false),
+        (libc::O_RDWR | libc::O_TRUNC, false),
+    ] {
+        let opened = client.opened(Opcode::Open, file, flags).unwrap();
+        let options = OpenOptions::from_bits(opened.open_flags).unwrap();
+        let which = format!("{flags:#o}: {options:?}");
+        assert_eq!(options.contains(OpenOptions::NOFLUSH), noflush, "{which}");
+    }
 }
 
 #[test]
