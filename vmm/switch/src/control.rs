@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a container joins: one message with its descriptors, one answer. SOCK_SEQPACKET, so that each
+//! How a container joins, and how its networks are made known to each other: one message with its
+//! descriptors, one answer. SOCK_SEQPACKET, so that each
 //! comes whole.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,6 +19,17 @@ use walnut_vmm_config::Mac;
 use crate::policy::Policy;
 
 const MAX_MESSAGE: usize = 64 << 10;
+
+/// What a switch is asked for.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    Join(Join),
+    /// With a socket to the switch of another network that the container is on.
+    Introduce {
+        container: String,
+    },
+}
 
 /// With the machine's end of its network, and the passt's where there is one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -49,6 +61,7 @@ pub struct Joined {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     Joined(Joined),
+    Introduced,
     /// In words.
     Refused(String),
 }
@@ -73,19 +86,51 @@ pub fn join(
     machine: BorrowedFd<'_>,
     uplink: Option<BorrowedFd<'_>>,
 ) -> Result<Joined, ControlError> {
-    let bytes = serde_json::to_vec(join).map_err(ControlError::Parse)?;
     let fds: Vec<BorrowedFd<'_>> = [Some(machine), uplink].into_iter().flatten().collect();
+    match exchange(connection, &Request::Join(join.clone()), &fds)? {
+        Reply::Joined(joined) => Ok(joined),
+        other => Err(refused(other)),
+    }
+}
+
+/// Tells a switch that `container` is on another network, too, whose switch has the other end of
+/// `socket`; over a fresh connection.
+///
+/// # Errors
+/// The switch is gone, or refuses.
+pub fn introduce(
+    connection: BorrowedFd<'_>,
+    container: &str,
+    socket: BorrowedFd<'_>,
+) -> Result<(), ControlError> {
+    let container = container.to_owned();
+    match exchange(connection, &Request::Introduce { container }, &[socket])? {
+        Reply::Introduced => Ok(()),
+        other => Err(refused(other)),
+    }
+}
+
+fn refused(reply: Reply) -> ControlError {
+    match reply {
+        Reply::Refused(words) => ControlError::Refused(words),
+        other => ControlError::Exchange(io::Error::other(format!("{other:?}"))),
+    }
+}
+
+fn exchange(
+    connection: BorrowedFd<'_>,
+    request: &Request,
+    fds: &[BorrowedFd<'_>],
+) -> Result<Reply, ControlError> {
+    let bytes = serde_json::to_vec(request).map_err(ControlError::Parse)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let exchange = |error: rustix::io::Errno| ControlError::Exchange(error.into());
+    ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    let failed = |error: rustix::io::Errno| ControlError::Exchange(error.into());
     let data = [IoSlice::new(&bytes)];
-    sendmsg(connection, &data, &mut ancillary, SendFlags::NOSIGNAL).map_err(exchange)?;
+    sendmsg(connection, &data, &mut ancillary, SendFlags::NOSIGNAL).map_err(failed)?;
     let (answer, _) = receive(connection).map_err(ControlError::Exchange)?;
-    match serde_json::from_slice(&answer).map_err(ControlError::Parse)? {
-        Reply::Joined(joined) => Ok(joined),
-        Reply::Refused(words) => Err(ControlError::Refused(words)),
-    }
+    serde_json::from_slice(&answer).map_err(ControlError::Parse)
 }
 
 /// One message and its descriptors.
@@ -113,11 +158,12 @@ fn receive(connection: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((bytes, fds))
 }
 
-/// What somebody asks of a switch: the first descriptor is the machine's, the second the passt's.
-pub(crate) fn receive_join(connection: impl AsFd) -> io::Result<(Join, Vec<OwnedFd>)> {
+/// What somebody asks of a switch. Of who joins, the first descriptor is the machine's, the second the
+/// passt's.
+pub(crate) fn receive_request(connection: impl AsFd) -> io::Result<(Request, Vec<OwnedFd>)> {
     let (bytes, fds) = receive(connection)?;
-    let join = serde_json::from_slice(&bytes)?;
-    Ok((join, fds))
+    let request = serde_json::from_slice(&bytes)?;
+    Ok((request, fds))
 }
 
 pub(crate) fn reply(connection: impl AsFd, reply: &Reply) -> io::Result<()> {

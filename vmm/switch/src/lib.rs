@@ -15,6 +15,7 @@
 //! - `packet.rs`: what a frame is, read once; the packets that the gateway makes itself
 //! - `policy.rs`: what may leave
 //! - `names.rs`: DNS
+//! - `peer.rs`: names of the other networks that a container is on
 //! - `port.rs`: one container's place, and what becomes of its frames
 //! - `switch.rs`: all ports, and the loop
 //!
@@ -28,11 +29,12 @@ mod jail;
 mod link;
 mod names;
 mod packet;
+mod peer;
 mod policy;
 mod port;
 mod switch;
 
-pub use control::{ControlError, Join, Joined, Reply, join};
+pub use control::{ControlError, Join, Joined, Reply, Request, introduce, join};
 pub use jail::{JailError, confine};
 pub use policy::{Policy, PolicyError, Rule, Target};
 pub use port::GATEWAY_MAC;

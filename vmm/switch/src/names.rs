@@ -8,7 +8,7 @@ use simple_dns::rdata::{A, PTR, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE};
 
 /// More than any honest question takes.
-const MAX_QUESTION: usize = 4096;
+pub(crate) const MAX_QUESTION: usize = 4096;
 /// Names come and go with their containers.
 const TTL: u32 = 5;
 /// Of one answer: it fits any datagram.

@@ -11,6 +11,7 @@ use walnut_vmm_host::handshake::Handshakes;
 use crate::link::Link;
 use crate::names::{self, Answer, Directory};
 use crate::packet::{self, End, Ipv4, Packet, Refusal, What};
+use crate::peer::{Peers, Said};
 use crate::policy::Gate;
 use crate::switch::Network;
 
@@ -62,6 +63,8 @@ pub(crate) struct Port {
     /// With who is behind the uplink.
     pub handshakes: Handshakes,
     queries: VecDeque<Query>,
+    /// The other networks that the container is on.
+    pub peers: Peers,
 }
 
 impl Port {
@@ -78,6 +81,7 @@ impl Port {
             gate: Gate::default(),
             handshakes: Handshakes::default(),
             queries: VecDeque::new(),
+            peers: Peers::default(),
         }
     }
 
@@ -176,34 +180,90 @@ impl Port {
         let Some(message) = packet::udp_payload(frame) else {
             return Way::Nowhere;
         };
-        let answer = match names::answer(message, directory) {
-            Answer::Elsewhere { name, .. } if !self.gate.resolves(&name) => {
-                names::refuse(message, RCODE::Refused)
-            }
-            Answer::Elsewhere { .. } if self.uplink.is_none() || self.resolvers.is_empty() => {
-                names::refuse(message, RCODE::ServerFailure)
-            }
-            Answer::Elsewhere { id, name } => {
-                let server = self.ask(from, id, name, self.resolvers.len());
-                let server = End {
-                    mac: GATEWAY_MAC,
-                    address: self.resolvers[server],
-                    port: DNS,
-                };
-                return Way::UplinkThis(packet::udp(&self.end(from), &server, message));
-            }
-            answer => answer,
+        match names::answer(message, directory) {
+            Answer::Elsewhere { .. } if self.peers.ask(from, message, 0) => Way::Nowhere,
+            Answer::Elsewhere { id, name } => self.elsewhere(message, from, id, name, network),
+            Answer::Reply(bytes) => self.reply(&bytes, from, network),
+            Answer::None => Way::Nowhere,
+        }
+    }
+
+    /// Of what no network of the container's knows: it is asked outside, if the policy allows it.
+    fn elsewhere(
+        &mut self,
+        message: &[u8],
+        from: u16,
+        id: u16,
+        name: String,
+        network: &Network,
+    ) -> Way {
+        let refused = if !self.gate.resolves(&name) {
+            Some(RCODE::Refused)
+        } else if self.uplink.is_none() || self.resolvers.is_empty() {
+            Some(RCODE::ServerFailure)
+        } else {
+            None
         };
+        if let Some(code) = refused {
+            return match names::refuse(message, code) {
+                Answer::Reply(bytes) => self.reply(&bytes, from, network),
+                _ => Way::Nowhere,
+            };
+        }
+        let server = self.ask(from, id, name, self.resolvers.len());
+        let server = End {
+            mac: GATEWAY_MAC,
+            address: self.resolvers[server],
+            port: DNS,
+        };
+        Way::UplinkThis(packet::udp(&self.end(from), &server, message))
+    }
+
+    /// An answer to the machine's question.
+    fn reply(&self, message: &[u8], to: u16, network: &Network) -> Way {
         let gateway = End {
             mac: GATEWAY_MAC,
             address: network.gateway,
             port: DNS,
         };
-        match answer {
-            Answer::Reply(bytes) => {
-                Way::MachineThis(packet::udp(&gateway, &self.end(from), &bytes))
+        Way::MachineThis(packet::udp(&gateway, &self.end(to), message))
+    }
+
+    /// What another network of the container's wants to know, or answers.
+    pub fn peer_says(
+        &mut self,
+        at: usize,
+        said: Said,
+        network: &Network,
+        directory: &dyn Directory,
+    ) -> Way {
+        match said {
+            Said::Question { number, message } => {
+                let message = match names::answer(&message, directory) {
+                    Answer::Reply(bytes) => bytes,
+                    _ => Vec::new(),
+                };
+                self.peers.say(at, &Said::Answer { number, message });
+                Way::Nowhere
             }
-            _ => Way::Nowhere,
+            Said::Answer { number, message } => {
+                let Some(asked) = self.peers.take(at, number) else {
+                    return Way::Nowhere;
+                };
+                if !message.is_empty() {
+                    return self.reply(&message, asked.from, network);
+                }
+                if self.peers.ask(asked.from, &asked.message, at + 1) {
+                    return Way::Nowhere;
+                }
+                match names::answer(&asked.message, directory) {
+                    Answer::Elsewhere { id, name } => {
+                        self.elsewhere(&asked.message, asked.from, id, name, network)
+                    }
+                    Answer::Reply(bytes) => self.reply(&bytes, asked.from, network),
+                    Answer::None => Way::Nowhere,
+                }
+            }
         }
     }
 
@@ -258,15 +318,6 @@ impl Port {
         let query = self.queries.remove(at)?;
         let addresses = names::learn(message, id, &query.name);
         self.gate.learn(&query.name, &addresses);
-        let gateway = End {
-            mac: GATEWAY_MAC,
-            address: network.gateway,
-            port: DNS,
-        };
-        Some(Way::MachineThis(packet::udp(
-            &gateway,
-            &self.end(port),
-            message,
-        )))
+        Some(self.reply(message, port, network))
     }
 }

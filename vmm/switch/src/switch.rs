@@ -284,15 +284,57 @@ impl Switch {
         if frame.len() < ETHERNET_LEN || !self.is_own(at, port, frame) {
             return Way::Nowhere;
         }
+        self.directed(port, |port, network, directory| {
+            port.machine_says(frame, network, directory)
+        })
+    }
+
+    /// What a port says to something, with who else is there.
+    fn directed(
+        &self,
+        port: &mut Port,
+        say: impl FnOnce(&mut Port, &Network, &Others<'_>) -> Way,
+    ) -> Way {
         let names = std::mem::take(&mut port.names);
         let others = Others {
             network: &self.network,
             ports: &self.ports,
             own: (&names, port.address),
         };
-        let way = port.machine_says(frame, &self.network, &others);
+        let way = say(port, &self.network, &others);
         port.names = names;
         way
+    }
+
+    /// The port of a container that is on another network, too, and which of its peers that is.
+    fn introduce(&mut self, container: &str, fds: Vec<OwnedFd>) -> Result<(usize, usize), String> {
+        let is_it = |port: &Port| !container.is_empty() && port.container == container;
+        let mut ports = self.ports.iter_mut().enumerate();
+        let found = ports.find_map(|(at, port)| {
+            let port = port.as_mut().filter(|port| is_it(port))?;
+            Some((at, port))
+        });
+        let (at, port) = found.ok_or("the container is not on the network")?;
+        let socket = fds.into_iter().next().ok_or("there is no other network")?;
+        Ok((at, port.peers.add(socket)?))
+    }
+
+    /// Something from another network of a container's.
+    fn hear(&mut self, at: usize, peer: usize) {
+        let Some(mut port) = self.ports.get_mut(at).and_then(Option::take) else {
+            return;
+        };
+        match port.peers.receive(peer) {
+            Ok(None) => {}
+            Ok(Some(said)) => {
+                let way = self.directed(&mut port, |port, network, directory| {
+                    port.peer_says(peer, said, network, directory)
+                });
+                self.send(&mut port, &way, &[]);
+            }
+            Err(_) => port.peers.remove(peer),
+        }
+        self.ports[at] = Some(port);
     }
 
     /// Whether it says to be from nobody else, by any address.

@@ -14,13 +14,16 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::{Link, Network, Side, Switch, SwitchError};
-use crate::control::{self, Reply};
+use crate::control::{self, Reply, Request};
+use crate::peer::MAX_PEERS;
 
 /// What an event is about, in its 64 bits.
 const LISTENER: u64 = u64::MAX;
 const LOCKED: u64 = u64::MAX - 1;
 /// From here on: connections of containers that are about to join.
 const JOINING: u64 = 1 << 32;
+/// From here on: other networks of the ports' containers, [`MAX_PEERS`] for each port.
+const PEER: u64 = 1 << 40;
 const EVENTS: usize = 64;
 
 /// Serves a network until its last container has left: then, under the lock that whoever wants to
@@ -103,6 +106,11 @@ impl Server {
                 }
             }
             LOCKED => return self.is_over(lock),
+            PEER.. => {
+                let number = usize::try_from(about - PEER).unwrap_or(usize::MAX);
+                self.switch.hear(number / MAX_PEERS, number % MAX_PEERS);
+                self.interests();
+            }
             JOINING.. => {
                 let at = usize::try_from(about - JOINING).unwrap_or(usize::MAX);
                 self.join(at);
@@ -142,9 +150,13 @@ impl Server {
         let Some(connection) = self.joining.get_mut(at).and_then(Option::take) else {
             return;
         };
-        let reply = match control::receive_join(&connection) {
-            Ok((join, fds)) => match self.admit(join, fds) {
+        let reply = match control::receive_request(&connection) {
+            Ok((Request::Join(join), fds)) => match self.admit(join, fds) {
                 Ok(joined) => Reply::Joined(joined),
+                Err(words) => Reply::Refused(words),
+            },
+            Ok((Request::Introduce { container }, fds)) => match self.introduce(&container, fds) {
+                Ok(()) => Reply::Introduced,
                 Err(words) => Reply::Refused(words),
             },
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
@@ -169,6 +181,16 @@ impl Server {
             return Err(error.to_string());
         }
         Ok(joined)
+    }
+
+    fn introduce(&mut self, container: &str, fds: Vec<OwnedFd>) -> Result<(), String> {
+        let (at, peer) = self.switch.introduce(container, fds)?;
+        let port = self.switch.ports[at].as_ref();
+        let about = PEER + (at * MAX_PEERS + peer) as u64;
+        match port.and_then(|port| port.peers.fd(peer)) {
+            Some(fd) => self.watch(fd, about).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
     }
 
     fn port(&mut self, at: usize, side: Side, flags: EventFlags) {

@@ -379,6 +379,59 @@ fn addresses_that_cannot_be() {
     assert!(mac.unwrap_err().contains("MAC address"));
 }
 
+/// A container that is on two networks: what the first does not know, the other one is asked for.
+#[test]
+fn names_of_the_container_s_other_network() {
+    let mut front = switch();
+    let mut back = Switch::new(Network {
+        name: "back".into(),
+        gateway: [10, 7, 0, 1].into(),
+        prefix: 24,
+    });
+    let mut one = join(&mut front, &["web"], None, true);
+    front.ports[one.at].as_mut().unwrap().container = "id".into();
+    let other = join(&mut back, &["web"], None, false);
+    back.ports[other.at].as_mut().unwrap().container = "id".into();
+    join(&mut back, &["db"], None, false);
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let (family, kind) = (
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+    );
+    let (near, far) = rustix::net::socketpair(family, kind, flags, None).unwrap();
+    assert_eq!(front.introduce("id", vec![near]), Ok((one.at, 0)));
+    assert_eq!(back.introduce("id", vec![far]), Ok((other.at, 0)));
+    assert!(back.introduce("nobody", vec![]).is_err());
+    let dns = gateway([10, 89, 0, 1], 53);
+    let own = one.end.address;
+    let mut ask = |front: &mut Switch, name: &str| {
+        one.send(front, &udp(&one.end, &dns, &question(name, TYPE::A)));
+        back.hear(other.at, 0);
+        front.hear(one.at, 0);
+        (one.got(), one.outside_got())
+    };
+    for name in ["db", "db.back"] {
+        let (got, outside) = ask(&mut front, name);
+        assert_eq!((got.len(), outside.len()), (1, 0), "{name}");
+        let answer = udp_payload(&got[0]).unwrap();
+        assert_eq!(
+            names::learn(answer, 7, name),
+            [std::net::Ipv4Addr::new(10, 7, 0, 3)]
+        );
+    }
+    // Its own come first; what neither knows is asked outside.
+    let (got, _) = ask(&mut front, "web");
+    let answer = udp_payload(&got[0]).unwrap();
+    assert_eq!(names::learn(answer, 7, "web"), [own]);
+    let (got, outside) = ask(&mut front, "example.org");
+    assert_eq!((got.len(), outside.len()), (0, 1));
+    // One that is gone is asked no more.
+    back.leave(other.at);
+    front.hear(one.at, 0);
+    one.send(&mut front, &udp(&one.end, &dns, &question("db", TYPE::A)));
+    assert_eq!((one.got().len(), one.outside_got().len()), (0, 1));
+}
+
 /// Frames that are almost right: the interesting bytes are where the headers are.
 fn almost() -> impl Strategy<Value = Vec<u8>> {
     let dns = gateway([10, 89, 0, 1], 53);
