@@ -392,7 +392,7 @@ fn make_cwd(rootfs: &Rootfs, process: &SpecProcess) {
     }
 }
 
-fn write_file(file: &GuestFile) -> Result<GuestPath, Failure> {
+pub fn write_file(file: &GuestFile) -> Result<GuestPath, Failure> {
     let failed = |error: PathError| Failure::of(Stage::Mounts, error.errno(), &error);
     let path = GuestPath::writable(&file.path).map_err(failed)?;
     let (parent, name) = path.make_parent().map_err(failed)?;

@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use walnut_netlink::{Change, Cidr, CidrError, Netlink, NetlinkError};
 use walnut_protocol::agent::Interface;
 
+use crate::wake::{self, WakeError};
+
 const CLASS: &str = "/sys/class/net";
 const PARAMETERS: &str = "/proc/sys/net";
 
@@ -32,6 +34,13 @@ pub enum NetworkError {
         interface: String,
         source: io::Error,
     },
+    #[error("let go of {interface}")]
+    LetGo {
+        interface: String,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Probe(#[from] WakeError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
@@ -40,10 +49,10 @@ impl NetworkError {
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
-            Self::List(error) | Self::Parameter { source: error, .. } => {
-                error.raw_os_error().unwrap_or(0)
-            }
-            Self::NoInterface { .. } => libc::ENODEV,
+            Self::List(error)
+            | Self::LetGo { source: error, .. }
+            | Self::Parameter { source: error, .. } => error.raw_os_error().unwrap_or(0),
+            Self::NoInterface { .. } | Self::Probe(_) => libc::ENODEV,
             Self::Name(_) | Self::Cidr(_) | Self::Gateway(_) => libc::EINVAL,
             Self::Netlink(error) => error.errno().map_or(0, rustix::io::Errno::raw_os_error),
         }
@@ -132,6 +141,70 @@ fn replace(set_up: &mut Vec<Interface>, interfaces: &[Interface]) -> Result<(), 
 pub fn set_up_again(interfaces: &[Interface]) -> Result<(), NetworkError> {
     let mut set_up = SET_UP.lock().unwrap_or_else(PoisonError::into_inner);
     replace(&mut set_up, interfaces)
+}
+
+/// Sets up what has come, lets go of what goes, and leaves the others as they are.
+///
+/// # Errors
+/// As [`set_up`].
+pub fn change(interfaces: &[Interface]) -> Result<(), NetworkError> {
+    let mut set_up = SET_UP.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut netlink = Netlink::open()?;
+    let same_device = |a: &Interface, b: &Interface| a.mac.eq_ignore_ascii_case(&b.mac);
+    let (stay, go): (Vec<_>, Vec<_>) = set_up
+        .drain(..)
+        .partition(|was| interfaces.iter().any(|one| same_device(one, was)));
+    *set_up = stay;
+    for was in &go {
+        let_go(Path::new(CLASS), &was.mac)?;
+    }
+    let is_new = |one: &&Interface| !set_up.iter().any(|was| same_device(one, was));
+    if interfaces.iter().any(|one| is_new(&one)) {
+        wake::probe_all()?;
+    }
+    for interface in interfaces {
+        let wanted = Wanted::parse(interface)?;
+        let Some(at) = set_up.iter().position(|was| same_device(was, interface)) else {
+            one(&mut netlink, &wanted)?;
+            set_up.push(interface.clone());
+            continue;
+        };
+        if set_up[at] == *interface {
+            continue;
+        }
+        let with_ways = Interface {
+            gateways: interface.gateways.clone(),
+            ..set_up[at].clone()
+        };
+        if with_ways == *interface && set_up[at].gateways.is_empty() {
+            // From now on, it is the way out.
+            let link = netlink.link(wanted.name)?;
+            for gateway in &wanted.gateways {
+                netlink.add_default_route(link, *gateway)?;
+            }
+        } else {
+            take_down(&mut netlink, &Wanted::parse(&set_up[at])?)?;
+            one(&mut netlink, &wanted)?;
+        }
+        set_up[at] = interface.clone();
+    }
+    Ok(())
+}
+
+/// Of the device with this address; one that somebody has moved or renumbered stays where it is.
+fn let_go(class: &Path, mac: &str) -> Result<(), NetworkError> {
+    let Ok(name) = find(class, mac) else {
+        return Ok(());
+    };
+    let device = fs::canonicalize(class.join(&name).join("device")).map_err(NetworkError::List)?;
+    let mut parts = device.iter().filter_map(std::ffi::OsStr::to_str);
+    let Some(place) = parts.find(|part| part.starts_with(wake::PLACE)) else {
+        return Ok(());
+    };
+    wake::let_go(place).map_err(|source| NetworkError::LetGo {
+        interface: name,
+        source,
+    })
 }
 
 /// Its routes and addresses of IPv6 go when it is down.

@@ -13,10 +13,10 @@ use oci_spec::runtime::LinuxResources;
 use ttrpc::{Code, TtrpcContext};
 use walnut_protocol::agent::{
     AdoptRequest, CloseIORequest, ConnectionsResponse, ContainerRequest, CreateRequest,
-    CreateResponse, DeleteRequest, Empty, EntropyRequest, ExecRequest, KillRequest, MountRequest,
-    PidsResponse, ProcessesResponse, ResizePtyRequest, ShutdownRequest, StartRequest,
-    StartResponse, StatsResponse, TimeRequest, UpdateRequest, WaitRequest, WaitResponse,
-    WakeRequest,
+    CreateResponse, DeleteRequest, Empty, EntropyRequest, ExecRequest, InterfacesRequest,
+    KillRequest, MountRequest, PidsResponse, ProcessesResponse, ResizePtyRequest, ShutdownRequest,
+    StartRequest, StartResponse, StatsResponse, TimeRequest, UpdateRequest, WaitRequest,
+    WaitResponse, WakeRequest,
 };
 use walnut_protocol::{agent_ttrpc, ttrpc};
 
@@ -312,6 +312,16 @@ impl agent_ttrpc::Agent for Service {
         self.agent.rename(&id, &new).map_err(|e| state_error(&e))?;
         if !request.interfaces.is_empty() {
             network::set_up_again(&request.interfaces).map_err(|e| refused(Code::INTERNAL, &e))?;
+        }
+        Ok(Empty::new())
+    }
+
+    fn interfaces(&self, _: &TtrpcContext, request: InterfacesRequest) -> Answer<Empty> {
+        network::change(&request.interfaces).map_err(|e| refused(Code::INTERNAL, &e))?;
+        for file in &request.files {
+            create::write_file(file).map_err(|failure| {
+                ttrpc::Error::RpcStatus(ttrpc::get_status(Code::INTERNAL, failure.message))
+            })?;
         }
         Ok(Empty::new())
     }

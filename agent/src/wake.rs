@@ -18,6 +18,8 @@ use crate::entropy::{self, EntropyError};
 /// More places than a machine has.
 const MAX_SLOTS: u32 = 64;
 
+/// How the kernel calls them, before their number.
+pub const PLACE: &str = "virtio-mmio.";
 const PLATFORM: &str = "/sys/bus/platform";
 const NVDIMM_BUSES: &str = "/sys/bus/nd/devices";
 
@@ -53,18 +55,57 @@ pub fn wake(request: &WakeRequest) -> Result<(), WakeError> {
 fn probe(platform: &Path) -> Result<u32, WakeError> {
     let mut probed = 0;
     for slot in 0..MAX_SLOTS {
-        let name = format!("virtio-mmio.{slot}");
-        let device = platform.join("devices").join(&name);
-        if device.join("driver").exists() {
-            continue;
-        }
-        match fs::write(platform.join("drivers/virtio-mmio/bind"), &name) {
-            Ok(()) => probed += 1,
-            Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => break,
-            Err(source) => return Err(WakeError::Probe { slot, source }),
+        match probe_one(platform, slot)? {
+            Place::Taken => {}
+            Place::Probed => probed += 1,
+            Place::Empty => break,
         }
     }
     Ok(probed)
+}
+
+/// Has the kernel look at all places that have no driver yet: devices come where others have gone.
+pub fn probe_all() -> Result<(), WakeError> {
+    let platform = Path::new(PLATFORM);
+    for slot in 0..MAX_SLOTS {
+        if !platform.join("devices").join(name_of(slot)).exists() {
+            break;
+        }
+        probe_one(platform, slot)?;
+    }
+    Ok(())
+}
+
+/// Has the driver let go of the device in this place.
+pub fn let_go(place: &str) -> io::Result<()> {
+    fs::write(
+        Path::new(PLATFORM).join("drivers/virtio-mmio/unbind"),
+        place,
+    )
+}
+
+/// What was found where a device can be.
+enum Place {
+    Taken,
+    Probed,
+    Empty,
+}
+
+fn probe_one(platform: &Path, slot: u32) -> Result<Place, WakeError> {
+    let name = name_of(slot);
+    let device = platform.join("devices").join(&name);
+    if device.join("driver").exists() {
+        return Ok(Place::Taken);
+    }
+    match fs::write(platform.join("drivers/virtio-mmio/bind"), &name) {
+        Ok(()) => Ok(Place::Probed),
+        Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(Place::Empty),
+        Err(source) => Err(WakeError::Probe { slot, source }),
+    }
+}
+
+fn name_of(slot: u32) -> String {
+    format!("{PLACE}{slot}")
 }
 
 /// The kernel finds namespaces in the background; reading `wait_probe` waits until it has them all

@@ -254,10 +254,6 @@ fn connect_and_disconnect() {
     let said = run(&home, &["--network", "net"], "echo hello | nc -w 20 x 80");
     assert_eq!(said, "hello");
     let leave = ["network", "disconnect", "net", "web"];
-    home.walnut(leave)
-        .run()
-        .exited(1)
-        .complains(&["container web is running", "stop it first"]);
     home.walnut(["kill", "web"]).run().succeeded();
     home.walnut(["wait", "web"]).run().succeeded();
     home.walnut(leave).run().succeeded();
@@ -368,17 +364,15 @@ fn one_network_after_another() {
             Err("cannot be connected to network none"),
         ),
         (["connect", "bridge"], Ok("bridge")),
+        (["connect", "net"], Ok("bridge")),
+        (["disconnect", "bridge"], Ok("net")),
+        (["connect", "user"], Ok("net")),
         (
             ["connect", "net"],
-            Err("walnut network disconnect bridge one"),
+            Err("endpoint with name one already exists in network net"),
         ),
-        (["disconnect", "bridge"], Ok("none")),
-        (["connect", "net"], Ok("net")),
-        (
-            ["connect", "user"],
-            Err("walnut network disconnect net one"),
-        ),
-        (["disconnect", "net"], Ok("none")),
+        (["disconnect", "net"], Ok("user")),
+        (["disconnect", "user"], Ok("none")),
     ] {
         let line = ["network", line[0], line[1], name];
         match said {
@@ -390,9 +384,6 @@ fn one_network_after_another() {
             }
         }
     }
-    let both = ["create", "--network", "net", "--network", "bridge", &image];
-    let words = "--network net and --network bridge: a container is on one network at a time";
-    home.walnut(both).run().exited(125).complains(&[words]);
     let with_alias = ["network", "connect", "--alias", "x", "user", name];
-    refused(&with_alias, "--ip and --alias are for networks of your own");
+    refused(&with_alias, "only for containers in user defined networks");
 }

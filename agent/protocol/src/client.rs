@@ -114,6 +114,7 @@ methods! {
     stats = "Stats": ContainerRequest -> StatsResponse;
     update = "Update": UpdateRequest -> Empty;
     wake = "Wake": WakeRequest -> Empty;
+    interfaces = "Interfaces": InterfacesRequest -> Empty;
     adopt = "Adopt": AdoptRequest -> Empty;
     connections = "Connections": ContainerRequest -> ConnectionsResponse;
     time = "Time": TimeRequest -> Empty;

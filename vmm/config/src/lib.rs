@@ -13,7 +13,7 @@ mod net;
 mod report;
 mod vm;
 
-pub use control::{Answer, Command};
+pub use control::{Answer, Command, Plug, PlugBackend};
 pub use net::{Bucket, MAX_MTU, MIN_MTU, Mac, MacError, NetBackend, NetConfig, NetRate, Rate};
 pub use report::{Ending, Report};
 pub use vm::{

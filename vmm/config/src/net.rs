@@ -86,6 +86,8 @@ pub enum NetBackend {
     Stream(PathBuf),
     /// The same, connected and inherited.
     StreamFd(RawFd),
+    /// None: the place is an empty one, for a device that comes later.
+    Absent,
 }
 
 /// An Ethernet address.

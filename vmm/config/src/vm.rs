@@ -44,10 +44,10 @@ pub struct VmConfig {
     /// virtio-fs devices, one worker thread each.
     #[serde(default)]
     pub fs: Vec<FsConfig>,
-    /// The guest's kernel is told of all places that a device can have, the empty ones too: a
-    /// machine that is restored from this one's snapshot may have devices there.
+    /// Empty places that the guest's kernel is told of, at most: devices that come later, or that a
+    /// machine has which is restored from this one's snapshot, are there.
     #[serde(default)]
-    pub spare_slots: bool,
+    pub spare_slots: u32,
     /// Starts where another machine's snapshot was taken, instead of booting `kernel`. That machine
     /// had the same CPUs, memory and first devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +58,9 @@ pub struct VmConfig {
     /// virtio-net devices: `eth0`, `eth1`, … in this order.
     #[serde(default)]
     pub net: Vec<NetConfig>,
+    /// More of them, behind all other devices: those that a machine gets while it runs are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub late_net: Vec<NetConfig>,
     /// When this descriptor (the read end of a pipe that the parent holds) reaches EOF, the
     /// monitor ends: no machine outlives the process that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -229,8 +229,9 @@ impl<'a> Networks<'a> {
         let all = Registry::new(self.paths).list();
         all.into_iter()
             .filter(|(_, config, state)| {
-                let wanted = &config.container.network.mode;
-                (state.is_live() || state.starting) && *wanted == Mode::Network(name.to_owned())
+                let is_it = |mode: &Mode| *mode == Mode::Network(name.to_owned());
+                let is_on = config.container.network.modes().any(is_it);
+                (state.is_live() || state.starting) && is_on
             })
             .collect()
     }

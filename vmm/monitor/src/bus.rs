@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What lies at which address and port. The vCPU threads come here with what KVM could not do alone.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vm_superio::I8042Device;
 
@@ -18,15 +18,20 @@ const I8042_PORTS: u16 = 5;
 const SLOTS_END: u64 = MMIO_START + SLOTS as u64 * MMIO_LEN;
 
 pub struct Bus {
-    /// In the order of their addresses, from [`MMIO_START`], [`MMIO_LEN`] apart.
-    devices: Vec<Mutex<MmioTransport>>,
+    /// In the order of their addresses, from [`MMIO_START`], [`MMIO_LEN`] apart; behind them, the places
+    /// for those that come while the machine runs.
+    devices: [OnceLock<Mutex<MmioTransport>>; SLOTS as usize],
     serial: SharedSerial,
     i8042: Mutex<I8042Device<ResetLine>>,
 }
 
 impl Bus {
     pub fn new(devices: Vec<MmioTransport>, serial: SharedSerial, ender: Ender) -> Arc<Self> {
-        let devices = devices.into_iter().map(Mutex::new).collect();
+        let mut devices = devices.into_iter();
+        let devices = std::array::from_fn(|_| match devices.next() {
+            Some(device) => OnceLock::from(Mutex::new(device)),
+            None => OnceLock::new(),
+        });
         let i8042 = Mutex::new(I8042Device::new(ResetLine(ender)));
         Arc::new(Self {
             devices,
@@ -53,7 +58,29 @@ impl Bus {
 
     /// All devices, for who saves them while no vCPU runs.
     pub fn devices(&self) -> Vec<MutexGuard<'_, MmioTransport>> {
-        self.devices.iter().map(lock).collect()
+        let there = self.devices.iter().map_while(OnceLock::get);
+        there.map(lock).collect()
+    }
+
+    /// The first place that has never had a device.
+    pub fn vacancy(&self) -> Option<u32> {
+        let found = self
+            .devices
+            .iter()
+            .position(|place| place.get().is_none())?;
+        u32::try_from(found).ok()
+    }
+
+    /// Puts a device where [`Self::vacancy`] was; one thread does so.
+    pub fn add(&self, slot: u32, device: MmioTransport) {
+        if let Some(place) = self.devices.get(slot as usize) {
+            // Nobody else has put one there.
+            let _ = place.set(Mutex::new(device));
+        }
+    }
+
+    pub fn slot(&self, slot: u32) -> Option<MutexGuard<'_, MmioTransport>> {
+        self.devices.get(slot as usize)?.get().map(lock)
     }
 
     pub fn serial(&self) -> &SharedSerial {
@@ -86,9 +113,8 @@ impl Bus {
     fn device(&self, address: u64) -> Option<(MutexGuard<'_, MmioTransport>, u64)> {
         let offset = address.checked_sub(MMIO_START)?;
         let index = usize::try_from(offset / MMIO_LEN).ok()?;
-        self.devices
-            .get(index)
-            .map(|device| (lock(device), offset % MMIO_LEN))
+        let device = self.devices.get(index)?.get()?;
+        Some((lock(device), offset % MMIO_LEN))
     }
 }
 

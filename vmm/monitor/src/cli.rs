@@ -149,10 +149,11 @@ impl Args {
                 })
                 .collect(),
             fs,
-            spare_slots: false,
+            spare_slots: 0,
             restore: None,
             control_fd: None,
             net,
+            late_net: Vec::new(),
             lifeline_fd: None,
             report_fd: None,
         })

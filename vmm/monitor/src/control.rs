@@ -17,6 +17,7 @@ use walnut_vmm_config::{Answer, Command};
 
 use crate::arch::x86_64::state::{StateError, VmState};
 use crate::bus::Bus;
+use crate::hotplug::{Hotplug, HotplugError};
 use crate::memory::Memory;
 use crate::pause::{PauseError, Vcpus};
 use crate::report::chain;
@@ -43,6 +44,8 @@ enum ControlError {
     State(#[from] StateError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Hotplug(#[from] HotplugError),
     #[error("there is no such command")]
     Parse(#[source] serde_json::Error),
 }
@@ -64,14 +67,16 @@ pub struct Control {
     socket: OwnedFd,
     machine: Anatomy,
     vcpus: Vcpus,
+    hotplug: Hotplug,
 }
 
 impl Control {
-    pub fn new(socket: OwnedFd, machine: Anatomy, vcpus: Vcpus) -> Self {
+    pub fn new(socket: OwnedFd, machine: Anatomy, vcpus: Vcpus, hotplug: Hotplug) -> Self {
         Self {
             socket,
             machine,
             vcpus,
+            hotplug,
         }
     }
 
@@ -101,10 +106,28 @@ impl Control {
         Ok(Some((message[..received.bytes].to_vec(), files)))
     }
 
-    fn obey(&mut self, message: &[u8], files: &[File]) -> Result<(), ControlError> {
-        match serde_json::from_slice(message).map_err(ControlError::Parse)? {
+    fn obey(&mut self, message: &[u8], files: Vec<File>) -> Result<Answer, ControlError> {
+        let command = serde_json::from_slice(message).map_err(ControlError::Parse)?;
+        if let Command::Plug(plug) = command {
+            let [backend] = <[File; 1]>::try_from(files).map_err(|files| ControlError::Files {
+                wanted: 1,
+                files: files.len(),
+            })?;
+            let machine = &self.machine;
+            let place = (&machine.vm, &*machine.bus, &machine.memory);
+            let device = self.hotplug.plug(&plug, backend.into(), place)?;
+            return Ok(Answer::Plugged { device });
+        }
+        self.carry_out(&command, &files).map(|()| Answer::Done)
+    }
+
+    fn carry_out(&mut self, command: &Command, files: &[File]) -> Result<(), ControlError> {
+        match command {
             Command::Pause => Ok(self.vcpus.pause()?),
             Command::Resume => Ok(self.vcpus.resume()?),
+            Command::Unplug(mac) => Ok(self.hotplug.unplug(*mac)?),
+            // See `obey`.
+            Command::Plug(_) => Ok(()),
             Command::Snapshot => {
                 let [memory, state] = files else {
                     return Err(ControlError::Files {
@@ -160,8 +183,8 @@ impl Control {
         let Some((message, files)) = self.receive()? else {
             return Ok(false);
         };
-        let answer = match self.obey(&message, &files) {
-            Ok(()) => Answer::Done,
+        let answer = match self.obey(&message, files) {
+            Ok(answer) => answer,
             Err(error) => Answer::Failed {
                 message: chain(&error),
             },

@@ -4,9 +4,10 @@
 
 use thiserror::Error;
 use vm_memory::GuestAddress;
-use walnut_vmm_config::VmConfig;
+use walnut_vmm_config::{NetConfig, VmConfig};
 
 use crate::arch::x86_64::layout;
+use crate::hotplug::Nets;
 use crate::virtio::VirtioDevice;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Blk, BlkError};
@@ -57,6 +58,8 @@ pub struct Mapping {
 pub struct Devices {
     pub list: Vec<Opened>,
     pub pmem: Vec<Mapping>,
+    /// For whoever takes network devices away, or brings them.
+    pub nets: Nets,
 }
 
 impl Devices {
@@ -64,6 +67,7 @@ impl Devices {
         let mut devices = Self {
             list: Vec::new(),
             pmem: Vec::new(),
+            nets: Nets::default(),
         };
         devices.add("rng".to_owned(), Served::EventLoop, Rng);
         devices.add("balloon".to_owned(), Served::EventLoop, Balloon::new());
@@ -85,7 +89,7 @@ impl Devices {
         }
         // Before those that no template has.
         for (index, net) in config.net.iter().enumerate() {
-            devices.add(format!("net{index}"), Served::EventLoop, Net::new(net)?);
+            devices.add_net(index, net)?;
         }
         for (index, disk) in config.disks.iter().enumerate() {
             devices.add(format!("blk{index}"), Served::BlkWorker, Blk::new(disk)?);
@@ -93,7 +97,18 @@ impl Devices {
         for fs in &config.fs {
             devices.add(format!("fs-{}", fs.tag), Served::FsWorker, Fs::new(fs)?);
         }
+        for (index, net) in (config.net.len()..).zip(&config.late_net) {
+            devices.add_net(index, net)?;
+        }
         Ok(devices)
+    }
+
+    fn add_net(&mut self, index: usize, config: &NetConfig) -> Result<(), DeviceError> {
+        let net = Net::new(config)?;
+        let slot = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        self.nets.add(slot, net.port());
+        self.add(format!("net{index}"), Served::EventLoop, net);
+        Ok(())
     }
 
     fn add(&mut self, name: String, served: Served, device: impl VirtioDevice + 'static) {

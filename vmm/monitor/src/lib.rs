@@ -11,6 +11,7 @@ mod console;
 mod control;
 mod devices;
 pub mod ending;
+mod hotplug;
 pub mod jail;
 mod janitor;
 pub mod logging;

@@ -21,6 +21,7 @@ use crate::bus::Bus;
 use crate::console::Console;
 use crate::devices::{DeviceError, Devices, Opened, Served};
 use crate::ending::Ender;
+use crate::hotplug::Nets;
 use crate::memory::{self, Memory, MemoryError};
 use crate::prefault::prefault;
 use crate::snapshot::memory::SnapshotMemoryError;
@@ -72,6 +73,7 @@ pub struct Machine {
     pub workers: Vec<(Served, DeviceEvents)>,
     pub bus: Arc<Bus>,
     pub memory: Memory,
+    pub nets: Nets,
     /// Parts of memory that are files of the host, by address.
     pub mapped: Vec<(GuestAddress, u64)>,
     /// What a snapshot has to save of a vCPU.
@@ -133,6 +135,7 @@ impl Machine {
             workers: slots.workers,
             bus: Bus::new(slots.transports, Arc::clone(&console.serial), ender.clone()),
             memory,
+            nets: devices.nets,
             mapped,
             msrs: match config.control_fd {
                 Some(_) => state::msr_indices(&kvm_fd)?,
@@ -175,10 +178,10 @@ impl Slots {
         Ok(slots)
     }
 
-    /// What the kernel's command line says about the places, the empty ones included or not.
-    fn parameters(&self, spare: bool) -> String {
+    /// What the kernel's command line says about the places, some empty ones included.
+    fn parameters(&self, spare: u32) -> String {
         let used = u32::try_from(self.transports.len()).unwrap_or(SLOTS);
-        (0..if spare { SLOTS } else { used })
+        (0..used.saturating_add(spare).min(SLOTS))
             .map(|slot| {
                 format!(
                     " virtio_mmio.device=4K@{:#x}:{}",
@@ -269,7 +272,7 @@ fn add_slot(
 }
 
 /// Binds the device's events to KVM: an interrupt line, and one notification address per queue.
-fn wire_up(vm: &VmFd, transport: &MmioTransport, slot: u32) -> Result<(), MachineError> {
+pub(crate) fn wire_up(vm: &VmFd, transport: &MmioTransport, slot: u32) -> Result<(), MachineError> {
     vm.register_irqfd(transport.irqfd(), GSI_FIRST + slot)
         .map_err(kvm("wire up an interrupt"))?;
     let notify = IoEventAddress::Mmio(base(slot) + QUEUE_NOTIFY);

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -20,6 +20,7 @@ use crate::console::{Console, ConsoleError, ConsoleInput, ConsoleOutput, Tail};
 use crate::control::{Anatomy, Control};
 use crate::devices::Served;
 use crate::ending::Ender;
+use crate::hotplug::Hotplug;
 use crate::jail::{self, JailError, Thread};
 use crate::janitor::Janitor;
 use crate::machine::{Machine, MachineError};
@@ -122,6 +123,7 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     }
     reporter.running();
     let vcpus = start_vcpus(machine.vcpus, &machine.bus, &ender)?;
+    let (newcomers, arrivals) = mpsc::channel();
     if let (Some(fd), Some(pagemap)) = (config.control_fd, pagemap) {
         let anatomy = Anatomy {
             vm: machine.vm,
@@ -132,11 +134,16 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
             msrs: machine.msrs.into(),
             pagemap,
         };
-        event_loop.add_subscriber(Box::new(Control::new(inherited(fd), anatomy, vcpus)));
+        let hotplug = Hotplug::new(machine.nets, newcomers);
+        let control = Control::new(inherited(fd), anatomy, vcpus, hotplug);
+        event_loop.add_subscriber(Box::new(control));
     }
     jail::confine(Thread::EventLoop)?;
     loop {
         event_loop.run().map_err(RunError::Loop)?;
+        for device in arrivals.try_iter() {
+            event_loop.add_subscriber(Box::new(device));
+        }
         if let Some(ending) = ender.ending() {
             return Ok(explain(ending, &tail, cpuinfo));
         }

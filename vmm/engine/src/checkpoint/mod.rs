@@ -16,17 +16,16 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use walnut_netlink::Cidr;
 use walnut_vmm_config::{Mac, PmemConfig, SnapshotFiles};
 
 use crate::container::Container;
-use crate::network::Mode;
+use crate::network::{Attachment, Mode};
 use crate::networks::check_name;
 use crate::paths::{Artifacts, PathError, private_dir};
 use crate::record::Entry;
@@ -89,8 +88,7 @@ pub struct Record {
     pub container_id: String,
     pub hardware: Hardware,
     pub streams: Ports,
-    pub mac: Option<Mac>,
-    pub addresses: Vec<String>,
+    pub network: Attachment,
     /// Named volumes that it may write to, as they were left.
     pub volumes: Vec<(String, Stamp)>,
 }
@@ -163,18 +161,34 @@ impl Checkpoint {
     pub fn with_addresses(&self, container: &Container) -> Container {
         let mut container = container.clone();
         let network = &mut container.network;
-        if matches!(network.mode, Mode::Bridge | Mode::Network(_)) {
-            let first = self.record.addresses.first();
-            let first = first.and_then(|text| text.parse::<Cidr>().ok());
-            network.address = first.and_then(|cidr| match cidr.address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            });
-            network.mac = self.record.mac;
+        if let Some((address, mac)) = self.place_on(&network.mode) {
+            (network.address, network.mac) = (address, mac);
+        }
+        for other in &mut network.others {
+            if let Some((address, mac)) = self.place_on(&other.mode) {
+                (other.address, other.mac) = (address, mac);
+            }
         }
         container
     }
+
+    /// What the container had on a network where it can have it again.
+    fn place_on(&self, mode: &Mode) -> Option<Place> {
+        if !matches!(mode, Mode::Bridge | Mode::Network(_)) {
+            return None;
+        }
+        let mut all = self.record.network.all();
+        let had = all.find(|one| one.network == mode.name())?;
+        let address = had.address().and_then(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        Some((address, had.mac))
+    }
 }
+
+/// An address, and the interface's own.
+type Place = (Option<Ipv4Addr>, Option<Mac>);
 
 fn disk_in(dir: &Path) -> PathBuf {
     dir.join("disk")

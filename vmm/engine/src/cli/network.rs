@@ -31,11 +31,11 @@ Examples:
 /// `walnut network VERB`.
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
-    /// Have a container be on a network from its next start on
+    /// Put a container on a network, at once if it runs
     Connect(ConnectArgs),
     /// Create a network
     Create(CreateArgs),
-    /// Have a container be on a network no more, from its next start on
+    /// Take a container off a network, at once if it runs
     Disconnect(DisconnectArgs),
     /// Tell all about networks
     #[command(after_help = INSPECT_EXAMPLES)]

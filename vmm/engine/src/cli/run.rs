@@ -225,10 +225,11 @@ pub struct ContainerArgs {
     #[arg(long)]
     pub no_healthcheck: bool,
     /// user (unless given, where passt is installed), a network of your own, bridge, none,
-    /// tap:NAME[,ip=CIDR][,gateway=IP], or container:NAME in that one's machine
+    /// tap:NAME[,ip=CIDR][,gateway=IP], or container:NAME in that one's machine; several, with
+    /// name=NETWORK[,alias=NAME][,ip=IP] for more about one
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Vec<String>,
-    /// Another name of the container on its network
+    /// Another name of the container on its first network
     #[arg(long, value_name = "NAME")]
     pub network_alias: Vec<String>,
     /// Let a port of the container be reached on the host, at 127.0.0.1 unless an address is given

@@ -128,6 +128,28 @@ pub(super) fn join(
     )?)
 }
 
+/// Tells the switch of that key that the container is on another network, too: the other end of
+/// `socket` is there.
+pub(super) fn introduce(
+    paths: &Paths,
+    key: &str,
+    container: &str,
+    socket: BorrowedFd<'_>,
+) -> Result<(), MemberError> {
+    let place = Place::new(paths, key);
+    let failed = |source: Errno| MemberError::Socket {
+        path: place.dir.clone(),
+        source: source.into(),
+    };
+    let address = SocketAddrUnix::new(place.socket()).map_err(failed)?;
+    let flags = SocketFlags::CLOEXEC;
+    let connection =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed)?;
+    connect(&connection, &address).map_err(failed)?;
+    walnut_switch::introduce(connection.as_fd(), container, socket)?;
+    Ok(())
+}
+
 fn spawn(
     paths: &Paths,
     place: &Place,

@@ -8,17 +8,21 @@
 //! - `passt.rs`: a network without root: passt(1)
 //! - `bridge/`: a network with root: a bridge, taps, nf_tables
 //! - `member.rs`: a place on a network of the user's own
-//! - `attachment.rs`: what one run has of it
+//! - `end.rs`: one run's place on one network
+//! - `session.rs`: all of one run's places
+//! - `attachment.rs`: what is recorded of them
 //! - `resolver.rs`: how the host looks names up
 
 mod attachment;
 pub mod bridge;
+mod end;
 pub mod member;
 mod passt;
 mod ports;
 mod program;
 mod publish;
 mod resolver;
+mod session;
 mod wanted;
 
 use std::io;
@@ -27,12 +31,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use thiserror::Error;
 use walnut_vmm_config::Mac;
 
-pub use attachment::{Attachment, Session, is_usual};
+pub use attachment::Attachment;
 pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
 pub use ports::Bound;
 pub use publish::{Protocol, Publish, PublishError};
 pub use resolver::Resolver;
-pub use wanted::{HOST_GATEWAY, Mode, Tap, Wanted, WantedError};
+pub use session::{Session, is_usual};
+pub use wanted::{HOST_GATEWAY, MAX_NETWORKS, Mode, Other, Tap, Wanted, WantedError, check_others};
 
 /// How the package is called, for messages.
 pub const PACKAGE: &str = "install the package passt (Debian, Ubuntu, Fedora: passt)";
@@ -61,6 +66,12 @@ pub enum NetworkError {
     Member(#[from] member::MemberError),
     #[error("conflicting options: port publishing and the network {0}, which is internal")]
     Internal(String),
+    #[error(
+        "networks {one} and {other} have the same addresses: a container can be on one of them"
+    )]
+    Overlap { one: String, other: String },
+    #[error("MAC address is already in use by this container, on the network {0}")]
+    Mac(String),
     #[error(transparent)]
     Bridge(#[from] bridge::BridgeError),
     #[error("create a name for the network's switch")]

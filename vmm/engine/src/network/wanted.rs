@@ -33,10 +33,16 @@ pub enum WantedError {
         "network host: a machine is not the host; publish ports with -p, reach the host's by --add-host NAME:host-gateway"
     )]
     Host,
+    #[error("conflicting options: --network {0} goes with no other network")]
+    Alone(String),
+    #[error("network {0} is given twice")]
+    Twice(String),
+    #[error("a container is on {MAX_NETWORKS} networks at most")]
+    TooMany,
     #[error(
-        "conflicting options: --network {0} and --network {1}: a container is on one network at a time"
+        "invalid --network {0}: expected name=NETWORK, and perhaps ,alias=NAME and ,ip=ADDRESS"
     )]
-    Several(String, String),
+    Fields(String),
     #[error(
         "invalid --network {0}: expected tap:NAME, and perhaps ,ip=ADDRESS/PREFIX and ,gateway=ADDRESS, each of them once or for IPv4 and IPv6"
     )]
@@ -122,6 +128,12 @@ impl Mode {
         }
     }
 
+    /// Where the one is, the other is, too.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let user = |mode: &Self| matches!(mode, Self::Default | Self::User);
+        self == other || (user(self) && user(other))
+    }
+
     fn parse(text: &str) -> Result<Self, WantedError> {
         match text {
             "default" => Ok(Self::Default),
@@ -143,6 +155,56 @@ impl Mode {
     }
 }
 
+/// Most networks that a container is on at a time.
+pub const MAX_NETWORKS: u8 = 8;
+
+/// A network besides the first.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Other {
+    pub mode: Mode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+}
+
+impl Other {
+    /// `NETWORK`, or `name=NETWORK[,alias=NAME]…[,ip=ADDRESS]`.
+    fn parse(text: &str) -> Result<Self, WantedError> {
+        if !text.starts_with("name=") {
+            return Ok(Self {
+                mode: Mode::parse(text)?,
+                ..Self::default()
+            });
+        }
+        let mut one = Self::default();
+        for field in text.split(',') {
+            match field.split_once('=') {
+                Some(("name", name)) => one.mode = Mode::parse(name)?,
+                Some(("alias", alias)) if !alias.is_empty() => one.aliases.push(alias.to_owned()),
+                Some(("ip", address)) => one.address = Some(Wanted::parse_address(address)?),
+                _ => return Err(WantedError::Fields(text.chars().take(80).collect())),
+            }
+        }
+        Ok(one)
+    }
+
+    fn check(&self) -> Result<(), WantedError> {
+        let takes_address = matches!(self.mode, Mode::Bridge | Mode::Network(_));
+        if self.address.is_some() && !takes_address {
+            return Err(WantedError::Address);
+        }
+        match self.mode {
+            Mode::Network(_) => Ok(()),
+            _ if self.aliases.is_empty() => Ok(()),
+            _ => Err(WantedError::Alias),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Wanted {
@@ -159,17 +221,21 @@ pub struct Wanted {
     /// All may leave, unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Policy>,
+    /// After the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
 }
 
 impl Wanted {
     /// # Errors
     /// What makes no sense, in Docker's words.
     pub fn from_flags(args: &ContainerArgs) -> Result<Self, WantedError> {
-        let mode = match args.network.as_slice() {
-            [] => Mode::Default,
-            [one] => Mode::parse(one)?,
-            [one, other, ..] => return Err(WantedError::Several(one.clone(), other.clone())),
-        };
+        let all = args.network.iter().map(|text| Other::parse(text));
+        let mut all = all.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let first = all.next().unwrap_or_default();
+        let others: Vec<_> = all.collect();
+        check_others(&first.mode, &others)?;
+        let mode = first.mode;
         let mut publish = Vec::new();
         for text in &args.publish {
             let parsed = Publish::parse(text).map_err(|why| WantedError::Publish {
@@ -193,12 +259,14 @@ impl Wanted {
             return Err(WantedError::MacNothing);
         }
         let address = args.ip.as_deref().map(Self::parse_address).transpose()?;
-        if address.is_some() && !matches!(mode, Mode::Bridge | Mode::Network(_)) {
-            return Err(WantedError::Address);
-        }
-        if !args.network_alias.is_empty() && !matches!(mode, Mode::Network(_)) {
-            return Err(WantedError::Alias);
-        }
+        let first = Other {
+            mode,
+            address: address.or(first.address),
+            mac,
+            aliases: [first.aliases, args.network_alias.clone()].concat(),
+        };
+        first.check()?;
+        let mode = first.mode;
         let egress = match args.egress.as_slice() {
             [] => None,
             _ if matches!(mode, Mode::None | Mode::Tap(_) | Mode::Container(_)) => {
@@ -212,12 +280,89 @@ impl Wanted {
             publish_all: args.publish_all,
             exposed: Vec::new(),
             mac,
-            address,
-            aliases: args.network_alias.clone(),
+            address: first.address,
+            aliases: first.aliases,
             egress,
+            others,
         };
         wanted.expose(exposed);
         Ok(wanted)
+    }
+
+    /// Each network as if it were the only one, without what is published.
+    pub fn each(&self) -> Vec<Self> {
+        let first = Self {
+            publish: Vec::new(),
+            publish_all: false,
+            others: Vec::new(),
+            ..self.clone()
+        };
+        let others = self.others.iter().map(|other| first.with(other));
+        let others: Vec<_> = others.collect();
+        [vec![first], others].concat()
+    }
+
+    /// As if `other` were the only network, without what is published.
+    #[must_use]
+    pub fn with(&self, other: &Other) -> Self {
+        Self {
+            mode: other.mode.clone(),
+            address: other.address,
+            mac: other.mac,
+            aliases: other.aliases.clone(),
+            egress: self.egress.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// One network more.
+    ///
+    /// # Errors
+    /// It does not go with the others.
+    pub fn connect(&mut self, new: Other) -> Result<(), WantedError> {
+        new.check()?;
+        if self.mode == Mode::None {
+            self.mode = new.mode;
+            (self.address, self.aliases) = (new.address, new.aliases);
+            return Ok(());
+        }
+        self.others.push(new);
+        let checked = check_others(&self.mode, &self.others);
+        if checked.is_err() {
+            self.others.pop();
+        }
+        checked
+    }
+
+    /// One network less; whether it was on it.
+    pub fn disconnect(&mut self, mode: &Mode) -> bool {
+        if *mode == Mode::None {
+            return false;
+        }
+        if let Some(at) = self.others.iter().position(|one| one.mode.is_same(mode)) {
+            self.others.remove(at);
+            return true;
+        }
+        if !self.mode.is_same(mode) {
+            return false;
+        }
+        let next = match self.others.is_empty() {
+            true => Other {
+                mode: Mode::None,
+                ..Other::default()
+            },
+            false => self.others.remove(0),
+        };
+        self.mode = next.mode;
+        (self.address, self.mac, self.aliases) = (next.address, next.mac, next.aliases);
+        true
+    }
+
+    /// Of all its networks, in their order.
+    pub fn modes(&self) -> impl Iterator<Item = &Mode> {
+        [&self.mode]
+            .into_iter()
+            .chain(self.others.iter().map(|other| &other.mode))
     }
 
     /// # Errors
@@ -257,6 +402,30 @@ impl Wanted {
     }
 }
 
+/// # Errors
+/// They can't go together.
+pub fn check_others(first: &Mode, others: &[Other]) -> Result<(), WantedError> {
+    if others.is_empty() {
+        return Ok(());
+    }
+    let modes: Vec<&Mode> = [first]
+        .into_iter()
+        .chain(others.iter().map(|other| &other.mode))
+        .collect();
+    if modes.len() > usize::from(MAX_NETWORKS) {
+        return Err(WantedError::TooMany);
+    }
+    for (at, mode) in modes.iter().enumerate() {
+        if matches!(mode, Mode::None | Mode::Tap(_) | Mode::Container(_)) {
+            return Err(WantedError::Alone(mode.name()));
+        }
+        if modes[..at].iter().any(|other| other.is_same(mode)) {
+            return Err(WantedError::Twice(mode.name()));
+        }
+    }
+    others.iter().try_for_each(Other::check)
+}
+
 fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {
     Publish::parse_exposed(text).map_err(|why| WantedError::Expose {
         text: text.to_owned(),
@@ -293,6 +462,57 @@ mod tests {
             let error = Mode::parse(bad).unwrap_err().to_string();
             assert_eq!(error, format!("network {bad} not found"));
         }
+    }
+
+    #[test]
+    fn networks_come_and_go() {
+        let on = |name: &str| Other::parse(name).unwrap();
+        let names = |wanted: &Wanted| -> Vec<String> { wanted.modes().map(Mode::name).collect() };
+        let mut wanted = Wanted::default();
+        wanted
+            .connect(on("name=a,alias=x,alias=y,ip=10.7.0.2"))
+            .unwrap();
+        assert_eq!(names(&wanted), ["default", "a"]);
+        assert_eq!(wanted.each()[1].aliases, ["x", "y"]);
+        for (twice, said) in [
+            ("a", "network a is given twice"),
+            ("user", "network user is given twice"),
+            ("none", "goes with no other"),
+        ] {
+            let error = wanted.connect(on(twice)).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert_eq!(wanted.others.len(), 1);
+        }
+        assert!(!wanted.disconnect(&Mode::Bridge));
+        assert!(wanted.disconnect(&Mode::User));
+        assert_eq!(names(&wanted), ["a"]);
+        assert_eq!(wanted.address, Some([10, 7, 0, 2].into()));
+        assert!(wanted.disconnect(&on("a").mode) && !wanted.disconnect(&Mode::None));
+        assert_eq!(
+            (names(&wanted), wanted.address),
+            (vec!["none".to_owned()], None)
+        );
+        for n in 0..MAX_NETWORKS {
+            wanted.connect(on(&format!("n{n}"))).unwrap();
+        }
+        assert!(matches!(
+            wanted.connect(on("more")),
+            Err(WantedError::TooMany)
+        ));
+        for bad in ["name=a,b", "name=a,mac=x", "name=a,alias="] {
+            assert!(
+                matches!(Other::parse(bad), Err(WantedError::Fields(_))),
+                "{bad}"
+            );
+        }
+        assert!(matches!(
+            on("name=user,ip=10.0.2.9").check(),
+            Err(WantedError::Address)
+        ));
+        assert!(matches!(
+            on("name=bridge,alias=x").check(),
+            Err(WantedError::Alias)
+        ));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::image::{
     Image, ImageError, Platform, Progress, Quiet, Reference, Store, Stored, Terminal,
 };
 use crate::image_verbs;
-use crate::network::Mode;
+use crate::network::{Mode, check_others};
 use crate::networks::Networks;
 use crate::paths::Paths;
 use crate::record::{Alive, Config, Entry, Registry, State};
@@ -34,9 +34,14 @@ pub fn create(args: &ContainerArgs, paths: &Paths, starting: bool) -> Result<Mad
     if let Some(path) = args.cidfile.as_ref().filter(|path| path.exists()) {
         return Err(RunError::CidfileExists(path.clone()));
     }
-    if let Mode::Network(name) = &mut container.network.mode {
-        *name = Networks::new(paths).find(name)?.name;
+    let wanted = &mut container.network;
+    let others = wanted.others.iter_mut().map(|other| &mut other.mode);
+    for mode in [&mut wanted.mode].into_iter().chain(others) {
+        if let Mode::Network(name) = mode {
+            *name = Networks::new(paths).find(name)?.name;
+        }
     }
+    check_others(&wanted.mode, &wanted.others).map_err(ContainerError::from)?;
     let root = Root::find(args, paths)?;
     container.apply_image(args.entrypoint.as_deref(), root.command, &root.defaults)?;
     volumes_from(&mut container, &args.volumes_from, paths)?;

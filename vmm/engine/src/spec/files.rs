@@ -2,6 +2,7 @@
 //! /etc/hosts, /etc/hostname and /etc/resolv.conf, as the engine writes them for each container.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use crate::container::{Container, Dns};
 use crate::network::{Attachment, HOST_GATEWAY, Resolver, Session};
@@ -18,7 +19,7 @@ pub(super) const GENERATED: &[(&str, &str)] = &[
 ];
 
 pub fn all(container: &Container, session: &Session) -> [(&'static str, String); 3] {
-    let (network, host) = (&session.attachment, &session.host);
+    let (network, host) = (&session.attachment(), &session.host);
     [
         (HOSTS, hosts(&container.hostname, &container.hosts, network)),
         (HOSTNAME, format!("{}\n", container.hostname)),
@@ -38,7 +39,7 @@ fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> St
          ff02::2\tip6-allrouters\n",
     );
     for (name, address) in extra {
-        match network.host_gateway {
+        match network.all().find_map(|one| one.host_gateway) {
             Some(gateway) if address == HOST_GATEWAY => {
                 let _ = writeln!(text, "{gateway}\t{name}");
             }
@@ -49,12 +50,16 @@ fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> St
             }
         }
     }
-    let v6 = network.cidr_v6().map(|cidr| cidr.address);
-    let own = network.address().or(v6).unwrap_or([127, 0, 1, 1].into());
-    for address in [Some(own), v6.filter(|v6| *v6 != own)]
-        .into_iter()
-        .flatten()
-    {
+    let mut own: Vec<IpAddr> = Vec::new();
+    for one in network.all() {
+        own.extend(one.address());
+        let v6 = one.cidr_v6().map(|cidr| cidr.address);
+        own.extend(v6.filter(|v6| !own.contains(v6)));
+    }
+    if own.is_empty() {
+        own.push([127, 0, 1, 1].into());
+    }
+    for address in own {
         let _ = writeln!(text, "{address}\t{hostname}");
     }
     text
@@ -63,10 +68,11 @@ fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> St
 /// The host's, with servers that the container can reach; what the flags say goes before it.
 fn resolv_conf(dns: &Dns, host: &Resolver, network: &Attachment) -> String {
     let mut text = String::new();
-    let servers: Vec<String> = if dns.servers.is_empty() || network.asks_gateway {
-        let reached = |server: &&std::net::IpAddr| !server.is_loopback();
-        let known = network.resolvers.iter().filter(reached);
-        known.map(ToString::to_string).collect()
+    let asks_gateway = network.all().any(|one| one.asks_gateway);
+    let servers: Vec<String> = if dns.servers.is_empty() || asks_gateway {
+        let known = network.servers().into_iter();
+        let reached = known.filter(|server| !server.is_loopback());
+        reached.map(|server| server.to_string()).collect()
     } else {
         dns.servers.clone()
     };
@@ -98,6 +104,7 @@ mod tests {
 
     fn network() -> Attachment {
         Attachment {
+            network: "user".into(),
             addresses: vec!["10.0.2.100/24".into()],
             resolvers: vec![[127, 0, 0, 1].into(), [9, 9, 9, 9].into()],
             host_gateway: Some([10, 0, 2, 2].into()),
@@ -116,6 +123,14 @@ mod tests {
         assert!(text.ends_with("10.0.0.2\tdb\n127.0.1.1\tbox\n"));
         let text = hosts("box", &extra, &network());
         assert!(text.ends_with("10.0.0.2\tdb\n10.0.2.2\thost\n10.0.2.100\tbox\n"));
+        let mut two = network();
+        two.others.push(Attachment {
+            network: "back".into(),
+            addresses: vec!["10.89.0.2/24".into()],
+            ..Attachment::default()
+        });
+        let text = hosts("box", &[], &two);
+        assert!(text.ends_with("10.0.2.100\tbox\n10.89.0.2\tbox\n"));
     }
 
     #[test]

@@ -75,18 +75,11 @@ pub fn request(
     network: &Session,
     tty_size: Option<(u32, u32)>,
 ) -> Result<CreateRequest, SpecError> {
-    let places = Places::of(container);
-    let files = files::all(container, network).map(|(name, content)| GuestFile {
-        path: places.file(name),
-        mode: 0o644,
-        content: content.into_bytes(),
-        ..GuestFile::default()
-    });
     let (seccomp_filter, seccomp_flags) = seccomp_filter(container)?;
     Ok(CreateRequest {
         container_id: container.id.to_string(),
         mounts: layout.mounts.clone(),
-        files: files.to_vec(),
+        files: generated(container, network),
         spec: generate(container, layout, tty_size)?,
         user: container.user.clone(),
         group_add: container.group_add.clone(),
@@ -100,6 +93,18 @@ pub fn request(
         takes: layout.takes.clone(),
         ..CreateRequest::default()
     })
+}
+
+/// The files that the agent writes for the container.
+pub fn generated(container: &Container, network: &Session) -> Vec<GuestFile> {
+    let places = Places::of(container);
+    let files = files::all(container, network).map(|(name, content)| GuestFile {
+        path: places.file(name),
+        mode: 0o644,
+        content: content.into_bytes(),
+        ..GuestFile::default()
+    });
+    files.to_vec()
 }
 
 /// The seccomp filter as the kernel takes it, and its flags; nothing for an unconfined container.

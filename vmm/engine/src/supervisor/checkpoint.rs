@@ -9,6 +9,7 @@ use std::sync::Arc;
 use walnut_protocol::chain;
 use walnut_vmm_config::Command;
 
+use super::networking::Networking;
 use super::process::Ports;
 use super::shared::Shared;
 use crate::checkpoint::{CheckpointError, Record, Writer};
@@ -25,6 +26,7 @@ pub struct OwnMachine {
     pub streams: Ports,
     /// Named volumes that it may write to, and their files.
     pub volumes: Vec<(String, PathBuf)>,
+    pub network: Arc<Networking>,
 }
 
 impl Shared {
@@ -37,7 +39,7 @@ impl Shared {
         let artifacts = Artifacts::find().map_err(|e| chain(&e))?;
         let made = Made::of(&artifacts).map_err(|e| chain(&e))?;
         // It is forgotten with the machine's end.
-        let network = self.state().network;
+        let network = machine.network.hold().attachment();
         let written = self.write_files(&machine, &writer);
         if leave_running || written.is_err() {
             let resumed = machine.vm.control.tell(&Command::Resume, &[]);
@@ -56,8 +58,7 @@ impl Shared {
                 container_id: self.container_id.clone(),
                 hardware: machine.vm.hardware.clone(),
                 streams: machine.streams,
-                mac: network.mac,
-                addresses: network.addresses,
+                network,
                 volumes: volumes.collect::<Result<_, CheckpointError>>()?,
             })
         };

@@ -104,6 +104,8 @@ fn carry_out(request: Request, shared: &Shared) -> Reply {
             leave_running,
             durable,
         } => shared.checkpoint(&dir, leave_running, durable),
+        Request::Connect(other) => shared.connect(&other),
+        Request::Disconnect(mode) => shared.disconnect(&mode),
         Request::Update { resources } => shared.update_limits(&resources),
     };
     match done {

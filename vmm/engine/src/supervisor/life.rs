@@ -20,13 +20,14 @@ use walnut_protocol::{Client, chain};
 use super::SupervisorError;
 use super::checkpoint::OwnMachine;
 use super::ground::{Ground, Site};
+use super::networking::Networking;
 use super::output::Outputs;
 use super::process::{Streams, created, exit_code, started};
 use super::shared::CALL_TIMEOUT;
 use crate::checkpoint::Record;
 use crate::container::Container;
 use crate::log_file::Stream;
-use crate::network::{Attachment, Session};
+use crate::network::Attachment;
 use crate::run::calls::{Command, Commander, wait_in_background};
 use crate::run::signals::{Caught, SignalError, Signals};
 use crate::run::stdio;
@@ -65,7 +66,7 @@ pub(super) struct Life<'a> {
     from: Option<&'a Record>,
     /// For checkpoints: named volumes that are written to, and their files.
     volumes: Vec<(String, PathBuf)>,
-    network: &'a mut Session,
+    network: Arc<Networking>,
     signals: &'a Signals,
 }
 
@@ -74,12 +75,12 @@ impl<'a> Life<'a> {
     pub fn new(
         container: &'a Container,
         layout: &Layout,
-        (site, network): (Site, &'a mut Session),
+        (site, network): (Site, Arc<Networking>),
         outputs: &'a Outputs,
         signals: &'a Signals,
         tty_size: Option<(u32, u32)>,
     ) -> Result<Self, SupervisorError> {
-        let create = spec::request(container, layout, network, tty_size)?;
+        let create = spec::request(container, layout, &network.hold(), tty_size)?;
         let may_mount = container.security.capabilities.contains("CAP_SYS_ADMIN");
         Ok(Self {
             container,
@@ -171,7 +172,7 @@ impl<'a> Life<'a> {
         begun: impl FnOnce(&Attachment),
     ) -> Result<Ended, SupervisorError> {
         // Before the container can do anything, its ports are listened on.
-        self.network.settle()?;
+        self.network.hold().settle()?;
         let agent = match self.agent.take() {
             Some(agent) => agent,
             None => self.site.ground.agent()?,
@@ -183,7 +184,8 @@ impl<'a> Life<'a> {
         let outputs = self
             .pump(streams, &agent)
             .map_err(SupervisorError::Streams)?;
-        begun(&self.network.attachment);
+        let attachment = self.network.hold().attachment();
+        begun(&attachment);
         let ended = self.wait(&agent);
         if ended.is_ok() || self.outputs.shared.is_checkpointed() {
             for output in outputs {
@@ -224,12 +226,17 @@ impl<'a> Life<'a> {
 
     /// The container runs already: it is this one from now on.
     fn go_on(&self, agent: &Client, record: &Record) -> Result<Streams, SupervisorError> {
-        let changed = self.network.attachment.addresses != record.addresses;
+        let network = self.network.hold().attachment();
+        let addresses = |all: &Attachment| -> Vec<Vec<String>> {
+            all.all().map(|one| one.addresses.clone()).collect()
+        };
+        let changed = addresses(&network) != addresses(&record.network);
+        let announces = network.all().any(Attachment::must_announce);
         agent.within(CREATE_TIMEOUT).adopt(&AdoptRequest {
             container_id: record.container_id.clone(),
             new_container_id: self.container.id.to_string(),
-            interfaces: match changed || self.network.attachment.must_announce() {
-                true => self.network.interfaces(),
+            interfaces: match changed || announces {
+                true => self.network.hold().interfaces(),
                 false => Vec::new(),
             },
             ..AdoptRequest::default()
@@ -244,6 +251,7 @@ impl<'a> Life<'a> {
                 vm: vm.handle()?,
                 streams: streams.ports,
                 volumes: std::mem::take(&mut self.volumes),
+                network: Arc::clone(&self.network),
             }),
             Ground::Shared { .. } => None,
         };
@@ -268,8 +276,10 @@ impl<'a> Life<'a> {
         let mut commander =
             Commander::new(agent.within(CALL_TIMEOUT), self.container.id.to_string());
         loop {
-            let mut fds = vec![done.as_fd(), self.signals.as_fd()];
-            fds.extend(self.network.wanted());
+            let wanted = self.network.hold().wanted();
+            let wanted = wanted.map_err(SupervisorError::Streams)?;
+            let mut fds = vec![done.as_fd(), self.signals.as_fd(), self.network.changed()];
+            fds.extend(wanted.iter().map(AsFd::as_fd));
             let ready = self.site.ground.poll(&fds)?;
             if ready[0] {
                 return match waiter.recv() {
@@ -280,9 +290,10 @@ impl<'a> Life<'a> {
             while let Some(caught) = self.signals.next()? {
                 self.pass_on(caught, &mut interrupts, &mut commander)?;
             }
-            if ready.get(2) == Some(&true)
-                && let Err(e) = self.network.start()
-            {
+            if ready[2] {
+                // What is wanted now may be something else.
+                self.network.seen();
+            } else if let Err(e) = self.network.hold().start(&ready[3..]) {
                 log::warn!("the container has no network: {}", chain(&e));
             }
         }

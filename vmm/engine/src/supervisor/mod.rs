@@ -17,6 +17,7 @@ mod ground;
 mod health;
 mod hub;
 mod life;
+mod networking;
 mod origin;
 pub mod output;
 pub mod process;
@@ -56,6 +57,7 @@ use changes::{has_ended, machine_ended, never_ran, running};
 pub use error::SupervisorError;
 use ground::{Ground, Site};
 use life::{Ended, Life};
+use networking::Networking;
 use origin::Start;
 use output::Outputs;
 use restart::BackOff;
@@ -262,6 +264,15 @@ impl Supervisor<'_> {
         policy.wants_another(code, state.restart_count)
     }
 
+    /// With the networks that it has by now.
+    fn container_now(&self) -> Container {
+        let mut container = self.config.container.clone();
+        if let Ok(config) = self.entry.config() {
+            container.network = config.container.network;
+        }
+        container
+    }
+
     fn live(
         &self,
         (dir, checkpoint): (&Arc<RunDir>, Option<&Checkpoint>),
@@ -270,7 +281,7 @@ impl Supervisor<'_> {
         timings: &mut Timings,
         begun: impl FnOnce(&Attachment),
     ) -> Result<Ended, SupervisorError> {
-        let container = &self.config.container;
+        let container = &self.container_now();
         if let Some(place) = &container.in_vm {
             return self.live_in(place, outputs, signals, timings, begun);
         }
@@ -278,10 +289,12 @@ impl Supervisor<'_> {
             None => Session::prepare(container, self.paths)?,
             Some(checkpoint) => {
                 checkpoint.restore_disk(&self.entry.disk())?;
-                Session::prepare(&checkpoint.with_addresses(container), self.paths)?
+                let was = &checkpoint.record.network;
+                Session::prepare(&checkpoint.with_addresses(container), self.paths)?.as_it_was(was)
             }
         };
         let (mut machine, layout, claims) = self.machine(&mut network)?;
+        let network = Networking::new(network, self.paths).map_err(SupervisorError::Streams)?;
         let written = written(container, &claims);
         let start = match checkpoint {
             None => Start::choose(self, &machine)?,
@@ -299,7 +312,7 @@ impl Supervisor<'_> {
                 ground: Ground::Own(vm),
                 vsock: dir.vsock(),
             };
-            let place = (site, &mut network);
+            let place = (site, Arc::clone(&network));
             let mut life = Life::new(container, &layout, place, outputs, signals, self.tty_size)?;
             life.from(checkpoint.map(|checkpoint| &checkpoint.record));
             life.writes_to(written.clone());
@@ -331,8 +344,8 @@ impl Supervisor<'_> {
         let mut layout = Layout::new(container, &source, disk.as_deref());
         let claims = volumes::claim(self.paths, self.entry.id(), &container.volumes)?;
         layout.add_named(container, &claims);
-        let net = network.config().into_iter().collect();
-        let mut inherited: Vec<OwnedFd> = network.take_socket().into_iter().collect();
+        let (net, late_net) = network.configs();
+        let mut inherited: Vec<OwnedFd> = network.take_sockets();
         for claim in &claims {
             inherited.push(claim.shared().map_err(SupervisorError::Claim)?);
         }
@@ -344,6 +357,7 @@ impl Supervisor<'_> {
             image_room: image_room(layout.image.as_ref()),
             fs: layout.fs.clone(),
             net,
+            late_net,
             inherited,
         };
         Ok((machine, layout, claims))

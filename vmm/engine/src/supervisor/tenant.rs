@@ -9,6 +9,7 @@ use walnut_protocol::agent::{MountPoint, MountRequest};
 
 use super::ground::{Ground, Site};
 use super::life::{CREATE_TIMEOUT, Ended, Life};
+use super::networking::Networking;
 use super::output::Outputs;
 use super::process::ProcessError;
 use super::{Supervisor, SupervisorError};
@@ -61,10 +62,11 @@ impl Supervisor<'_> {
         let layout = Layout::in_vm(container, place);
         // What its files of /etc say is true of the network that it shares.
         let shares = container.network.mode == Mode::Container(place.host.clone());
-        let mut network = Session::shared(match shares {
+        let network = Session::shared(match shares {
             true => state.network,
             false => Attachment::default(),
         });
+        let network = Networking::new(network, self.paths).map_err(SupervisorError::Streams)?;
         let ground = Ground::Shared {
             agent,
             host: name,
@@ -75,7 +77,7 @@ impl Supervisor<'_> {
         let life = Life::new(
             container,
             &layout,
-            (site, &mut network),
+            (site, network),
             outputs,
             signals,
             tty_size,

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::network::{Mode, Other};
+
 /// More than anybody sends at once.
 const MAX_BODY: usize = 1 << 20;
 
@@ -56,6 +58,8 @@ pub enum Request {
         /// The files shall outlive a power failure.
         durable: bool,
     },
+    Connect(Other),
+    Disconnect(Mode),
     /// `linux.resources` of the OCI runtime spec.
     Update {
         resources: String,

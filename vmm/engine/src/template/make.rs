@@ -55,8 +55,9 @@ pub fn make(paths: &Paths, artifacts: &Artifacts, size: Size) -> Result<Id, Temp
         image: None,
         image_room: size.image_room,
         fs: Vec::new(),
-        net: network.config().into_iter().collect(),
-        inherited: network.take_socket().into_iter().collect(),
+        net: network.configs().0,
+        late_net: Vec::new(),
+        inherited: network.take_sockets(),
     };
     let files = part.files();
     let (dir, _) = RunDir::create(paths, &format!("t-{id}"))?;

@@ -27,8 +27,8 @@ pub fn clone(args: &CloneArgs, paths: &Paths) -> Result<u8, VerbError> {
             "volume {volume} is for one container at a time: a clone can't have it"
         ));
     }
-    let mode = &container.network.mode;
-    if !matches!(mode, Mode::Default | Mode::User | Mode::None) {
+    let is_shared = |mode: &&Mode| !matches!(mode, Mode::Default | Mode::User | Mode::None);
+    if let Some(mode) = container.network.modes().find(is_shared) {
         return refused(format!(
             "network {}: a clone would have the container's address there",
             mode.name()

@@ -96,7 +96,7 @@ impl Filter {
 
 fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) -> bool {
     let container = &config.container;
-    let bound = state.network.ports.iter();
+    let bound = state.network.bound();
     match key {
         "id" => entry.id().starts_with(value),
         "name" => name_matches(config.name(), value),
@@ -117,7 +117,7 @@ fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) 
             .volumes
             .iter()
             .any(|volume| volume.target.as_os_str() == value || volume.shown(true) == value),
-        "network" => container.network.mode.name() == value,
+        "network" => container.network.modes().any(|mode| mode.name() == value),
         // Of the host, and of the container.
         "publish" => ports(value).any(|port| bound.clone().any(|b| port == (b.host, b.protocol))),
         "expose" => ports(value).any(|port| {

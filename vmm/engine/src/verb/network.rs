@@ -13,10 +13,12 @@ use crate::cli::shared::{InspectArgs, PruneArgs, RmArgs};
 use crate::container::label;
 use crate::format::{Inspect, Listing};
 use crate::image::Digest;
-use crate::network::{Mode, Wanted as Attach};
+use crate::network::{Mode, Other, Wanted as Attach};
 use crate::networks::{Member, Network, Networks, NetworksError, PREDEFINED, Wanted};
 use crate::paths::Paths;
 use crate::record::{Config, Registry};
+use crate::supervisor::client;
+use crate::supervisor::wire::Request;
 use crate::times::Timestamp;
 
 const NETWORKS: Listing = Listing {
@@ -82,38 +84,23 @@ fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result
     }
     let address = args.ip.as_deref().map(Attach::parse_address).transpose();
     let address = address.map_err(crate::container::ContainerError::from)?;
-    let wanted = [address.is_some(), !args.alias.is_empty()];
-    match &mode {
-        Mode::Network(_) => {}
-        Mode::Bridge if !wanted[1] => {}
-        _ if wanted == [false, false] => {}
-        _ => {
-            return refused(format!(
-                "--ip and --alias are for networks of your own, not for {network}"
-            ));
-        }
-    }
-    change(&args.container, paths, |config| {
+    let other = Other {
+        mode,
+        address,
+        mac: None,
+        aliases: args.alias.clone(),
+    };
+    let told = Request::Connect(other.clone());
+    change(&args.container, paths, told, |config| {
         let name = config.name().to_owned();
         let wanted = &mut config.container.network;
-        match &wanted.mode {
-            one if *one == mode => refused(format!(
+        if wanted.modes().any(|one| one.is_same(&other.mode)) {
+            return refused(format!(
                 "endpoint with name {name} already exists in network {network}"
-            )),
-            one @ (Mode::Network(_) | Mode::Bridge) => {
-                let one = one.name();
-                refused(format!(
-                    "container {name} is on the network {one}, and a container is on one at a time: \
-                     walnut network disconnect {one} {name}"
-                ))
-            }
-            _ => {
-                wanted.mode = mode.clone();
-                wanted.aliases.clone_from(&args.alias);
-                wanted.address = address;
-                Ok(())
-            }
+            ));
         }
+        let connected = wanted.connect(other);
+        Ok(connected.map_err(crate::container::ContainerError::from)?)
     })
 }
 
@@ -127,40 +114,42 @@ fn disconnect(
         Err(NetworksError::NotFound(name)) => Mode::Network(name),
         found => found?,
     };
-    change(&args.container, paths, |config| {
+    let told = Request::Disconnect(mode.clone());
+    change(&args.container, paths, told, |config| {
         let id = config.container.id.to_string();
-        let wanted = &mut config.container.network;
-        let is_on = wanted.mode == mode || (wanted.mode == Mode::Default && mode == Mode::User);
-        if !is_on || mode == Mode::None {
-            return refused(format!(
+        match config.container.network.disconnect(&mode) {
+            true => Ok(()),
+            false => refused(format!(
                 "container {id} is not connected to network {}",
                 mode.name()
-            ));
+            )),
         }
-        wanted.mode = Mode::None;
-        wanted.aliases.clear();
-        wanted.address = None;
-        Ok(())
     })
 }
 
-/// Changes what a container that does not run is to be.
+/// Changes what a container is to be and, where it runs, what it is.
 fn change(
     name: &str,
     paths: &Paths,
+    told: Request,
     change: impl FnOnce(&mut Config) -> Result<(), VerbError>,
 ) -> Result<u8, VerbError> {
     let entry = Registry::new(paths).find(name)?;
     let held = entry.change()?;
     let state = entry.correct(&held)?;
-    if state.is_live() || state.starting {
-        return refused(format!(
-            "container {name} is running: its machine has the network that it was started with; \
-             stop it first"
-        ));
+    if state.starting {
+        return refused(format!("container {name} is about to start: try again"));
     }
     let mut config = entry.config()?;
+    if config.container.in_vm.is_some() {
+        return refused(format!(
+            "container {name} is in the machine of another one, whose networks it has"
+        ));
+    }
     change(&mut config)?;
+    if state.is_up() {
+        client::request(paths, &entry, told)?;
+    }
     entry.write_config(&config)?;
     Ok(0)
 }
@@ -238,7 +227,8 @@ impl Shown {
                 "Subnet": network.subnet().to_string(),
                 "Gateway": network.gateway.to_string(),
             }]);
-            containers.extend(networks.members(&self.name).iter().map(member));
+            let members = networks.members(&self.name);
+            containers.extend(members.iter().map(|one| member(one, &self.name)));
         }
         let created = self.network.as_ref().map(|network| network.created);
         json!({
@@ -262,13 +252,15 @@ impl Shown {
     }
 }
 
-fn member((entry, config, state): &Member) -> (String, Value) {
-    let network = &state.network;
-    let address = network.cidr().map(|cidr| cidr.to_string());
+fn member((entry, config, state): &Member, network: &str) -> (String, Value) {
+    let mut all = state.network.all();
+    let place = all.find(|one| one.network == network);
+    let address = place.and_then(|place| Some(place.cidr()?.to_string()));
+    let mac = place.and_then(|place| Some(place.mac?.to_string()));
     let document = json!({
         "Name": config.name(),
         "EndpointID": entry.id(),
-        "MacAddress": network.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        "MacAddress": mac.unwrap_or_default(),
         "IPv4Address": address.unwrap_or_default(),
         "IPv6Address": "",
     });

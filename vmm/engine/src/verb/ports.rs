@@ -16,7 +16,7 @@ use crate::paths::Paths;
 /// Where the ports of a container are, a line each.
 pub fn port(args: &PortArgs, paths: &Paths) -> Result<u8, VerbError> {
     let known = Known::find(&args.name, paths)?;
-    let ports = &known.state.network.ports;
+    let ports: Vec<_> = known.state.network.bound().collect();
     let mut out = io::stdout().lock();
     let mut say = |line: String| out.write_all(line.as_bytes()).map_err(VerbError::Stdout);
     let Some(wanted) = &args.port else {
@@ -48,8 +48,7 @@ pub fn port(args: &PortArgs, paths: &Paths) -> Result<u8, VerbError> {
 /// `ps`'s column: what is published, then what is exposed only.
 pub fn listed(container: &Container, network: &Attachment) -> String {
     let published = network
-        .ports
-        .iter()
+        .bound()
         .map(|bound| format!("{}->{}", outside(bound), inside(bound)));
     let exposed = container
         .network
@@ -57,12 +56,11 @@ pub fn listed(container: &Container, network: &Attachment) -> String {
         .iter()
         .filter(|&&(port, protocol)| {
             !network
-                .ports
-                .iter()
+                .bound()
                 .any(|bound| (bound.container, bound.protocol) == (port, protocol))
         });
     let exposed = exposed.map(|(port, protocol)| format!("{port}/{protocol}"));
-    let is_up = !network.network.is_empty();
+    let is_up = network.all().next().is_some();
     published
         .chain(exposed.filter(|_| is_up))
         .collect::<Vec<_>>()
@@ -89,7 +87,7 @@ pub fn bindings(publish: &[Publish]) -> Value {
 pub(super) fn settings(known: &Known) -> Value {
     let network = &known.state.network;
     let mut ports: BTreeMap<String, Value> = BTreeMap::new();
-    for bound in &network.ports {
+    for bound in network.bound() {
         let place = json!({
             "HostIp": bound.address.to_string(),
             "HostPort": bound.host.to_string(),
@@ -104,41 +102,41 @@ pub(super) fn settings(known: &Known) -> Value {
         let name = format!("{port}/{protocol}");
         ports.entry(name).or_insert(Value::Null);
     }
-    let address = network.address().map(|a| a.to_string()).unwrap_or_default();
-    let prefix = network.cidr().map_or(0, |cidr| cidr.prefix);
-    let gateway = network.gateways.iter().find(|gateway| gateway.is_ipv4());
-    let gateway = gateway.map(ToString::to_string);
-    let gateway_v6 = network.gateways.iter().find(|gateway| gateway.is_ipv6());
-    let gateway_v6 = gateway_v6.map(ToString::to_string).unwrap_or_default();
-    let v6 = network.cidr_v6();
-    let address_v6 = v6.map(|cidr| cidr.address.to_string()).unwrap_or_default();
-    let prefix_v6 = v6.map_or(0, |cidr| cidr.prefix);
-    let mac = network.mac.map(|mac| mac.to_string()).unwrap_or_default();
-    let networks = match network.network.as_str() {
-        "" => json!({}),
-        name => json!({
-            name: {
-                "Aliases": known.config.container.network.aliases,
-                "IPAddress": address,
-                "IPPrefixLen": prefix,
-                "Gateway": gateway.clone().unwrap_or_default(),
-                "GlobalIPv6Address": address_v6,
-                "GlobalIPv6PrefixLen": prefix_v6,
-                "IPv6Gateway": gateway_v6,
-                "MacAddress": mac,
-            }
-        }),
+    let first = place(network);
+    let wanted = &known.config.container.network;
+    let aliases = |name: &str| -> Vec<String> {
+        let all = wanted.each();
+        let one = all.into_iter().find(|one| one.mode.name() == name);
+        one.map(|one| one.aliases).unwrap_or_default()
     };
+    let networks = network.all().map(|one| {
+        let mut place = place(one);
+        place["Aliases"] = json!(aliases(&one.network));
+        (one.network.clone(), place)
+    });
+    let networks: serde_json::Map<String, Value> = networks.collect();
+    let mut settings = first;
+    settings["Ports"] = json!(ports);
+    settings["Networks"] = json!(networks);
+    settings
+}
+
+/// An endpoint, as `inspect` shows it.
+fn place(network: &Attachment) -> Value {
+    let address = network.address().map(|a| a.to_string()).unwrap_or_default();
+    let gateway = |is_one: fn(&std::net::IpAddr) -> bool| {
+        let found = network.gateways.iter().find(|gateway| is_one(gateway));
+        found.map(ToString::to_string).unwrap_or_default()
+    };
+    let v6 = network.cidr_v6();
     json!({
-        "Ports": ports,
         "IPAddress": address,
-        "IPPrefixLen": prefix,
-        "Gateway": gateway.unwrap_or_default(),
-        "GlobalIPv6Address": address_v6,
-        "GlobalIPv6PrefixLen": prefix_v6,
-        "IPv6Gateway": gateway_v6,
-        "MacAddress": mac,
-        "Networks": networks,
+        "IPPrefixLen": network.cidr().map_or(0, |cidr| cidr.prefix),
+        "Gateway": gateway(std::net::IpAddr::is_ipv4),
+        "GlobalIPv6Address": v6.map(|cidr| cidr.address.to_string()).unwrap_or_default(),
+        "GlobalIPv6PrefixLen": v6.map_or(0, |cidr| cidr.prefix),
+        "IPv6Gateway": gateway(std::net::IpAddr::is_ipv6),
+        "MacAddress": network.mac.map(|mac| mac.to_string()).unwrap_or_default(),
     })
 }
 

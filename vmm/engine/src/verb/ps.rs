@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::{VerbError, ports};
 use crate::cli::look::PsArgs;
+use crate::container::Container;
 use crate::format::Listing;
+use crate::network::Mode;
 use crate::paths::Paths;
 use crate::record::{Config, Entry, Registry, State, Status, Unreadable};
 use crate::storage::disk;
@@ -92,9 +94,14 @@ pub(super) fn row(entry: &Entry, config: &Config, state: &State, whole: bool, si
         "Label": container.labels,
         "Mounts": mounts.join(","),
         "LocalVolumes": container.volumes.iter().filter(|v| v.is_named()).count().to_string(),
-        "Networks": container.network.mode.name(),
+        "Networks": networks(container),
         "Platform": "linux/amd64",
     })
+}
+
+fn networks(container: &Container) -> String {
+    let names: Vec<_> = container.network.modes().map(Mode::name).collect();
+    names.join(",")
 }
 
 /// Of one whose record says nothing: it can be removed by force.

@@ -12,7 +12,7 @@ use rustix::net::{
     SocketType, recv, sendmsg, socketpair,
 };
 use thiserror::Error;
-use walnut_vmm_config::{Answer, Command};
+use walnut_vmm_config::{Answer, Command, Plug};
 
 /// Time to write all of a machine's memory, on the slowest disk that anybody waits for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,8 +50,19 @@ impl Control {
     pub fn tell(&self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
         let answer = self.ask(command, files).map_err(ControlError::Socket)?;
         match serde_json::from_slice(&answer).map_err(ControlError::Answer)? {
-            Answer::Done => Ok(()),
+            Answer::Done | Answer::Plugged { .. } => Ok(()),
             Answer::Failed { message } => Err(ControlError::Refused(message)),
+        }
+    }
+
+    /// The number of the device that has come.
+    pub fn plug(&self, plug: Plug, backend: BorrowedFd<'_>) -> Result<u8, ControlError> {
+        let answer = self.ask(&Command::Plug(plug), &[backend]);
+        let answer = answer.map_err(ControlError::Socket)?;
+        match serde_json::from_slice(&answer).map_err(ControlError::Answer)? {
+            Answer::Plugged { device } => Ok(device),
+            Answer::Failed { message } => Err(ControlError::Refused(message)),
+            other => Err(ControlError::Refused(format!("{other:?}"))),
         }
     }
 

@@ -11,6 +11,7 @@ use walnut_vmm_config::{
 
 use super::rundir::RunDir;
 use crate::checkpoint::Hardware;
+use crate::network::MAX_NETWORKS;
 use crate::paths::Artifacts;
 
 /// The only guest of its monitor: any number from 3 on does.
@@ -90,7 +91,9 @@ pub struct Machine {
     pub image_room: u64,
     pub fs: Vec<FsConfig>,
     pub net: Vec<NetConfig>,
-    /// What `net` names by its number, for the monitor to inherit.
+    /// Behind all other devices.
+    pub late_net: Vec<NetConfig>,
+    /// What they name by its number, for the monitor to inherit.
     pub inherited: Vec<OwnedFd>,
 }
 
@@ -145,7 +148,13 @@ impl Machine {
             pmem: iter::once(guest).chain(image).collect(),
             fs: self.fs.clone(),
             net: self.net.clone(),
-            spare_slots: *origin == Origin::BootTemplate,
+            late_net: self.late_net.clone(),
+            spare_slots: match origin {
+                Origin::BootTemplate => u32::MAX,
+                // For networks that the container gets while it runs: of a place, the kernel reads three
+                // registers.
+                _ => u32::from(MAX_NETWORKS) - 1,
+            },
             restore: origin.snapshot(),
             control_fd: Some(inherited.control),
             lifeline_fd: Some(inherited.lifeline),

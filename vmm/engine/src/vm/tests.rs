@@ -48,6 +48,7 @@ impl Bench {
             cpus: 1,
             memory_mib: 64,
             disks: Vec::new(),
+            late_net: Vec::new(),
             image: None,
             image_room: 0,
             fs: Vec::new(),

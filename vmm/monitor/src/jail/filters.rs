@@ -27,14 +27,25 @@ const VCPU_IOCTLS: &[u64] = &[
 ];
 
 /// `TCSETS`, `TCSETS2`: the user's terminal, restored at the end; `KVM_GET_IRQCHIP`,
-/// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot.
-const EVENT_LOOP_IOCTLS: &[u64] = &[0x5402, 0x402c_542b, 0xc208_ae62, 0x8070_ae9f, 0x8030_ae7c];
+/// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot; `KVM_IRQFD`, `KVM_IOEVENTFD`, `FIONBIO` for a device
+/// that comes while the machine runs.
+const EVENT_LOOP_IOCTLS: &[u64] = &[
+    0x5402,
+    0x402c_542b,
+    0xc208_ae62,
+    0x8070_ae9f,
+    0x8030_ae7c,
+    0x4020_ae76,
+    0x4040_ae79,
+    0x5421,
+];
 
-/// vsock's unix sockets, the end of the console's file, the files of a snapshot, and the timer of a
-/// network whose rate is bounded.
+/// vsock's unix sockets, the end of the console's file, the files of a snapshot, the events of a device
+/// that comes while the machine runs, and the timer of a network whose rate is bounded.
 const EVENT_LOOP: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_connect,
+    libc::SYS_eventfd2,
     libc::SYS_fcntl,
     libc::SYS_ftruncate,
     libc::SYS_getsockopt,
@@ -72,7 +83,8 @@ pub(super) fn program(thread: Thread) -> Result<BpfProgram, BackendError> {
             list.allow_with(libc::SYS_ioctl, 1, &requests)?;
         }
         Thread::EventLoop => {
-            list.allow_with(libc::SYS_ioctl, 1, EVENT_LOOP_IOCTLS)?;
+            let requests = [EVENT_LOOP_IOCTLS, net::SET_UP_IOCTLS].concat();
+            list.allow_with(libc::SYS_ioctl, 1, &requests)?;
             // socket(2) makes unix sockets only.
             let unix = u64::from(libc::AF_UNIX.unsigned_abs());
             list.allow_with(libc::SYS_socket, 0, &[unix])?;

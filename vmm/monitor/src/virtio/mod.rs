@@ -56,6 +56,11 @@ pub trait VirtioDevice: Send {
         None
     }
 
+    /// False where the device has been taken away, or has not come yet: the driver sees an empty place.
+    fn is_present(&self) -> bool {
+        true
+    }
+
     /// Only the thread that serves the device can save it.
     fn is_saved_where_served(&self) -> bool {
         false

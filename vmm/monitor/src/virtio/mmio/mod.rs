@@ -160,7 +160,15 @@ impl MmioTransport {
         &self.irqfd
     }
 
+    /// A driver has it, and its queues.
+    pub fn is_active(&self) -> bool {
+        self.shared.handler().is_some()
+    }
+
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if !self.device.is_present() {
+            return read_empty(offset, data);
+        }
         if let Some(config) = offset.checked_sub(CONFIG) {
             return self.device.read_config(config, data);
         }

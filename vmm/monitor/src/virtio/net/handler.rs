@@ -3,8 +3,8 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
@@ -12,7 +12,7 @@ use rustix::time::Timespec;
 use super::backend::Backend;
 use super::chain::{self, Chain, Slice};
 use super::limit::Limit;
-use super::{F_MRG_RXBUF, HEADER_LEN, Link, NUM_BUFFERS, RX, TX};
+use super::{F_MRG_RXBUF, HEADER_LEN, Link, NUM_BUFFERS, RX, TX, hold};
 use crate::virtio::queue::Ring;
 use crate::virtio::{Activation, Interrupt, QueueError, QueueHandler, VirtQueue};
 
@@ -176,11 +176,6 @@ impl QueueHandler for NetHandler {
     fn queues(&self) -> &[VirtQueue] {
         &self.queues
     }
-}
-
-fn hold<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A poisoned lock means that a handler panicked; release builds abort there.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// rx buffers that were taken, and hold no packet yet.

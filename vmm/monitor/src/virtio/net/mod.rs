@@ -6,7 +6,8 @@
 //! - `chain.rs`: a guest's chain to the guest memory of a packet
 //! - `handler.rs`: packets moved between queues and backend
 //! - `limit.rs`: how fast packets may go, where that is bounded
-//! - `backend.rs`: what a backend is; `tap.rs`, `stream.rs`: the two there are
+//! - `backend.rs`: what a backend is; `tap.rs`, `stream.rs`: the two there are; `nobody.rs`: that of a
+//!   device which is not there
 //!
 //! Nothing but the queues is to be saved: a packet on its way may be lost.
 
@@ -14,6 +15,7 @@ mod backend;
 mod chain;
 mod handler;
 mod limit;
+mod nobody;
 mod stream;
 mod tap;
 #[cfg(test)]
@@ -23,20 +25,21 @@ mod vectors;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::epoll;
 use thiserror::Error;
-use walnut_vmm_config::{MAX_MTU, MIN_MTU, Mac, NetBackend, NetConfig, NetRate};
+use walnut_vmm_config::{MAX_MTU, MIN_MTU, Mac, NetBackend, NetConfig, NetRate, Plug, PlugBackend};
 
 use self::backend::Backend;
 use self::handler::NetHandler;
 use self::limit::Limits;
+use self::nobody::Nobody;
 use self::stream::Stream;
 use self::tap::Tap;
 use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 
-pub use self::tap::ACTIVATE_IOCTLS;
+pub use self::tap::{ACTIVATE_IOCTLS, SET_UP_IOCTLS};
 
 /// §5.1.
 const TYPE: u32 = 1;
@@ -72,6 +75,9 @@ const NUM_BUFFERS: usize = 10;
 /// Destination, source, type.
 const ETHERNET_HEADER_LEN: usize = 14;
 
+/// Of a device that is not there.
+const UNKNOWN: Mac = Mac([2, 0, 0, 0, 0, 0]);
+
 /// Of an Ethernet that says nothing else.
 const DEFAULT_MTU: u16 = 1500;
 
@@ -106,8 +112,20 @@ pub enum NetError {
     Events(#[source] std::io::Error),
 }
 
+/// What the driver is told of the device.
+#[derive(Clone, Copy)]
+struct Identity {
+    mac: Mac,
+    mtu: u16,
+    /// Of the backend.
+    offloads: u64,
+    /// Without a backend, the place is an empty one.
+    present: bool,
+}
+
 /// What device and handler share.
 struct Link {
+    identity: Mutex<Identity>,
     backend: Mutex<Box<dyn Backend>>,
     limits: Mutex<Limits>,
     /// The backend's descriptor and the limits' timer are in it while a handler lives.
@@ -116,28 +134,20 @@ struct Link {
 }
 
 pub struct Net {
-    mac: Mac,
-    mtu: u16,
-    /// Of the backend.
-    offloads: u64,
     link: Arc<Link>,
 }
 
 impl Net {
     pub fn new(config: &NetConfig) -> Result<Self, NetError> {
-        if config.mac.is_multicast() || config.mac.is_zero() {
-            return Err(NetError::Mac(config.mac));
-        }
+        check_mac(config.mac)?;
         let (backend, mtu): (Box<dyn Backend>, u16) = match &config.backend {
+            NetBackend::Absent => return Self::absent(),
             NetBackend::Tap(name) => {
                 let tap = Tap::open(name)?;
                 let mtu = tap.mtu();
                 (Box::new(tap), mtu)
             }
-            NetBackend::TapFd(fd) => {
-                let tap = Tap::new(crate::run::inherited(*fd), DEFAULT_MTU)?;
-                (Box::new(tap), DEFAULT_MTU)
-            }
+            NetBackend::TapFd(fd) => tap(crate::run::inherited(*fd))?,
             NetBackend::Stream(path) => {
                 let socket = Stream::connect(path)?;
                 (
@@ -146,15 +156,24 @@ impl Net {
                 )
             }
             NetBackend::StreamFd(fd) => {
-                let socket = Stream::new(crate::run::inherited(*fd))?;
-                (
-                    Box::new(socket.finishing(config.finish_handshakes)),
-                    MAX_MTU,
-                )
+                stream(crate::run::inherited(*fd), config.finish_handshakes)?
             }
         };
         let mtu = config.mtu.unwrap_or(mtu);
         Self::over(backend, config.mac, mtu, config.rate.as_ref())
+    }
+
+    /// One that is to come.
+    pub fn absent() -> Result<Self, NetError> {
+        let net = Self::over(Box::new(Nobody::new()?), UNKNOWN, DEFAULT_MTU, None)?;
+        hold(&net.link.identity).present = false;
+        net.link.up.store(false, Ordering::SeqCst);
+        Ok(net)
+    }
+
+    /// For whoever takes it away, or brings it.
+    pub fn port(&self) -> NetPort {
+        NetPort(Arc::clone(&self.link))
     }
 
     fn over(
@@ -163,21 +182,17 @@ impl Net {
         mtu: u16,
         rate: Option<&NetRate>,
     ) -> Result<Self, NetError> {
-        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
-            return Err(NetError::Mtu(mtu));
-        }
         if !rate.is_none_or(limit::is_valid) {
             return Err(NetError::Rate);
         }
+        let identity = Identity::new(&*backend, mac, mtu)?;
         let limits = rate.map_or(Ok(Limits::default()), Limits::new);
         let limits = limits.map_err(NetError::Events)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| NetError::Events(error.into()))?;
         Ok(Self {
-            mac,
-            mtu,
-            offloads: backend.offloads(),
             link: Arc::new(Link {
+                identity: Mutex::new(identity),
                 backend: Mutex::new(backend),
                 limits: Mutex::new(limits),
                 epoll,
@@ -185,6 +200,78 @@ impl Net {
             }),
         })
     }
+}
+
+fn tap(fd: OwnedFd) -> Result<(Box<dyn Backend>, u16), NetError> {
+    Ok((Box::new(Tap::new(fd, DEFAULT_MTU)?), DEFAULT_MTU))
+}
+
+fn stream(fd: OwnedFd, finish_handshakes: bool) -> Result<(Box<dyn Backend>, u16), NetError> {
+    let socket = Stream::new(fd)?.finishing(finish_handshakes);
+    Ok((Box::new(socket), MAX_MTU))
+}
+
+fn check_mac(mac: Mac) -> Result<(), NetError> {
+    match mac.is_multicast() || mac.is_zero() {
+        true => Err(NetError::Mac(mac)),
+        false => Ok(()),
+    }
+}
+
+impl Identity {
+    fn new(backend: &dyn Backend, mac: Mac, mtu: u16) -> Result<Self, NetError> {
+        check_mac(mac)?;
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
+            return Err(NetError::Mtu(mtu));
+        }
+        Ok(Self {
+            mac,
+            mtu,
+            offloads: backend.offloads(),
+            present: true,
+        })
+    }
+}
+
+/// A device's other side, for the thread that serves it.
+pub struct NetPort(Arc<Link>);
+
+impl NetPort {
+    pub fn is_present(&self) -> bool {
+        hold(&self.0.identity).present
+    }
+
+    pub fn mac(&self) -> Mac {
+        hold(&self.0.identity).mac
+    }
+
+    /// To be called where there is none, and no driver.
+    pub fn plug(&self, plug: &Plug, fd: OwnedFd) -> Result<(), NetError> {
+        let (backend, mtu) = match plug.backend {
+            PlugBackend::Tap => tap(fd)?,
+            PlugBackend::Stream => stream(fd, plug.finish_handshakes)?,
+        };
+        let identity = Identity::new(&*backend, plug.mac, plug.mtu.unwrap_or(mtu))?;
+        *hold(&self.0.limits) = Limits::default();
+        *hold(&self.0.backend) = backend;
+        self.0.up.store(true, Ordering::SeqCst);
+        *hold(&self.0.identity) = identity;
+        Ok(())
+    }
+
+    /// A driver that has not let go of it goes on without a link.
+    pub fn unplug(&self) -> Result<(), NetError> {
+        let nobody = Box::new(Nobody::new()?);
+        hold(&self.0.identity).present = false;
+        self.0.up.store(false, Ordering::SeqCst);
+        *hold(&self.0.backend) = nobody;
+        Ok(())
+    }
+}
+
+fn hold<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A poisoned lock means that a handler panicked; release builds abort there.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl VirtioDevice for Net {
@@ -197,18 +284,23 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF | self.offloads
+        F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF | hold(&self.link.identity).offloads
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         // §5.1.4: mac, status, max_virtqueue_pairs, mtu.
         let mut config = [0; 12];
-        config[..6].copy_from_slice(&self.mac.0);
+        let identity = *hold(&self.link.identity);
+        config[..6].copy_from_slice(&identity.mac.0);
         let up = self.link.up.load(Ordering::SeqCst);
         let status = if up { S_LINK_UP } else { 0 };
         config[6..8].copy_from_slice(&status.to_le_bytes());
-        config[10..].copy_from_slice(&self.mtu.to_le_bytes());
+        config[10..].copy_from_slice(&identity.mtu.to_le_bytes());
         read_config_bytes(&config, offset, data);
+    }
+
+    fn is_present(&self) -> bool {
+        hold(&self.link.identity).present
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

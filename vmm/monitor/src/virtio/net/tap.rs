@@ -29,7 +29,10 @@ const TUN_F_USO6: u32 = 0x40;
 /// What the thread that activates the device must be allowed to ask for.
 pub const ACTIVATE_IOCTLS: &[u64] = &[TUNSETOFFLOAD];
 
-const OFFLOADS: u64 = F_CSUM
+/// And the one that makes a tap a device's.
+pub const SET_UP_IOCTLS: &[u64] = &[TUNSETOFFLOAD, TUNSETVNETHDRSZ];
+
+pub(super) const OFFLOADS: u64 = F_CSUM
     | F_GUEST_CSUM
     | F_GUEST_TSO4
     | F_GUEST_TSO6
@@ -38,7 +41,7 @@ const OFFLOADS: u64 = F_CSUM
     | F_HOST_TSO6
     | F_HOST_ECN;
 /// Since Linux 6.2.
-const USO: u64 = F_GUEST_USO4 | F_GUEST_USO6 | F_HOST_USO;
+pub(super) const USO: u64 = F_GUEST_USO4 | F_GUEST_USO6 | F_HOST_USO;
 
 pub(super) struct Tap {
     fd: OwnedFd,

@@ -102,6 +102,54 @@ impl Machine {
     }
 }
 
+/// The address of `plug` in a device that another one was in.
+fn plug() -> Plug {
+    Plug {
+        backend: PlugBackend::Stream,
+        mac: Mac([2, 0, 0, 0, 0, 9]),
+        mtu: Some(9000),
+        finish_handshakes: false,
+    }
+}
+
+#[test]
+fn one_goes_and_another_comes() {
+    let mut machine = machine(0);
+    let port = machine.device.port();
+    assert!(port.is_present() && machine.device.is_present());
+    port.unplug().unwrap();
+    assert!(!machine.device.is_present());
+    // Its other end is closed, and a driver that goes on all the same does no harm.
+    assert_eq!(machine.peer.read(&mut [0; 4]).unwrap(), 0);
+    machine.send(&[7; 60]);
+    machine.offer(0, &[2000]);
+    machine.ready();
+    assert_eq!(machine.status(), 0);
+    let (near, mut peer) = UnixStream::pair().unwrap();
+    port.plug(&plug(), near.into()).unwrap();
+    assert!(machine.device.is_present());
+    assert_eq!(port.mac(), plug().mac);
+    let mut config = [0; 12];
+    machine.device.read_config(0, &mut config);
+    assert_eq!(config[..6], plug().mac.0);
+    assert_eq!(config[10..], 9000_u16.to_le_bytes());
+    assert_eq!(machine.status(), 1);
+    machine.send(&[8; 60]);
+    let mut frame = [0; 64];
+    peer.read_exact(&mut frame).unwrap();
+    assert_eq!(frame[..5], [0, 0, 0, 60, 8]);
+    let absent = Net::absent().unwrap();
+    assert!(!absent.is_present() && !absent.port().is_present());
+    let bad = Plug {
+        mtu: Some(67),
+        ..plug()
+    };
+    let (near, _peer) = UnixStream::pair().unwrap();
+    let refused = absent.port().plug(&bad, near.into());
+    assert!(matches!(refused, Err(NetError::Mtu(67))));
+    assert!(!absent.is_present());
+}
+
 #[test]
 fn says_what_it_is() {
     let machine = machine(0);

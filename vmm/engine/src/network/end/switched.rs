@@ -9,8 +9,9 @@ use walnut_netlink::Cidr;
 use walnut_switch::{Join, Network as Switched};
 use walnut_vmm_config::{MAX_MTU, NetBackend, NetConfig};
 
-use super::{Attachment, Lone, Session, USER, pair};
+use super::{End, Lone, pair};
 use crate::container::{Container, ContainerId};
+use crate::network::attachment::{Attachment, USER};
 use crate::network::passt::{self, Passt, Plan};
 use crate::network::{Bound, HOST_GATEWAY, NetworkError, Protocol, Resolver, member, ports};
 use crate::networks::Networks;
@@ -25,7 +26,21 @@ struct Place {
     address: Option<Ipv4Addr>,
 }
 
-impl Session {
+impl Place {
+    /// What all containers have there.
+    fn attachment(&self, gateway: IpAddr) -> Attachment {
+        Attachment {
+            network: self.name.clone(),
+            gateways: (!self.internal).then_some(gateway).into_iter().collect(),
+            mtu: MAX_MTU.into(),
+            resolvers: vec![gateway],
+            asks_gateway: true,
+            ..Attachment::default()
+        }
+    }
+}
+
+impl End {
     /// On the network that the user made.
     pub(super) fn on_network(
         container: &Container,
@@ -122,18 +137,11 @@ impl Session {
         };
         Ok(Self {
             attachment: Attachment {
-                network: place.name,
                 mac: Some(joined.mac),
                 addresses: vec![address.to_string()],
-                gateways: (!place.internal)
-                    .then_some(gateway.into())
-                    .into_iter()
-                    .collect(),
-                mtu: MAX_MTU.into(),
-                resolvers: vec![gateway.into()],
-                asks_gateway: true,
                 host_gateway: by_name.then_some(gateway.into()),
                 ports,
+                ..place.attachment(gateway.into())
             },
             config: Some(NetConfig {
                 backend: NetBackend::StreamFd(near.as_raw_fd()),
@@ -144,6 +152,7 @@ impl Session {
             }),
             socket: Some(near),
             passt,
+            switch: Some(place.key),
             ..Self::default()
         })
     }

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network devices that come and go while the machine runs. A place that was left is the next one's:
+//! its events, its interrupt and its queues' notifications stay as they are. Run by the event loop.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use kvm_ioctls::VmFd;
+use thiserror::Error;
+use walnut_vmm_config::{Mac, Plug};
+
+use crate::bus::Bus;
+use crate::machine::{MachineError, wire_up};
+use crate::memory::Memory;
+use crate::virtio::events::DeviceEvents;
+use crate::virtio::mmio::MmioTransport;
+use crate::virtio::net::{Net, NetError, NetPort};
+
+#[derive(Debug, Error)]
+pub enum HotplugError {
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error("no place is left in the machine for another device")]
+    NoPlace,
+    #[error("the machine has a device with the address {0} already")]
+    Twice(Mac),
+    #[error("the machine has no device with the address {0}")]
+    Unknown(Mac),
+    #[error("cannot make the events of a device")]
+    Events(#[source] std::io::Error),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("the event loop is gone")]
+    Gone,
+}
+
+/// All network devices and their places, in their order.
+#[derive(Default)]
+pub struct Nets(Vec<(u32, NetPort)>);
+
+impl Nets {
+    pub fn add(&mut self, slot: u32, port: NetPort) {
+        self.0.push((slot, port));
+    }
+}
+
+/// What it takes to put a device in.
+pub struct Hotplug {
+    nets: Nets,
+    /// To the event loop, which serves what comes.
+    newcomers: Sender<DeviceEvents>,
+}
+
+impl Hotplug {
+    pub fn new(nets: Nets, newcomers: Sender<DeviceEvents>) -> Self {
+        Self { nets, newcomers }
+    }
+
+    /// The number of the new device.
+    pub fn plug(
+        &mut self,
+        plug: &Plug,
+        fd: OwnedFd,
+        (vm, bus, memory): (&VmFd, &Bus, &Memory),
+    ) -> Result<u8, HotplugError> {
+        if self.find(plug.mac).is_some() {
+            return Err(HotplugError::Twice(plug.mac));
+        }
+        let is_free = |(slot, port): &(u32, NetPort)| {
+            !port.is_present() && bus.slot(*slot).is_some_and(|device| !device.is_active())
+        };
+        if let Some(free) = self.nets.0.iter().position(is_free) {
+            self.nets.0[free].1.plug(plug, fd)?;
+            return Ok(number(free));
+        }
+        let slot = bus.vacancy().ok_or(HotplugError::NoPlace)?;
+        let net = Net::absent()?;
+        let port = net.port();
+        let index = self.nets.0.len();
+        let name = format!("net{index}");
+        let transport = MmioTransport::new(&name, Box::new(net), Arc::clone(memory))
+            .map_err(HotplugError::Events)?;
+        let events = transport.events().map_err(HotplugError::Events)?;
+        wire_up(vm, &transport, slot)?;
+        port.plug(plug, fd)?;
+        self.newcomers
+            .send(events)
+            .map_err(|_| HotplugError::Gone)?;
+        bus.add(slot, transport);
+        self.nets.add(slot, port);
+        Ok(number(index))
+    }
+
+    pub fn unplug(&mut self, mac: Mac) -> Result<(), HotplugError> {
+        let port = self.find(mac).ok_or(HotplugError::Unknown(mac))?;
+        Ok(port.unplug()?)
+    }
+
+    fn find(&self, mac: Mac) -> Option<&NetPort> {
+        let mut ports = self.nets.0.iter().map(|(_, port)| port);
+        ports.find(|port| port.is_present() && port.mac() == mac)
+    }
+}
+
+/// There are fewer places than that.
+fn number(index: usize) -> u8 {
+    u8::try_from(index).unwrap_or(u8::MAX)
+}
