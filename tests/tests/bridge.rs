@@ -137,6 +137,37 @@ fn an_address_of_its_own() {
     });
 }
 
+/// Beside a network of its own, which is inside only: no passt is needed.
+#[test]
+fn connected_while_it_runs() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        let line = ["network", "create", "--internal", "back"];
+        home.walnut(line).run().succeeded();
+        home.background_with("web", &["--network", "back"], ECHO);
+        wait_for_port_80(&home, "web");
+        let line = ["network", "connect", "--ip", "10.86.0.9", "bridge", "web"];
+        home.walnut(line).run().succeeded();
+        // Segments are the host's here, too.
+        echo("10.86.0.9:80", 4 << 20);
+        let script = "ip route | head -1; ip -o -4 addr show dev eth1 | grep -o 'inet [^ ]*'; \
+                      ping -c 1 -W 10 10.86.0.1 | grep -c '1 packets received'";
+        let said = home.says(&["exec", "web", "sh", "-c", script]);
+        assert_eq!(
+            said,
+            "default via 10.86.0.1 dev eth1 \ninet 10.86.0.9/24\n1"
+        );
+        let line = ["network", "disconnect", "bridge", "web"];
+        home.walnut(line).run().succeeded();
+        nothing_is_left();
+        let script = "ip route; ping -c 1 -W 10 10.89.0.1 | grep -c '1 packets received'";
+        let said = home.says(&["exec", "web", "sh", "-c", script]);
+        assert_eq!(said, "10.89.0.0/24 dev eth0 scope link  src 10.89.0.2 \n1");
+        home.remove_all();
+        home.assert_clean();
+    });
+}
+
 #[test]
 fn the_way_out_and_in() {
     let Some(home) = home() else { return };

@@ -253,6 +253,89 @@ fn a_checkpoint_knows_its_networks() {
     home.assert_clean();
 }
 
+/// Of a machine that was restored, and of the first network, which came with its template.
+#[test]
+fn from_a_template() {
+    let Some(home) = home() else { return };
+    home.forget_templates();
+    home.walnut(["template", "create"]).run().succeeded();
+    network(&home, &["back"]);
+    let flags = ["--start", "template", "--network", "back"];
+    home.background_with("db", &flags, ECHO);
+    wait_for_port_80(&home, "db");
+    home.background_with("web", &["--start", "template"], ECHO);
+    wait_for_port_80(&home, "web");
+    for _ in 0..2 {
+        change(&home, &["connect", "back", "web"]);
+        change(&home, &["disconnect", "user", "web"]);
+        let script = format!("{REACH} reach db 20; cd /sys/class/net; echo eth*");
+        assert_eq!(inside(&home, "web", &script), "db\neth1");
+        let script = format!("{REACH} reach web 20");
+        assert_eq!(inside(&home, "db", &script), "web");
+        change(&home, &["connect", "user", "web"]);
+        change(&home, &["disconnect", "back", "web"]);
+        assert_eq!(own(&home, "web"), "10.0.2.100");
+    }
+    home.remove_all();
+}
+
+/// The policy is the container's, on whatever network it comes to be.
+#[test]
+fn what_may_leave_by_any_of_them() {
+    let Some(home) = home() else { return };
+    network(&home, &["one"]);
+    network(&home, &["two"]);
+    let flags = ["--network", "one", "--egress", "deny"];
+    home.background_with("web", &flags, ECHO);
+    for line in [
+        &["connect", "two"],
+        &["disconnect", "one"],
+        &["connect", "user"],
+    ] {
+        change(&home, &[&line[..], &["web"]].concat());
+        let script = "nc -w 5 192.0.2.1 9 </dev/null 2>&1 | grep -o 'No route to host'; \
+                      nslookup example.org | grep -c REFUSED";
+        let said = inside(&home, "web", script);
+        assert!(said.starts_with("No route to host\n"), "{line:?}: {said}");
+        assert!(!said.ends_with("\n0"), "{line:?}: {said}");
+    }
+    home.remove_all();
+}
+
+/// Whoever is root in its machine can't stay on a network.
+#[test]
+fn one_that_does_not_let_go() {
+    let Some(home) = home() else { return };
+    network(&home, &["--internal", "one"]);
+    network(&home, &["--internal", "two"]);
+    echo_on(&home, "db", "two");
+    let flags = ["--privileged", "--network", "one"];
+    home.background_with("web", &flags, ECHO);
+    wait_for_port_80(&home, "web");
+    let reach_db = format!("{REACH} reach 10.89.1.2 3");
+    // Under another name, it is found; with another address, it is not.
+    for trick in [
+        "ip link set eth1 down; ip link set eth1 name mine; ip link set mine up",
+        "ip link set eth1 address 02:00:00:00:00:99",
+    ] {
+        change(&home, &["connect", "two", "web"]);
+        let script = format!("{REACH} reach db 20; {trick}");
+        assert_eq!(inside(&home, "web", &script), "db", "{trick}");
+        change(&home, &["disconnect", "two", "web"]);
+        assert_eq!(inside(&home, "web", &reach_db), "no 10.89.1.2", "{trick}");
+        // The next one has a name of its own.
+        inside(
+            &home,
+            "web",
+            "ip link set eth1 down && ip addr flush dev eth1 && ip link set eth1 name old; echo",
+        );
+    }
+    change(&home, &["connect", "two", "web"]);
+    let script = format!("{REACH} reach db 20");
+    assert_eq!(inside(&home, "web", &script), "db");
+    home.remove_all();
+}
+
 #[test]
 fn mistakes() {
     let home = Home::without_kvm();

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use walnut_protocol::agent::Interface;
+use walnut_protocol::chain;
 use walnut_vmm_config::{Mac, NetBackend, NetConfig, Plug, PlugBackend};
 
 use super::attachment::{Attachment, USER};
@@ -184,8 +185,12 @@ impl Session {
         if let Some(key) = &end.switch {
             for other in self.ends.iter().filter_map(|one| one.switch.as_ref()) {
                 let (near, far) = questions()?;
-                member::introduce(paths, key, container, near.as_fd())?;
-                member::introduce(paths, other, container, far.as_fd())?;
+                let introduced = member::introduce(paths, key, container, near.as_fd())
+                    .and_then(|()| member::introduce(paths, other, container, far.as_fd()));
+                // One that was killed is no reason not to be on another.
+                if let Err(error) = introduced {
+                    log::warn!("names of a container's other network: {}", chain(&error));
+                }
             }
         }
         self.ends.push(end);

@@ -29,6 +29,7 @@ mod turn;
 pub mod visit;
 pub mod wire;
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -264,13 +265,20 @@ impl Supervisor<'_> {
         policy.wants_another(code, state.restart_count)
     }
 
-    /// With the networks that it has by now.
-    fn container_now(&self) -> Container {
-        let mut container = self.config.container.clone();
-        if let Ok(config) = self.entry.config() {
-            container.network = config.container.network;
+    /// With the networks that it has come to have in its runs so far.
+    fn container_now(&self, runs: u64) -> Cow<'_, Container> {
+        let container = &self.config.container;
+        let config = match runs {
+            0 => return Cow::Borrowed(container),
+            _ => self.entry.config(),
+        };
+        match config {
+            Ok(config) if config.container.network != container.network => Cow::Owned(Container {
+                network: config.container.network,
+                ..container.clone()
+            }),
+            _ => Cow::Borrowed(container),
         }
-        container
     }
 
     fn live(
@@ -281,7 +289,7 @@ impl Supervisor<'_> {
         timings: &mut Timings,
         begun: impl FnOnce(&Attachment),
     ) -> Result<Ended, SupervisorError> {
-        let container = &self.container_now();
+        let container = &self.container_now(outputs.shared.runs());
         if let Some(place) = &container.in_vm {
             return self.live_in(place, outputs, signals, timings, begun);
         }

@@ -11,6 +11,7 @@ use super::{VerbError, complain, confirmed, refused, say, say_gone};
 use crate::cli::network::{ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, NetworkCommand};
 use crate::cli::shared::{InspectArgs, PruneArgs, RmArgs};
 use crate::container::label;
+use crate::events::Event;
 use crate::format::{Inspect, Listing};
 use crate::image::Digest;
 use crate::network::{Mode, Other, Wanted as Attach};
@@ -148,9 +149,21 @@ fn change(
     }
     change(&mut config)?;
     if state.is_up() {
-        client::request(paths, &entry, told)?;
+        client::request(paths, &entry, told.clone())?;
     }
     entry.write_config(&config)?;
+    let (action, network) = match &told {
+        Request::Disconnect(mode) => ("disconnect", mode.name()),
+        Request::Connect(other) => ("connect", other.mode.name()),
+        _ => return Ok(0),
+    };
+    if let Ok(shown) = Shown::find(&network, &Networks::new(paths)) {
+        let event = Event::network(&shown.id, &shown.name, action);
+        event
+            .with("container", entry.id())
+            .with("type", shown.driver)
+            .emit(paths);
+    }
     Ok(0)
 }
 
