@@ -46,6 +46,8 @@ fn limits_reach_the_guest() {
     assert_eq!(io, "254:0 rbps=max wbps=1048576 riops=50 wiops=max");
     let format = "{{.HostConfig.CpusetCpus}} {{.HostConfig.OomScoreAdj}} {{.Config.Domainname}}";
     assert_eq!(home.says(&["inspect", "-f", format, "web"]), "1 77 example");
+    let rate = "{{(index .HostConfig.BlkioDeviceWriteBps 0).Rate}}";
+    assert_eq!(home.says(&["inspect", "-f", rate, "web"]), "1048576");
     // What it has while it runs, and from then on.
     let line = [
         "update",
@@ -222,6 +224,9 @@ fn what_the_command_finds() {
     let listed = home.says(&["ps", "-aq", "--no-trunc", "--filter", "label=a=b"]);
     assert_eq!(known, listed);
     assert_eq!(listed.len(), 64);
+    let kept = "{{json .HostConfig.Sysctls}} {{json .Config.ExposedPorts}} {{.HostConfig.Devices}}";
+    let kept = home.says(&["inspect", "-f", kept, "web"]);
+    assert_eq!(kept, "{\"kernel.msgmax\":\"1000\"} {} []");
     home.remove_all();
     home.assert_clean();
 }

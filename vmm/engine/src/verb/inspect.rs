@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Known, VerbError, complain, ports, refused};
 use crate::cli::look::InspectArgs;
-use crate::container::{Container, Seccomp, in_vm, signal};
+use crate::container::{Container, Limits, Seccomp, in_vm, signal};
 use crate::format::Inspect;
 use crate::image::Store;
 use crate::image_verbs;
@@ -183,7 +183,6 @@ fn health_document(health: &Health) -> Value {
 
 fn host_config(config: &Config) -> Value {
     let container = &config.container;
-    let limits = &container.limits;
     let place = container.in_vm.as_ref();
     let binds: Vec<String> = container
         .volumes
@@ -201,11 +200,6 @@ fn host_config(config: &Config) -> Value {
             (target, tmpfs.options.join(",").into())
         })
         .collect();
-    let ulimits: Vec<Value> = limits
-        .ulimits
-        .iter()
-        .map(|u| json!({ "Name": u.name(), "Soft": u.soft, "Hard": u.hard }))
-        .collect();
     let log_config: serde_json::Map<String, Value> = [
         (
             "max-size",
@@ -216,7 +210,7 @@ fn host_config(config: &Config) -> Value {
     .into_iter()
     .filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
     .collect();
-    json!({
+    let mut document = json!({
         "Binds": binds,
         "LogConfig": { "Type": container.log.driver, "Config": log_config },
         "NetworkMode": container.network.mode.name(),
@@ -240,7 +234,6 @@ fn host_config(config: &Config) -> Value {
         "SecurityOpt": security_options(container),
         "StorageOpt": container.storage_size.map(|size| json!({ "size": size.to_string() })),
         "Tmpfs": tmpfs,
-        "ShmSize": limits.shm_bytes(),
         "Runtime": "walnut",
         "CgroupnsMode": mode(container.shared.cgroup),
         "IpcMode": place.and_then(|place| place.ipc.as_deref()).map_or_else(
@@ -248,8 +241,44 @@ fn host_config(config: &Config) -> Value {
         "PidMode": place.and_then(|place| place.pid.as_deref()).map_or_else(
             || if container.shared.pid { "host" } else { "" }.to_owned(), in_vm::mode),
         "UTSMode": if container.shared.uts { "host" } else { "" },
+        "UsernsMode": "",
+        "CgroupParent": "",
+        "Isolation": "",
+        "ContainerIDFile": "",
+        "VolumeDriver": "",
+        "VolumesFrom": null,
+        "Links": null,
+        "Devices": [],
+        "DeviceRequests": null,
+        "Sysctls": container.sysctls,
+        "OomKillDisable": false,
         "OomScoreAdj": container.oom_score_adj,
         "Annotations": container.annotations,
+        "CapabilitiesEffective": container.security.capabilities,
+    });
+    let limits = limits_document(&container.limits);
+    if let (Value::Object(document), Value::Object(limits)) = (&mut document, limits) {
+        document.extend(limits);
+    }
+    document
+}
+
+/// The part of `HostConfig` that is about what it may use.
+fn limits_document(limits: &Limits) -> Value {
+    let ulimits: Vec<Value> = limits
+        .ulimits
+        .iter()
+        .map(|u| json!({ "Name": u.name(), "Soft": u.soft, "Hard": u.hard }))
+        .collect();
+    json!({
+        "BlkioWeight": 0,
+        "BlkioDeviceReadBps": rate(limits.io.read_bytes),
+        "BlkioDeviceWriteBps": rate(limits.io.write_bytes),
+        "BlkioDeviceReadIOps": rate(limits.io.reads),
+        "BlkioDeviceWriteIOps": rate(limits.io.writes),
+        "CpuPeriod": 0,
+        "CpuQuota": 0,
+        "CpusetMems": "",
         "CpusetCpus": limits.cpuset.as_deref().unwrap_or_default(),
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "MemoryReservation": limits.memory_reservation.unwrap_or(0),
@@ -258,8 +287,14 @@ fn host_config(config: &Config) -> Value {
         "NanoCpus": limits.cpus.map_or(0, |cpus| u64::from(cpus.milli()) * 1_000_000),
         "PidsLimit": limits.pids,
         "Ulimits": ulimits,
-        "CapabilitiesEffective": container.security.capabilities,
+        "ShmSize": limits.shm_bytes(),
     })
+}
+
+/// Of each of its disks, whatever they are called.
+fn rate(limit: Option<u64>) -> Vec<Value> {
+    let one = |rate| json!({ "Path": "", "Rate": rate });
+    limit.into_iter().map(one).collect()
 }
 
 fn security_options(container: &Container) -> Vec<&'static str> {
@@ -300,6 +335,10 @@ fn mounts(container: &Container) -> Vec<Value> {
 
 fn config_document(config: &Config) -> Value {
     let container = &config.container;
+    let exposed = container.network.exposed.iter();
+    let exposed: serde_json::Map<String, Value> = exposed
+        .map(|(port, protocol)| (format!("{port}/{protocol}"), json!({})))
+        .collect();
     json!({
         "Hostname": container.hostname,
         "Domainname": container.domainname,
@@ -307,6 +346,7 @@ fn config_document(config: &Config) -> Value {
         "AttachStdin": container.interactive,
         "AttachStdout": true,
         "AttachStderr": true,
+        "ExposedPorts": exposed,
         "Tty": container.tty,
         "OpenStdin": container.interactive,
         "StdinOnce": container.interactive,
@@ -314,6 +354,7 @@ fn config_document(config: &Config) -> Value {
         "Cmd": container.args,
         "Image": config.image,
         "Volumes": null,
+        "OnBuild": null,
         "WorkingDir": container.cwd,
         "Entrypoint": null,
         "Labels": container.labels,

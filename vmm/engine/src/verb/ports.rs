@@ -112,10 +112,17 @@ pub(super) fn settings(known: &Known) -> Value {
     let networks = network.all().map(|one| {
         let mut place = place(one);
         place["Aliases"] = json!(aliases(&one.network));
+        place["EndpointID"] = known.entry.id().into();
+        for empty in ["IPAMConfig", "Links", "DriverOpts"] {
+            place[empty] = Value::Null;
+        }
         (one.network.clone(), place)
     });
     let networks: serde_json::Map<String, Value> = networks.collect();
     let mut settings = first;
+    for empty in ["Bridge", "SandboxID", "SandboxKey"] {
+        settings[empty] = "".into();
+    }
     settings["Ports"] = json!(ports);
     settings["Networks"] = json!(networks);
     settings
