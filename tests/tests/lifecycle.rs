@@ -249,6 +249,14 @@ fn looked_at_and_updated() {
         home.says(&["inspect", "-f", inspect, "web"]),
         "50331648 50 always"
     );
+    home.walnut(["update", "web"])
+        .run()
+        .exited(1)
+        .complains(&["you must provide one or more flags"]);
+    let quota = ["update", "--cpu-quota", "50000", "web"];
+    home.walnut(quota).run().succeeded();
+    let cpu = "cat /sys/fs/cgroup/cpu.max";
+    assert_eq!(home.says(&["exec", "web", "sh", "-c", cpu]), "50000 100000");
     home.walnut(["update", "--memory", "1g", "web"])
         .run()
         .exited(1)

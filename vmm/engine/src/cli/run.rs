@@ -230,7 +230,7 @@ pub struct ContainerArgs {
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Vec<String>,
     /// Another name of the container on its first network
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
     pub network_alias: Vec<String>,
     /// Let a port of the container be reached on the host, at 127.0.0.1 unless an address is given
     #[arg(short, long, value_name = "[IP:][HOST:]PORT[/PROTOCOL]")]

@@ -134,6 +134,14 @@ impl Mode {
         self == other || (user(self) && user(other))
     }
 
+    /// As lists show it: what a container is on, where it did not ask for any.
+    pub fn network(&self) -> String {
+        match self {
+            Self::Default => Self::User.name(),
+            other => other.name(),
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, WantedError> {
         match text {
             "default" => Ok(Self::Default),

@@ -117,7 +117,7 @@ fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) 
             .volumes
             .iter()
             .any(|volume| volume.target.as_os_str() == value || volume.shown(true) == value),
-        "network" => container.network.modes().any(|mode| mode.name() == value),
+        "network" => container.network.modes().any(|mode| mode.network() == value),
         // Of the host, and of the container.
         "publish" => ports(value).any(|port| bound.clone().any(|b| port == (b.host, b.protocol))),
         "expose" => ports(value).any(|port| {
@@ -218,6 +218,7 @@ mod tests {
             (&["expose=53"], false),
             (&["publish=53/udp"], false),
             (&["network=none"], false),
+            (&["network=user"], true),
             (&["health=none"], true),
             (&["since=web"], false),
         ] {

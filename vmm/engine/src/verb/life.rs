@@ -142,6 +142,9 @@ pub fn rename(args: &RenameArgs, paths: &Paths) -> Result<u8, VerbError> {
     let registry = Registry::new(paths);
     let entry = registry.find(&args.name)?;
     let new = args.new_name.strip_prefix('/').unwrap_or(&args.new_name);
+    if new.is_empty() {
+        return refused("Neither old nor new names may be empty");
+    }
     check_name(new)?;
     let before = entry.config()?;
     if before.name() == new {

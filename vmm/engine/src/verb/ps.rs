@@ -100,7 +100,7 @@ pub(super) fn row(entry: &Entry, config: &Config, state: &State, whole: bool, si
 }
 
 fn networks(container: &Container) -> String {
-    let names: Vec<_> = container.network.modes().map(Mode::name).collect();
+    let names: Vec<_> = container.network.modes().map(Mode::network).collect();
     names.join(",")
 }
 

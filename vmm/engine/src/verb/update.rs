@@ -15,10 +15,24 @@ use crate::supervisor::wire::Request;
 use crate::units::{MIB, human_size};
 
 pub fn update(args: &UpdateArgs, paths: &Paths) -> Result<u8, VerbError> {
+    if !asks_for_something(args) {
+        return refused("you must provide one or more flags when using this command");
+    }
     let restart = args.restart.as_deref().map(str::parse).transpose()?;
     each(&args.names, paths, |entry| {
         update_one(entry, args, restart, paths)
     })
+}
+
+fn asks_for_something(args: &UpdateArgs) -> bool {
+    changes_limits(args) || args.memory_swap.is_some() || args.restart.is_some()
+}
+
+fn changes_limits(args: &UpdateArgs) -> bool {
+    let sizes = [args.memory, args.memory_reservation, args.cpu_shares];
+    let has_time = args.cpus.is_some() || args.cpu_quota.is_some() || args.cpu_period.is_some();
+    let has_others = args.pids_limit.is_some() || args.cpuset_cpus.is_some();
+    has_time || has_others || sizes.iter().any(Option::is_some)
 }
 
 fn update_one(
@@ -56,13 +70,7 @@ fn update_one(
     }
     limits.check().map_err(ContainerError::from)?;
     container.restart = restart.unwrap_or(container.restart);
-    let changes_limits = memory.is_some()
-        || cpus.is_some()
-        || args.pids_limit.is_some()
-        || reservation.is_some()
-        || args.cpu_shares.is_some()
-        || args.cpuset_cpus.is_some();
-    if state.is_up() && changes_limits {
+    if state.is_up() && changes_limits(args) {
         fits(before, container)?;
         let mut resources = spec::limits(&container.limits, before.0)?;
         if args.pids_limit.is_some() && container.limits.pids.is_none() {
