@@ -54,6 +54,13 @@ fn outlives_its_containers() {
         "ls /m; touch /n/y; touch /m/z",
     );
     twice.exited(1).says("x\n").complains(&["Read-only"]);
+    // As large as it is to be.
+    let small = "type=volume,source=small,target=/d,volume-opt=size=32m";
+    let size = "[ $(df -m /d | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2) -le 32 ] && echo small";
+    run(&["--mount", small], size).succeeded().says("small\n");
+    let options = ["volume", "inspect", "-f", "{{.Options.size}}", "small"];
+    assert_eq!(home.says(&options), "32m");
+    home.walnut(["volume", "rm", "small"]).run().succeeded();
     let listed = home.walnut(["volume", "ls", "-q"]).run();
     listed.succeeded().says("data\nnew\n");
     assert!(listed.stderr.is_empty(), "{}", listed.story());

@@ -20,6 +20,7 @@ struct Fields<'a> {
     target: Option<&'a str>,
     readonly: bool,
     nocopy: bool,
+    size: Option<(String, u64)>,
     tmpfs: Vec<String>,
 }
 
@@ -36,9 +37,9 @@ pub fn parse(spec: &str, cwd: &Path) -> Result<Mounted, VolumeError> {
     let target = mount_point(target).map_err(refuse)?;
     let kind = fields.kind.unwrap_or("volume");
     let is_strange = match kind {
-        "bind" => fields.nocopy || !fields.tmpfs.is_empty(),
+        "bind" => fields.nocopy || fields.size.is_some() || !fields.tmpfs.is_empty(),
         "volume" => !fields.tmpfs.is_empty(),
-        "tmpfs" => fields.nocopy || !fields.source.is_empty(),
+        "tmpfs" => fields.nocopy || fields.size.is_some() || !fields.source.is_empty(),
         _ => return Err(refuse(format!("mount type unknown: '{kind}'"))),
     };
     if is_strange {
@@ -56,6 +57,7 @@ pub fn parse(spec: &str, cwd: &Path) -> Result<Mounted, VolumeError> {
         target,
         readonly: fields.readonly,
         nocopy: fields.nocopy,
+        size: fields.size,
         ..Volume::default()
     };
     if kind == "bind" {
@@ -91,6 +93,14 @@ impl<'a> Fields<'a> {
                 "target" | "dst" | "destination" => fields.target = Some(needed()?),
                 "readonly" | "ro" => fields.readonly = boolean(field, value)?,
                 "volume-nocopy" => fields.nocopy = boolean(field, value)?,
+                "volume-driver" if value == Some("local") => {}
+                "volume-opt" => match needed()?.split_once('=') {
+                    Some(("size", size)) => {
+                        let bytes = parse_size(size).map_err(|e| e.to_string())?;
+                        fields.size = Some((size.to_owned(), bytes));
+                    }
+                    _ => return Err(format!("'{field}': only size=SIZE is known")),
+                },
                 "tmpfs-size" => {
                     let size = parse_size(needed()?).map_err(|e| e.to_string())?;
                     fields.tmpfs.push(format!("size={size}"));
@@ -138,6 +148,8 @@ mod tests {
         assert_eq!(data.name.as_deref(), Some("data"));
         assert!(data.readonly && data.nocopy);
         assert!(volume("dst=/d").anonymous);
+        let small = volume("src=data,dst=/d,volume-driver=local,volume-opt=size=1m");
+        assert_eq!(small.size, Some(("1m".to_owned(), 1 << 20)));
         let bind = volume("type=bind,src=.,dst=/d,ro=false");
         assert_eq!(
             (bind.source.as_path(), bind.readonly),
@@ -161,6 +173,9 @@ mod tests {
             ("dst=a", "must be absolute"),
             ("type=bind,src=/nonexistent,dst=/a", "does not exist"),
             ("type=bind,src=/,dst=/a,volume-nocopy", "cannot mix"),
+            ("type=tmpfs,dst=/a,volume-opt=size=1m", "cannot mix"),
+            ("dst=/a,volume-opt=type=nfs", "only size=SIZE is known"),
+            ("dst=/a,volume-driver=nfs", "unexpected key 'volume-driver'"),
         ] {
             let said = parse(spec, Path::new("/")).unwrap_err().to_string();
             assert!(said.contains(words), "{said}");

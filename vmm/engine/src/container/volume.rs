@@ -53,6 +53,9 @@ pub struct Volume {
     /// A new volume is not given what the image has at its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nocopy: bool,
+    /// How large it may grow, if it is made for this container: `size=` as it was given, and bytes.
+    #[serde(skip)]
+    pub size: Option<(String, u64)>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]

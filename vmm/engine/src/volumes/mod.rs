@@ -273,10 +273,14 @@ pub fn make_all(paths: &Paths, all: &mut [container::Volume]) -> Result<(), Volu
             continue;
         };
         if volume.anonymous || volumes.find(name).is_err() {
-            let wanted = Wanted {
+            let mut wanted = Wanted {
                 name: name.clone(),
                 ..Wanted::default()
             };
+            if let Some((text, bytes)) = &volume.size {
+                wanted.options.insert("size".to_owned(), text.clone());
+                wanted.size = Some(*bytes);
+            }
             *name = volumes.create(&wanted)?.name;
         }
         volume.source = volumes.data(name);
