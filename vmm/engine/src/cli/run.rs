@@ -253,12 +253,13 @@ pub struct ContainerArgs {
     /// Platform of the image, if it has several
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
-    /// When to fetch the image from its registry
+    /// When to fetch the image from its registry: always, missing, never
     #[arg(
         long,
         value_name = "POLICY",
         default_value = "missing",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_possible_values = true
     )]
     pub pull: PullPolicy,
     /// All capabilities and all devices of its own machine
@@ -290,12 +291,14 @@ pub struct ContainerArgs {
     /// Size of /dev/shm; half of the memory unless given
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub shm_size: Option<u64>,
-    /// How its machine comes up
+    /// How its machine comes up: auto (from a template where there is one), cold (it boots), or
+    /// template (which is made first where there is none)
     #[arg(
         long,
         value_name = "MODE",
         default_value = "auto",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_possible_values = true
     )]
     pub start: StartMode,
     /// Signal that asks the container to stop
