@@ -117,7 +117,10 @@ fn holds(key: &str, value: &str, entry: &Entry, config: &Config, state: &State) 
             .volumes
             .iter()
             .any(|volume| volume.target.as_os_str() == value || volume.shown(true) == value),
-        "network" => container.network.modes().any(|mode| mode.network() == value),
+        "network" => container
+            .network
+            .modes()
+            .any(|mode| mode.network() == value),
         // Of the host, and of the container.
         "publish" => ports(value).any(|port| bound.clone().any(|b| port == (b.host, b.protocol))),
         "expose" => ports(value).any(|port| {
