@@ -229,6 +229,10 @@ fn namespaces_and_volumes_of_others() {
             "takes no more networks",
         ),
         (
+            &["--vm", "web", "--network", "default", "--net", "bridge"],
+            "--network bridge: the machine of web takes no more networks",
+        ),
+        (
             &["--vm", "web", "--pid", "container:lone"],
             "not in the machine of web",
         ),

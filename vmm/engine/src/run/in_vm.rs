@@ -131,6 +131,12 @@ fn settle_network(
     if network.mac.is_some() {
         return Err(InVmError::Mac(vm.to_owned()));
     }
+    if let Some(other) = network.others.first() {
+        return Err(InVmError::Network {
+            mode: other.mode.name(),
+            vm: vm.to_owned(),
+        });
+    }
     network.mode = match (&network.mode, other) {
         (_, Some(id)) => Mode::Container(id),
         (Mode::Default | Mode::None, None) => Mode::None,
