@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::process::Pid;
@@ -241,5 +242,20 @@ fn the_truth_after_sudden_deaths() {
     let containers: Vec<_> = containers.filter(|name| name.len() == 64).collect();
     assert!(containers.is_empty(), "{containers:?}");
     home.walnut(["volume", "rm", "data"]).run().succeeded();
+    let mut left = Vec::new();
+    sockets(home.path(), &mut left);
+    assert!(left.is_empty(), "{left:?}");
     home.assert_clean();
+}
+
+/// Those in a directory and below it.
+fn sockets(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let kind = entry.file_type().unwrap();
+        if kind.is_socket() {
+            found.push(entry.path());
+        } else if kind.is_dir() {
+            sockets(&entry.path(), found);
+        }
+    }
 }

@@ -209,7 +209,7 @@ impl Home {
         )
     }
 
-    /// Processes and mounts that know this test's directory: what a run left behind. Who is about to
+    /// Processes, mounts and loop devices that know this test's directory: what a run left behind. Who is about to
     /// end may do so.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
@@ -223,7 +223,12 @@ impl Home {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let mounts = mounts.lines().filter(|line| line.contains(&own));
         let mounts = mounts.map(|line| format!("mount {line}"));
-        mounts.chain(processes).collect()
+        let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let files = devices
+            .filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
+        let files = files.filter(|file| file.contains(&own));
+        let files = files.map(|file| format!("loop device of {file}"));
+        mounts.chain(processes).chain(files).collect()
     }
 
     /// Ends and removes every container.
