@@ -2,7 +2,7 @@
 //! A container's network: what was asked for ([`Wanted`]), and what it has while it runs
 //! ([`Attachment`]), from the flags to the processes behind it.
 //!
-//! - `wanted.rs`: the flags, checked
+//! - `wanted.rs`: the flags, checked; `mode.rs`: `--network`
 //! - `publish.rs`: `-p`
 //! - `ports.rs`: ports of the host, looked at before anything is started
 //! - `passt.rs`: a network without root: passt(1)
@@ -17,6 +17,7 @@ mod attachment;
 pub mod bridge;
 mod end;
 pub mod member;
+mod mode;
 mod passt;
 mod ports;
 mod program;
@@ -32,12 +33,13 @@ use thiserror::Error;
 use walnut_vmm_config::Mac;
 
 pub use attachment::Attachment;
+pub use mode::{MAX_NETWORKS, Mode, Other, Tap, check_others};
 pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
 pub use ports::Bound;
 pub use publish::{Protocol, Publish, PublishError};
 pub use resolver::Resolver;
 pub use session::{Session, is_usual};
-pub use wanted::{HOST_GATEWAY, MAX_NETWORKS, Mode, Other, Tap, Wanted, WantedError, check_others};
+pub use wanted::{HOST_GATEWAY, Wanted, WantedError};
 
 /// How the package is called, for messages.
 pub const PACKAGE: &str = "install the package passt (Debian, Ubuntu, Fedora: passt)";

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the flags say about a container's network.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use walnut_netlink::Cidr;
 use walnut_switch::{Policy, PolicyError};
 use walnut_vmm_config::{Mac, MacError};
 
+use super::mode::{MAX_NETWORKS, Mode, Other, check_others};
 use super::{Protocol, Publish, PublishError};
 use crate::cli::run::ContainerArgs;
-use crate::container::in_vm;
-use crate::networks::check_name;
 
 /// What stands for the host's loopback in `--add-host NAME:host-gateway`.
 pub const HOST_GATEWAY: &str = "host-gateway";
@@ -63,154 +61,6 @@ pub enum WantedError {
     InvalidAddress(String),
     #[error("user specified IP address is supported on user defined networks only")]
     Address,
-}
-
-/// `--network`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// User, where passt is installed.
-    #[default]
-    Default,
-    None,
-    User,
-    Tap(Tap),
-    /// That of a container in the same machine.
-    Container(String),
-    Bridge,
-    /// One that the user made.
-    Network(String),
-}
-
-/// A tap that is there already; what is on it is its owner's business.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Tap {
-    pub name: String,
-    /// `10.9.0.2/24`, `fd09::2/64`; the container may ask for one itself.
-    pub addresses: Vec<String>,
-    pub gateways: Vec<IpAddr>,
-}
-
-impl Tap {
-    /// `NAME[,ip=ADDRESS/PREFIX]…[,gateway=ADDRESS]…`
-    fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split(',');
-        let mut tap = Self {
-            name: parts.next().filter(|name| !name.is_empty())?.to_owned(),
-            addresses: Vec::new(),
-            gateways: Vec::new(),
-        };
-        for part in parts {
-            match part.split_once('=')? {
-                ("ip", address) => tap
-                    .addresses
-                    .push(address.parse::<Cidr>().ok()?.to_string()),
-                ("gateway", address) => tap.gateways.push(address.parse().ok()?),
-                _ => return None,
-            }
-        }
-        Some(tap)
-    }
-}
-
-impl Mode {
-    /// As `inspect` shows it.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Default => "default".to_owned(),
-            Self::None => "none".to_owned(),
-            Self::User => "user".to_owned(),
-            Self::Tap(tap) => format!("tap:{}", tap.name),
-            Self::Container(container) => in_vm::mode(container),
-            Self::Bridge => "bridge".to_owned(),
-            Self::Network(name) => name.clone(),
-        }
-    }
-
-    /// Where the one is, the other is, too.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let user = |mode: &Self| matches!(mode, Self::Default | Self::User);
-        self == other || (user(self) && user(other))
-    }
-
-    /// As lists show it: what a container is on, where it did not ask for any.
-    pub fn network(&self) -> String {
-        match self {
-            Self::Default => Self::User.name(),
-            other => other.name(),
-        }
-    }
-
-    fn parse(text: &str) -> Result<Self, WantedError> {
-        match text {
-            "default" => Ok(Self::Default),
-            "none" => Ok(Self::None),
-            "user" => Ok(Self::User),
-            other if in_vm::named(Some(other)).is_some() => Ok(Self::Container(
-                in_vm::named(Some(other)).unwrap_or_default().to_owned(),
-            )),
-            "bridge" => Ok(Self::Bridge),
-            "host" => Err(WantedError::Host),
-            other => match other.strip_prefix("tap:") {
-                Some(tap) => Tap::parse(tap)
-                    .map(Self::Tap)
-                    .ok_or_else(|| WantedError::Tap(other.to_owned())),
-                None if check_name(other).is_ok() => Ok(Self::Network(other.to_owned())),
-                None => Err(WantedError::Unknown(other.chars().take(80).collect())),
-            },
-        }
-    }
-}
-
-/// Most networks that a container is on at a time.
-pub const MAX_NETWORKS: u8 = 8;
-
-/// A network besides the first.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(default)]
-pub struct Other {
-    pub mode: Mode,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<Ipv4Addr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mac: Option<Mac>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub aliases: Vec<String>,
-}
-
-impl Other {
-    /// `NETWORK`, or `name=NETWORK[,alias=NAME]…[,ip=ADDRESS]`.
-    fn parse(text: &str) -> Result<Self, WantedError> {
-        if !text.starts_with("name=") {
-            return Ok(Self {
-                mode: Mode::parse(text)?,
-                ..Self::default()
-            });
-        }
-        let mut one = Self::default();
-        for field in text.split(',') {
-            match field.split_once('=') {
-                Some(("name", name)) => one.mode = Mode::parse(name)?,
-                Some(("alias", alias)) if !alias.is_empty() => one.aliases.push(alias.to_owned()),
-                Some(("ip", address)) => one.address = Some(Wanted::parse_address(address)?),
-                _ => return Err(WantedError::Fields(text.chars().take(80).collect())),
-            }
-        }
-        Ok(one)
-    }
-
-    fn check(&self) -> Result<(), WantedError> {
-        let takes_address = matches!(self.mode, Mode::Bridge | Mode::Network(_));
-        if self.address.is_some() && !takes_address {
-            return Err(WantedError::Address);
-        }
-        match self.mode {
-            Mode::Network(_) => Ok(()),
-            _ if self.aliases.is_empty() => Ok(()),
-            _ => Err(WantedError::Alias),
-        }
-    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -410,30 +260,6 @@ impl Wanted {
     }
 }
 
-/// # Errors
-/// They can't go together.
-pub fn check_others(first: &Mode, others: &[Other]) -> Result<(), WantedError> {
-    if others.is_empty() {
-        return Ok(());
-    }
-    let modes: Vec<&Mode> = [first]
-        .into_iter()
-        .chain(others.iter().map(|other| &other.mode))
-        .collect();
-    if modes.len() > usize::from(MAX_NETWORKS) {
-        return Err(WantedError::TooMany);
-    }
-    for (at, mode) in modes.iter().enumerate() {
-        if matches!(mode, Mode::None | Mode::Tap(_) | Mode::Container(_)) {
-            return Err(WantedError::Alone(mode.name()));
-        }
-        if modes[..at].iter().any(|other| other.is_same(mode)) {
-            return Err(WantedError::Twice(mode.name()));
-        }
-    }
-    others.iter().try_for_each(Other::check)
-}
-
 fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {
     Publish::parse_exposed(text).map_err(|why| WantedError::Expose {
         text: text.to_owned(),
@@ -444,33 +270,6 @@ fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn modes() {
-        assert_eq!(Mode::parse("none").unwrap(), Mode::None);
-        let plain = Mode::parse("tap:t0").unwrap();
-        assert_eq!(plain.name(), "tap:t0");
-        let both = "tap:t0,ip=10.9.0.2/24,gateway=10.9.0.1,ip=fd09::2/64,gateway=fd09::1";
-        let Mode::Tap(tap) = Mode::parse(both).unwrap() else {
-            panic!("no tap")
-        };
-        assert_eq!(tap.addresses, ["10.9.0.2/24", "fd09::2/64"]);
-        assert_eq!(
-            tap.gateways,
-            [[10, 9, 0, 1].into(), "fd09::1".parse::<IpAddr>().unwrap()]
-        );
-        for bad in ["tap:", "tap:t0,ip=10.9.0.2", "tap:t0,x=1", "tap:t0,"] {
-            assert!(
-                matches!(Mode::parse(bad), Err(WantedError::Tap(_))),
-                "{bad}"
-            );
-        }
-        assert_eq!(Mode::parse("own").unwrap(), Mode::Network("own".into()));
-        for bad in ["", "a/b"] {
-            let error = Mode::parse(bad).unwrap_err().to_string();
-            assert_eq!(error, format!("network {bad} not found"));
-        }
-    }
 
     #[test]
     fn networks_come_and_go() {
