@@ -14,7 +14,8 @@ pub enum Command {
     /// Lets them run again.
     Resume,
     /// Writes guest memory and everything else to the two files whose descriptors come with the
-    /// message (`SCM_RIGHTS`), in this order. The vCPUs stay stopped.
+    /// message (`SCM_RIGHTS`), in this order. Then the machine stands still, its devices too, and
+    /// obeys [`Command::Resume`] only.
     Snapshot,
     /// Writes which pages of guest memory are in use by now to the file whose descriptor comes with
     /// the message.

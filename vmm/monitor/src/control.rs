@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use kvm_ioctls::VmFd;
@@ -23,7 +23,7 @@ use crate::pause::{PauseError, Vcpus};
 use crate::report::chain;
 use crate::snapshot::memory::{self, Pagemap, SnapshotMemoryError};
 use crate::snapshot::{SnapshotError, State, VERSION, working_set};
-use crate::virtio::mmio::FreezeError;
+use crate::virtio::mmio::{FreezeError, Frozen, MmioTransport};
 
 /// A command is a few words.
 const MESSAGE_MAX: usize = 256;
@@ -46,6 +46,8 @@ enum ControlError {
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Hotplug(#[from] HotplugError),
+    #[error("the machine was written down and stands still: it can only be told to go on")]
+    StandsStill,
     #[error("there is no such command")]
     Parse(#[source] serde_json::Error),
 }
@@ -106,8 +108,7 @@ impl Control {
         Ok(Some((message[..received.bytes].to_vec(), files)))
     }
 
-    fn obey(&mut self, message: &[u8], files: Vec<File>) -> Result<Answer, ControlError> {
-        let command = serde_json::from_slice(message).map_err(ControlError::Parse)?;
+    fn obey(&mut self, command: Command, files: Vec<File>) -> Result<Answer, ControlError> {
         if let Command::Plug(plug) = command {
             let [backend] = <[File; 1]>::try_from(files).map_err(|files| ControlError::Files {
                 wanted: 1,
@@ -126,18 +127,8 @@ impl Control {
             Command::Pause => Ok(self.vcpus.pause()?),
             Command::Resume => Ok(self.vcpus.resume()?),
             Command::Unplug(mac) => Ok(self.hotplug.unplug(*mac)?),
-            // See `obey`.
-            Command::Plug(_) => Ok(()),
-            Command::Snapshot => {
-                let [memory, state] = files else {
-                    return Err(ControlError::Files {
-                        wanted: 2,
-                        files: files.len(),
-                    });
-                };
-                self.vcpus.pause()?;
-                self.snapshot(memory, state)
-            }
+            // See `obey` and `serve`.
+            Command::Plug(_) | Command::Snapshot => Ok(()),
             Command::WorkingSet => {
                 let [to] = files else {
                     return Err(ControlError::Files {
@@ -153,12 +144,52 @@ impl Control {
         }
     }
 
-    fn snapshot(&self, to: &File, state: &File) -> Result<(), ControlError> {
-        let machine = &self.machine;
-        let devices = machine.bus.devices();
-        // Until the end of this function: a worker's device must not touch memory.
+    /// Writes the machine down. After that it stands still as it was written, its devices too, until
+    /// it is told to go on or nobody holds the other end any more: what it did meanwhile it would do
+    /// again wherever the snapshot goes on. Whether there may be more commands.
+    fn stand_still(&mut self, files: &[File]) -> io::Result<bool> {
+        // First: a vCPU that waits for a device's lock would not stop.
+        if let Err(error) = self.vcpus.pause() {
+            self.answer(&failed(&error.into()))?;
+            return Ok(true);
+        }
+        let bus = Arc::clone(&self.machine.bus);
+        let devices = bus.devices();
+        let frozen = match self.write_down(&devices, files) {
+            Ok(frozen) => frozen,
+            Err(error) => {
+                self.answer(&failed(&error))?;
+                return Ok(true);
+            }
+        };
+        self.answer(&Answer::Done)?;
+        while let Some((message, _)) = self.receive()? {
+            if let Ok(Command::Resume) = serde_json::from_slice(&message) {
+                drop(frozen);
+                drop(devices);
+                let resumed = self.vcpus.resume().map_err(ControlError::from);
+                self.answer(&resumed.map_or_else(|e| failed(&e), |()| Answer::Done))?;
+                return Ok(true);
+            }
+            self.answer(&failed(&ControlError::StandsStill))?;
+        }
+        Ok(false)
+    }
+
+    fn write_down<'a>(
+        &self,
+        devices: &'a [MutexGuard<'_, MmioTransport>],
+        files: &[File],
+    ) -> Result<Vec<Frozen<'a>>, ControlError> {
+        let [to, state] = files else {
+            return Err(ControlError::Files {
+                wanted: 2,
+                files: files.len(),
+            });
+        };
         let frozen = devices.iter().map(|device| device.freeze());
         let frozen = frozen.collect::<Result<Vec<_>, _>>()?;
+        let machine = &self.machine;
         let vcpus = self.vcpus.save(&machine.msrs)?;
         let serial = machine
             .bus
@@ -172,10 +203,11 @@ impl Control {
             extents: memory::save(&machine.memory, &machine.pagemap, &machine.mapped, to)?,
             vm: VmState::save(&machine.vm)?,
             vcpus,
-            devices: frozen.iter().map(|device| device.save()).collect(),
+            devices: frozen.iter().map(Frozen::save).collect::<Result<_, _>>()?,
             serial,
         };
-        Ok(saved.write(state)?)
+        saved.write(state)?;
+        Ok(frozen)
     }
 
     /// Whether there may be more.
@@ -183,15 +215,25 @@ impl Control {
         let Some((message, files)) = self.receive()? else {
             return Ok(false);
         };
-        let answer = match self.obey(&message, files) {
-            Ok(answer) => answer,
-            Err(error) => Answer::Failed {
-                message: chain(&error),
-            },
-        };
-        let answer = serde_json::to_vec(&answer)?;
-        send(&self.socket, &answer, SendFlags::NOSIGNAL)?;
+        let command = serde_json::from_slice(&message).map_err(ControlError::Parse);
+        if matches!(command, Ok(Command::Snapshot)) {
+            return self.stand_still(&files);
+        }
+        let answer = command.and_then(|command| self.obey(command, files));
+        self.answer(&answer.unwrap_or_else(|error| failed(&error)))?;
         Ok(true)
+    }
+
+    fn answer(&self, answer: &Answer) -> io::Result<()> {
+        let answer = serde_json::to_vec(answer)?;
+        send(&self.socket, &answer, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+}
+
+fn failed(error: &ControlError) -> Answer {
+    Answer::Failed {
+        message: chain(error),
     }
 }
 

@@ -8,16 +8,18 @@
 //!   NAME/state            vCPUs and devices
 //!   NAME/disk             what the container had written over its image, if that is on a disk
 //!   NAME/checkpoint.json  what it is of
-//!   NAME.part/            one that is being made, or was when its maker was killed
+//!   NAME.RANDOM.part/     one that is being made, or was when its maker was killed
 //! ```
 //!
 //! What lies outside of the machine is not in it: directories of the host, named volumes,
 //! connections to others.
 
-use std::fs::{self, DirBuilder, File};
+mod part;
+mod restored;
+
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,12 +29,15 @@ use walnut_vmm_config::{Mac, PmemConfig, SnapshotFiles};
 use crate::container::Container;
 use crate::network::{Attachment, Mode};
 use crate::networks::check_name;
-use crate::paths::{Artifacts, PathError, private_dir};
+use crate::paths::{Artifacts, PathError};
 use crate::record::Entry;
 use crate::storage::disk::{self, DiskError};
 use crate::supervisor::process::Ports;
 use crate::template::{Made, Stamp};
 use crate::times::Timestamp;
+
+pub use part::{Part, Writer};
+pub use restored::{RestoredDisk, put_back};
 
 const RECORD: &str = "checkpoint.json";
 const PART: &str = "part";
@@ -88,6 +93,9 @@ pub struct Record {
     pub container_id: String,
     pub hardware: Hardware,
     pub streams: Ports,
+    /// What the container had written lies on a disk, which is here as well.
+    #[serde(default)]
+    pub disk: bool,
     pub network: Attachment,
     /// Named volumes that it may write to, as they were left.
     pub volumes: Vec<(String, Stamp)>,
@@ -121,27 +129,10 @@ impl Checkpoint {
         }
     }
 
-    /// Puts the container's disk back to what it was.
-    pub fn restore_disk(&self, to: &Path) -> Result<(), CheckpointError> {
-        let saved = disk_in(&self.dir);
-        if !saved.exists() {
-            return Ok(());
-        }
-        let new = to.with_extension("new");
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(CheckpointError::Remove {
-                    path: new,
-                    source: error,
-                });
-            }
-            _ => {}
-        }
-        disk::copy(&saved, &new)?;
-        fs::rename(&new, to).map_err(|source| CheckpointError::Write {
-            path: to.to_owned(),
-            source,
-        })
+    /// Puts the container's disk back to what it was, if it has one.
+    pub fn restore_disk(&self, to: &Path) -> Result<Option<RestoredDisk>, CheckpointError> {
+        let saved = self.record.disk.then(|| disk_in(&self.dir));
+        saved.map(|saved| RestoredDisk::put(&saved, to)).transpose()
     }
 
     /// Named volumes, and their files, must be as the machine left them.
@@ -203,121 +194,6 @@ fn read(dir: &Path) -> Result<Record, CheckpointError> {
     serde_json::from_slice(&text).map_err(|source| CheckpointError::Parse { path, source })
 }
 
-/// One that is being made; gone when dropped before it is published.
-#[derive(Debug)]
-pub struct Part {
-    dir: PathBuf,
-}
-
-impl Part {
-    /// At `dir`, which is not there, or was left by somebody who was killed.
-    pub fn create(dir: &Path) -> Result<Self, CheckpointError> {
-        let failed = |source| CheckpointError::Write {
-            path: dir.to_owned(),
-            source,
-        };
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        if let Some(parent) = dir.parent() {
-            private_dir(parent)?;
-        }
-        DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-        })
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Under its name from now on.
-    pub fn publish(self, to: &Path) -> Result<(), CheckpointError> {
-        fs::rename(&self.dir, to).map_err(|source| CheckpointError::Write {
-            path: to.to_owned(),
-            source,
-        })
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        match fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!("remove {}: {error}", self.dir.display());
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The files of one that is being made, by the container's supervisor.
-pub struct Writer<'a> {
-    dir: &'a Path,
-    /// It shall outlive a power failure.
-    durable: bool,
-}
-
-impl<'a> Writer<'a> {
-    pub fn new(dir: &'a Path, durable: bool) -> Self {
-        Self { dir, durable }
-    }
-
-    /// Memory and state.
-    pub fn files(&self) -> Result<[File; 2], CheckpointError> {
-        let create = |name| {
-            let path = self.dir.join(name);
-            let created = File::options().write(true).create_new(true).open(&path);
-            created.map_err(|source| CheckpointError::Write { path, source })
-        };
-        Ok([create("memory")?, create("state")?])
-    }
-
-    pub fn copy_disk(&self, from: &Path) -> Result<(), CheckpointError> {
-        if from.exists() {
-            disk::copy(from, &disk_in(self.dir))?;
-        }
-        Ok(())
-    }
-
-    /// All but the record is there.
-    pub fn seal(&self) -> Result<(), CheckpointError> {
-        let seal = |path: &Path| -> io::Result<()> {
-            let file = File::open(path)?;
-            file.set_permissions(fs::Permissions::from_mode(0o400))?;
-            if self.durable {
-                file.sync_all()?;
-            }
-            Ok(())
-        };
-        for path in [
-            self.dir.join("memory"),
-            self.dir.join("state"),
-            disk_in(self.dir),
-        ] {
-            match seal(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                sealed => sealed.map_err(|source| CheckpointError::Write { path, source })?,
-            }
-        }
-        Ok(())
-    }
-
-    pub fn record(&self, record: &Record) -> Result<(), CheckpointError> {
-        let path = self.dir.join(RECORD);
-        let write = || {
-            fs::write(&path, serde_json::to_vec(record)?)?;
-            match self.durable {
-                true => File::open(&path)?.sync_all(),
-                false => Ok(()),
-            }
-        };
-        write().map_err(|source| CheckpointError::Write { path, source })
-    }
-}
-
 /// One of `checkpoint ls`.
 #[derive(Debug)]
 pub struct Listed {
@@ -373,25 +249,26 @@ impl<'a> Checkpoints<'a> {
                 container: self.entry.short().to_owned(),
             });
         }
-        Part::create(&path.with_file_name(format!("{name}.{PART}")))
+        Part::create(&self.dir, name)
     }
 
     /// For clones, which need it for as long as they start.
     pub fn create_unnamed(&self) -> Result<Part, CheckpointError> {
-        Part::create(
-            &self
-                .dir
-                .join(format!("clone-{}.{PART}", std::process::id())),
-        )
+        Part::create(&self.dir, "clone")
     }
 
     pub fn remove(&self, name: &str) -> Result<(), CheckpointError> {
         let path = self.find(name)?;
-        fs::remove_dir_all(&path).map_err(|source| CheckpointError::Remove { path, source })
+        part::remove(&self.dir, &path)
     }
 
     /// Oldest first.
     pub fn list(&self) -> Vec<Listed> {
+        if self.dir.is_dir()
+            && let Err(error) = part::sweep_alone(&self.dir)
+        {
+            log::debug!("{error}");
+        }
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let mut all: Vec<_> = entries
             .filter_map(|entry| {

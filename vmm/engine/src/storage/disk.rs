@@ -183,10 +183,15 @@ pub fn taken(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
-/// The same of all files of a directory.
+/// The same of all files below a directory; links are not followed.
 pub fn taken_in(dir: &Path) -> u64 {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
-    files.map(|file| taken(&file.path())).sum()
+    let size = |file: fs::DirEntry| match file.metadata() {
+        Ok(meta) if meta.is_dir() => taken_in(&file.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    };
+    files.map(size).sum()
 }
 
 #[cfg(test)]

@@ -29,45 +29,50 @@ pub struct OwnMachine {
     pub network: Arc<Networking>,
 }
 
+impl OwnMachine {
+    fn resume(&self) -> Result<(), String> {
+        let resumed = self.vm.control.tell(&Command::Resume, &[]);
+        resumed.map_err(|e| format!("let the machine go on: {}", chain(&e)))
+    }
+}
+
 impl Shared {
-    /// Writes a checkpoint's files into `dir`.
-    pub fn checkpoint(&self, dir: &Path, leave_running: bool, durable: bool) -> Result<(), String> {
-        let machine = self.running()?;
+    /// Writes a checkpoint into `dir`, which becomes `to` when it is whole; without `to` it is used
+    /// where it is, and not for long. Only then does the container go on, or end.
+    pub fn checkpoint(
+        &self,
+        dir: &Path,
+        to: Option<&Path>,
+        leave_running: bool,
+    ) -> Result<(), String> {
         // One at a time: the machine stands still for one of them only.
         let _alone = self.checkpointing();
-        let writer = Writer::new(dir, durable);
-        let artifacts = Artifacts::find().map_err(|e| chain(&e))?;
-        let made = Made::of(&artifacts).map_err(|e| chain(&e))?;
-        // It is forgotten with the machine's end.
-        let network = machine.network.hold().attachment();
-        let written = self.write_files(&machine, &writer);
-        if leave_running || written.is_err() {
-            let resumed = machine.vm.control.tell(&Command::Resume, &[]);
-            written?;
-            resumed.map_err(|e| chain(&e))?;
-        } else {
-            self.ends_for_checkpoint();
-            machine.vm.kill().map_err(|e| chain(&e))?;
+        let machine = self.running()?;
+        if let Some(to) = to.filter(|to| to.exists()) {
+            let name = to.file_name().unwrap_or_default().to_string_lossy();
+            return Err(chain(&CheckpointError::Exists {
+                name: name.into_owned(),
+                container: self.entry.short().to_owned(),
+            }));
         }
-        let volumes = machine.volumes.iter();
-        let volumes = volumes.map(|(name, path)| Ok((name.clone(), Stamp::of(path)?)));
-        let sealed = || -> Result<(), CheckpointError> {
-            writer.record(&Record {
-                made,
-                created: Timestamp::now(),
-                container_id: self.container_id.clone(),
-                hardware: machine.vm.hardware.clone(),
-                streams: machine.streams,
-                network,
-                volumes: volumes.collect::<Result<_, CheckpointError>>()?,
-            })
+        let writer = Writer::new(dir, to.is_some()).map_err(|e| chain(&e))?;
+        let finish = |record: &Record| {
+            writer.record(record)?;
+            to.map_or(Ok(()), |to| writer.publish(to))
         };
-        let done = sealed().map_err(|e| chain(&e));
-        if !leave_running {
-            // Whoever asked may want to start it again at once.
-            self.wait_over();
+        let written = self.write_down(&machine, &writer);
+        // What is left takes its time, and nothing of it is the machine's.
+        let resumed_early = leave_running.then(|| machine.resume());
+        let finished = written.and_then(|record| finish(&record).map_err(|e| chain(&e)));
+        if finished.is_err() || leave_running {
+            let resumed = resumed_early.unwrap_or_else(|| machine.resume());
+            return finished.and(resumed);
         }
-        done
+        self.ends_for_checkpoint();
+        machine.vm.kill().map_err(|e| chain(&e))?;
+        // Whoever asked may want to start it again at once.
+        self.wait_over();
+        Ok(())
     }
 
     fn running(&self) -> Result<Arc<OwnMachine>, String> {
@@ -83,14 +88,28 @@ impl Shared {
             .ok_or_else(|| format!("container {short} is not running"))
     }
 
-    /// The machine stands still from here on.
-    fn write_files(&self, machine: &OwnMachine, writer: &Writer<'_>) -> Result<(), String> {
+    /// The machine stands still from here on, and with it what it writes to.
+    fn write_down(&self, machine: &OwnMachine, writer: &Writer<'_>) -> Result<Record, String> {
+        let artifacts = Artifacts::find().map_err(|e| chain(&e))?;
         let files = writer.files().map_err(|e| chain(&e))?;
         let control = &machine.vm.control;
         control
             .tell(&Command::Snapshot, &files.each_ref().map(AsFd::as_fd))
             .map_err(|e| format!("write the machine down: {}", chain(&e)))?;
-        let copied = writer.copy_disk(&self.entry.disk());
-        copied.and_then(|()| writer.seal()).map_err(|e| chain(&e))
+        let volumes = machine.volumes.iter();
+        let volumes = volumes.map(|(name, path)| Ok((name.clone(), Stamp::of(path)?)));
+        let record = || -> Result<Record, CheckpointError> {
+            Ok(Record {
+                made: Made::of(&artifacts)?,
+                created: Timestamp::now(),
+                container_id: self.container_id.clone(),
+                hardware: machine.vm.hardware.clone(),
+                streams: machine.streams,
+                disk: writer.copy_disk(&self.entry.disk())?,
+                network: machine.network.hold().attachment(),
+                volumes: volumes.collect::<Result<_, CheckpointError>>()?,
+            })
+        };
+        record().map_err(|e| chain(&e))
     }
 }

@@ -101,9 +101,9 @@ fn carry_out(request: Request, shared: &Shared) -> Reply {
         Request::Unpause => shared.pause(false),
         Request::Checkpoint {
             dir,
+            to,
             leave_running,
-            durable,
-        } => shared.checkpoint(&dir, leave_running, durable),
+        } => shared.checkpoint(&dir, to.as_deref(), leave_running),
         Request::Connect(other) => shared.connect(&other),
         Request::Disconnect(mode) => shared.disconnect(&mode),
         Request::Update { resources } => shared.update_limits(&resources),

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use walnut_protocol::chain;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, put_back};
 use crate::container::Container;
 use crate::events::Event;
 use crate::image::{Image, Platform, Quiet, Reference, Store};
@@ -293,10 +293,10 @@ impl Supervisor<'_> {
         if let Some(place) = &container.in_vm {
             return self.live_in(place, outputs, signals, timings, begun);
         }
+        put_back(&self.entry.disk());
         let mut network = match checkpoint {
             None => Session::prepare(container, self.paths)?,
             Some(checkpoint) => {
-                checkpoint.restore_disk(&self.entry.disk())?;
                 let was = &checkpoint.record.network;
                 Session::prepare(&checkpoint.with_addresses(container), self.paths)?.as_it_was(was)
             }
@@ -311,6 +311,8 @@ impl Supervisor<'_> {
                 Start::from_checkpoint(self.paths, checkpoint)
             }
         };
+        let restored = checkpoint.map(|checkpoint| checkpoint.restore_disk(&self.entry.disk()));
+        let mut restored = restored.transpose()?.flatten();
         let mut origin = start.origin();
         let turn = Turn::wait(self.paths, &[signals.as_fd(), outputs.shared.stop_fd()]);
         loop {
@@ -331,6 +333,9 @@ impl Supervisor<'_> {
                     // From here on it is the monitor's alone: the network goes with it, and no other
                     // program that is started holds what is the machine's.
                     machine.inherited.clear();
+                    if let Some(restored) = restored.take() {
+                        restored.keep();
+                    }
                     return life.run(timings, |network| {
                         drop(turn);
                         begun(network);

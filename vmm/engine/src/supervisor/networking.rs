@@ -70,9 +70,9 @@ impl Networking {
 impl Shared {
     /// One network more, at once.
     pub fn connect(&self, other: &Other) -> Result<(), String> {
-        let (machine, container) = self.with_machine()?;
         // The machine is asked for one thing at a time.
         let _alone = self.checkpointing();
+        let (machine, container) = self.with_machine()?;
         let network = &machine.network;
         let joined = network.hold().join(&container, other, &network.paths);
         let (plug, backend) = joined.map_err(|e| chain(&e))?;
@@ -96,8 +96,8 @@ impl Shared {
 
     /// One network less, at once.
     pub fn disconnect(&self, mode: &Mode) -> Result<(), String> {
-        let (machine, container) = self.with_machine()?;
         let _alone = self.checkpointing();
+        let (machine, container) = self.with_machine()?;
         let network = &machine.network;
         let left = network.hold().leave(mode);
         let Some(left) = left else {

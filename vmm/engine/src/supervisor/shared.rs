@@ -233,6 +233,7 @@ impl Shared {
         self.lock().machine.clone()
     }
 
+    /// The machine does not stand still for a checkpoint as long as this is held.
     pub(super) fn checkpointing(&self) -> MutexGuard<'_, ()> {
         let lock = self.checkpointing.lock();
         lock.unwrap_or_else(PoisonError::into_inner)
@@ -293,12 +294,15 @@ impl Shared {
         let timeout = u64::try_from(timeout_s.unwrap_or(self.stop_timeout_s)).ok();
         if let Some(agent) = self.agent_to_come() {
             let signal = signal.unwrap_or(self.stop_signal);
+            let machine_runs = self.checkpointing();
             match self.send(&agent, signal) {
                 // It has just ended, or takes no signals: SIGKILL will tell.
                 Err(e) => log::debug!("stop: {e}"),
                 Ok(()) => self.thaw(&agent),
             }
+            drop(machine_runs);
             if !self.wait_run(runs, timeout.map(Duration::from_secs)) {
+                let _machine_runs = self.checkpointing();
                 self.send(&agent, SIGKILL)?;
             }
         }
@@ -316,6 +320,7 @@ impl Shared {
     /// Docker's kill: any signal; SIGKILL and the stop signal end a paused container, too, and keep
     /// it from being restarted.
     pub fn kill(&self, signal: u32) -> Result<(), String> {
+        let machine_runs = self.checkpointing();
         let agent = self.agent()?;
         let ends = signal == SIGKILL || signal == self.stop_signal;
         if ends {
@@ -325,6 +330,7 @@ impl Shared {
         if ends {
             self.thaw(&agent);
         }
+        drop(machine_runs);
         if signal == SIGKILL {
             self.wait_over();
         }
@@ -356,6 +362,7 @@ impl Shared {
     }
 
     pub fn pause(&self, pause: bool) -> Result<(), String> {
+        let _machine_runs = self.checkpointing();
         let agent = self.agent()?;
         let short = self.entry.short();
         let mut inner = self.lock();
@@ -390,6 +397,7 @@ impl Shared {
     }
 
     pub fn update_limits(&self, resources: &str) -> Result<(), String> {
+        let _machine_runs = self.checkpointing();
         let request = UpdateRequest {
             container_id: self.container_id.clone(),
             resources: resources.as_bytes().to_vec(),

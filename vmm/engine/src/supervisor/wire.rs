@@ -51,12 +51,12 @@ pub enum Request {
     },
     Pause,
     Unpause,
-    /// Writes a checkpoint's files into a directory that is there; the container goes on, or not.
+    /// Writes a checkpoint into a directory that is there; the container goes on, or not.
     Checkpoint {
         dir: PathBuf,
+        /// What the directory is called when all is there: it shall outlive a power failure, too.
+        to: Option<PathBuf>,
         leave_running: bool,
-        /// The files shall outlive a power failure.
-        durable: bool,
     },
     Connect(Other),
     Disconnect(Mode),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `checkpoint create`, `ls`, `rm`.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use walnut_protocol::agent::ContainerRequest;
 
@@ -49,8 +50,7 @@ fn create(args: &CreateArgs, paths: &Paths) -> Result<u8, VerbError> {
         ));
     }
     let part = checkpoints.create(&args.checkpoint)?;
-    known.write_down(paths, part.dir(), args.leave_running, true)?;
-    part.publish(&path)?;
+    known.write_down(paths, part.dir(), Some(path), args.leave_running)?;
     happened(&known.entry, paths, "checkpoint");
     say(&args.checkpoint)?;
     Ok(0)
@@ -81,20 +81,20 @@ impl Known {
         }
     }
 
-    /// Has its supervisor write a checkpoint's files into `dir`; says what whoever goes on from
-    /// there will miss.
+    /// Has its supervisor write a checkpoint into `dir`, which then is `to`; says what whoever goes
+    /// on from there will miss.
     pub(super) fn write_down(
         &self,
         paths: &Paths,
         dir: &Path,
+        to: Option<PathBuf>,
         leave_running: bool,
-        durable: bool,
     ) -> Result<(), VerbError> {
         let lost = self.connections(paths);
         let request = Request::Checkpoint {
             dir: dir.to_owned(),
+            to,
             leave_running,
-            durable,
         };
         client::request(paths, &self.entry, request)?;
         if let Some(lost) = lost {
@@ -115,7 +115,9 @@ impl Known {
             .connections(&request)
             .inspect_err(|e| log::debug!("look at its connections: {e}"))
             .ok()?;
-        let (count, first) = (found.established, found.peers.first()?);
+        // The guest's word: an address, or nothing that a terminal should see.
+        let first: SocketAddr = found.peers.first()?.parse().ok()?;
+        let count = found.established;
         Some(match count {
             1 => format!(
                 "its TCP connection to {first} is not part of the checkpoint: it will break"

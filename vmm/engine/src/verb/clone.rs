@@ -35,7 +35,7 @@ pub fn clone(args: &CloneArgs, paths: &Paths) -> Result<u8, VerbError> {
         ));
     }
     let checkpoint = Checkpoints::of(&known.entry).create_unnamed()?;
-    known.write_down(paths, checkpoint.dir(), true, false)?;
+    known.write_down(paths, checkpoint.dir(), None, true)?;
     // All of them at once; then each is waited for.
     let begun: Vec<_> = (0..args.count)
         .map(|_| begin(&known.config, args.name.clone(), checkpoint.dir(), paths))
@@ -64,7 +64,9 @@ fn begin(
     let mut container = of.container.clone();
     container.id = ContainerId::random().map_err(VerbError::Id)?;
     container.name = name;
-    container.network.publish.clear();
+    // One port of the host is one container's.
+    let is_free = |host: Option<(u16, u16)>| host.is_none_or(|(first, last)| first < last);
+    container.network.publish.retain(|port| is_free(port.host));
     let (image, rootfs) = (of.image.as_str(), of.rootfs.clone());
     let mut config = Config::new(container, image, of.image_id, rootfs);
     let state = State {

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, sendmsg, socketpair,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
+    SocketFlags, SocketType, recv, sendmsg, shutdown, socketpair,
 };
 use thiserror::Error;
 use walnut_vmm_config::{Answer, Command, Plug};
 
-/// Time to write all of a machine's memory, on the slowest disk that anybody waits for.
+/// For everything that is done in memory. Writing all of a machine's takes as long as the disk wants.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An answer is a line.
@@ -42,7 +42,6 @@ impl Control {
             SocketFlags::CLOEXEC,
             None,
         )?;
-        set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))?;
         Ok((Self(ours), theirs))
     }
 
@@ -66,7 +65,20 @@ impl Control {
         }
     }
 
+    /// An answer that comes too late would be taken for that of the next command: after a failure
+    /// there is no next one.
     fn ask(&self, command: &Command, files: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
+        let answered = self.exchange(command, files);
+        if answered.is_err() {
+            // Fails only for one that is shut down.
+            let _ = shutdown(&self.0, Shutdown::Both);
+        }
+        answered
+    }
+
+    fn exchange(&self, command: &Command, files: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
+        let patience = (*command != Command::Snapshot).then_some(PATIENCE);
+        set_socket_timeout(&self.0, Timeout::Recv, patience)?;
         let message = serde_json::to_vec(command)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);

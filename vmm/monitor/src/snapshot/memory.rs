@@ -18,8 +18,8 @@ use crate::memory::{GuestMemory, MemoryError, PAGE, host_address};
 /// Zero pages between two extents that make them one: fewer mappings, and the file has a hole there.
 const GAP: u64 = 64 * PAGE;
 
-/// A machine has no more pieces of memory than this: 4 KiB of each.
-const MAX_EXTENTS: usize = 16384;
+/// Each is a mapping, and Linux gives a process 65,530 of them (`vm.max_map_count`).
+const MAX_EXTENTS: u64 = 16384;
 
 /// Bits of an entry of pagemap.
 const PRESENT: u64 = 1 << 63;
@@ -98,8 +98,10 @@ pub fn save(
     files: &[(GuestAddress, u64)],
     to: &File,
 ) -> Result<Vec<Extent>, SnapshotMemoryError> {
+    let len: u64 = memory.iter().map(|region| region.len()).sum();
     let mut writer = Writer {
         to,
+        gap: GAP.max(len / MAX_EXTENTS),
         extents: Vec::new(),
         offset: 0,
     };
@@ -136,6 +138,8 @@ fn lies_in(files: &[(GuestAddress, u64)], at: u64) -> bool {
 
 struct Writer<'a> {
     to: &'a File,
+    /// Wide enough for [`MAX_EXTENTS`], however memory is strewn.
+    gap: u64,
     extents: Vec<Extent>,
     /// Where the file ends.
     offset: u64,
@@ -144,7 +148,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn put(&mut self, at: u64, page: &[u8]) -> io::Result<()> {
         match self.extents.last_mut() {
-            Some(last) if at - (last.start + last.len) <= GAP => {
+            Some(last) if at - (last.start + last.len) <= self.gap => {
                 last.len = at + PAGE - last.start;
                 self.offset = last.offset + last.len;
             }
@@ -171,7 +175,7 @@ pub fn restore(
     let bad = || SnapshotMemoryError::Extents {
         count: extents.len(),
     };
-    if extents.len() > MAX_EXTENTS {
+    if extents.len() as u64 > MAX_EXTENTS {
         return Err(bad());
     }
     let there = file.metadata().map_err(SnapshotMemoryError::Map)?.len();

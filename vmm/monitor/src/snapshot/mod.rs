@@ -24,8 +24,9 @@ use working_set::Run;
 /// A snapshot is for the version that wrote it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Some 50 KiB for each of 32 vCPUs, and the extents.
-const STATE_MAX: u64 = 16 << 20;
+/// Some 50 KiB for each of 32 vCPUs, the extents, and what guests make the server of their shared
+/// directories remember.
+const STATE_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Error)]
 pub enum SnapshotError {
@@ -103,6 +104,9 @@ impl Snapshot {
 fn encode<T: Serialize>(document: &T, mut to: &File) -> io::Result<()> {
     let mut bytes = postcard::to_stdvec(document).map_err(io::Error::other)?;
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    if bytes.len() as u64 > STATE_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     to.write_all(&bytes)
 }
 

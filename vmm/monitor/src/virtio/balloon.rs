@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -132,9 +132,9 @@ impl QueueHandler for BalloonHandler {
         &self.queues
     }
 
-    fn save(&self) -> DeviceState {
+    fn save(&self) -> io::Result<DeviceState> {
         let actual = self.actual.load(Ordering::Relaxed);
-        serde_json::to_value(State { actual }).expect("a number is always a document")
+        Ok(serde_json::to_value(State { actual })?)
     }
 
     fn restore(&mut self, state: DeviceState) -> Result<(), ActivateError> {

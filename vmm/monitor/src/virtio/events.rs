@@ -2,6 +2,7 @@
 //! The events of one device, for whichever thread serves it: its queues' kicks and, where it has
 //! one, its own descriptor; and the wish to have it saved. The transport (on a vCPU thread) puts the handler in and takes it out.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -33,13 +34,13 @@ pub struct Shared {
 /// A wish and its answer.
 struct Saving {
     wanted: EventFd,
-    asked: Mutex<Option<Sender<DeviceState>>>,
+    asked: Mutex<Option<Sender<io::Result<DeviceState>>>>,
 }
 
 impl Shared {
     /// `saved_where_served` is the device's [`super::VirtioDevice::is_saved_where_served`].
-    pub fn new(interrupt: Interrupt, saved_where_served: bool) -> std::io::Result<Self> {
-        let saving = || -> std::io::Result<Saving> {
+    pub fn new(interrupt: Interrupt, saved_where_served: bool) -> io::Result<Self> {
+        let saving = || -> io::Result<Saving> {
             Ok(Saving {
                 wanted: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
                 asked: Mutex::new(None),
@@ -54,7 +55,7 @@ impl Shared {
     }
 
     /// Asks the thread that serves the device for its state, if no other can have it.
-    pub fn ask_for_state(&self) -> std::io::Result<Option<Receiver<DeviceState>>> {
+    pub fn ask_for_state(&self) -> io::Result<Option<Receiver<io::Result<DeviceState>>>> {
         let Some(saving) = &self.saving else {
             return Ok(None);
         };
@@ -84,7 +85,7 @@ impl DeviceEvents {
         shared: Arc<Shared>,
         kicks: Vec<EventFd>,
         own: Option<BorrowedFd<'_>>,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let own = own.map(|fd| fd.try_clone_to_owned()).transpose()?;
         Ok(Self {
             name,
@@ -134,7 +135,7 @@ impl DeviceEvents {
         let Some(asked) = asked else { return };
         let state = match self.shared.handler().as_ref() {
             Some(handler) => handler.save(),
-            None => DeviceState::Null,
+            None => Ok(DeviceState::Null),
         };
         // Nobody waits for it any more, if this fails.
         let _ = asked.send(state);

@@ -21,6 +21,7 @@ pub mod rng;
 pub(crate) mod test_driver;
 pub mod vsock;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use thiserror::Error;
@@ -96,8 +97,8 @@ pub trait QueueHandler: Send {
     fn queues(&self) -> &[VirtQueue];
 
     /// Everything else that must survive a restore. Called only when no request is in flight.
-    fn save(&self) -> DeviceState {
-        DeviceState::Null
+    fn save(&self) -> io::Result<DeviceState> {
+        Ok(DeviceState::Null)
     }
 
     /// The inverse of [`QueueHandler::save`], on a handler that was just made.

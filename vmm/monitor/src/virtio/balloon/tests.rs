@@ -113,7 +113,7 @@ fn the_driver_says_how_large_the_balloon_is() {
     let mut config = [0xff; 12];
     balloon.read_config(0, &mut config);
     assert_eq!(config, [0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
-    let state = driver.handler().save();
+    let state = driver.handler().save().unwrap();
     let mut restored = Balloon::new();
     driver.activate(&mut restored, 0);
     driver.handler().restore(state).unwrap();

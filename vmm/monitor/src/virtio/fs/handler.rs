@@ -2,7 +2,7 @@
 //! Messages from both queues to the session, and error replies where it has none to give. Runs on
 //! the device's worker thread.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use virtio_queue::DescriptorChain;
 use virtiofsd::fuse::{InHeader, OutHeader};
@@ -60,11 +60,11 @@ impl QueueHandler for FsHandler {
     }
 
     /// A session as hexadecimal digits, or nothing if the guest has not mounted.
-    fn save(&self) -> DeviceState {
-        match self.state.save() {
+    fn save(&self) -> io::Result<DeviceState> {
+        Ok(match self.state.save()? {
             Some(saved) => DeviceState::String(hex::encode(saved)),
             None => DeviceState::Null,
-        }
+        })
     }
 
     fn restore(&mut self, state: DeviceState) -> Result<(), ActivateError> {
@@ -103,14 +103,11 @@ impl State {
         };
     }
 
-    fn save(&self) -> Option<Vec<u8>> {
+    fn save(&self) -> io::Result<Option<Vec<u8>>> {
         match self {
-            Self::Idle { saved, .. } => saved.clone(),
-            Self::Running { session, tag, .. } => session
-                .save()
-                .inspect_err(|error| log::error!("fs {tag}: cannot save the session: {error}"))
-                .ok(),
-            Self::Failed => None,
+            Self::Idle { saved, .. } => Ok(saved.clone()),
+            Self::Running { session, .. } => session.save().map(Some),
+            Self::Failed => Ok(None),
         }
     }
 

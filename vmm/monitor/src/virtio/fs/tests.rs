@@ -445,11 +445,11 @@ fn a_saved_session_goes_on() {
     client
         .call(Opcode::Unlink, dir, c"lost".to_bytes_with_nul(), 64)
         .unwrap();
-    let saved = client.driver.handler().save();
+    let saved = client.driver.handler().save().unwrap();
     client.reset();
     client.driver.handler().restore(saved.clone()).unwrap();
     // A session that nobody went on with yet can be saved again.
-    assert_eq!(client.driver.handler().save(), saved);
+    assert_eq!(client.driver.handler().save().unwrap(), saved);
     let read = client.read(Opcode::Read, entry.nodeid, fh, 0, 64);
     assert_eq!(read, Ok(b"walnut".to_vec()));
     assert_eq!(client.write(entry.nodeid, fh, 6, b"!"), Ok(1));
@@ -464,7 +464,7 @@ fn a_saved_session_goes_on() {
 fn a_session_before_its_first_message_is_nothing() {
     let root = directory();
     let mut client = Client::idle(FsSource::Directory(root.path().to_owned()));
-    let saved = client.driver.handler().save();
+    let saved = client.driver.handler().save().unwrap();
     assert!(saved.is_null());
     client.driver.handler().restore(saved).unwrap();
     client.init();

@@ -79,6 +79,11 @@ pub enum FreezeError {
     Ask(#[source] std::io::Error),
     #[error("{device} does not say within {}s what it keeps", PATIENCE.as_secs())]
     NoAnswer { device: String },
+    #[error("{device} cannot say what it keeps")]
+    Save {
+        device: String,
+        source: std::io::Error,
+    },
 }
 
 /// Time for a device's thread to say what it keeps: a shared directory is walked through for it.
@@ -93,13 +98,20 @@ pub struct Frozen<'a> {
 }
 
 impl Frozen<'_> {
-    pub fn save(&self) -> TransportState {
+    pub fn save(&self) -> Result<TransportState, FreezeError> {
         let transport = self.transport;
+        let device = match (&self.saved, self.handler.as_ref()) {
+            (Some(saved), _) => saved.clone(),
+            (None, Some(handler)) => handler
+                .save()
+                .map_err(|source| transport.cannot_save(source))?,
+            (None, None) => DeviceState::Null,
+        };
         let queues = match self.handler.as_ref() {
             Some(handler) => handler.queues().iter().map(|queue| queue.state()).collect(),
             None => transport.queues.iter().map(QueueState::of).collect(),
         };
-        TransportState {
+        Ok(TransportState {
             device_type: transport.device.device_type(),
             status: transport.shared.status.load(Ordering::SeqCst),
             interrupt_status: transport.interrupt_status.load(Ordering::SeqCst),
@@ -110,12 +122,8 @@ impl Frozen<'_> {
             config_generation: transport.config_generation,
             queues,
             active: self.handler.is_some(),
-            device: match (&self.saved, self.handler.as_ref()) {
-                (Some(saved), _) => saved.clone(),
-                (None, Some(handler)) => handler.save(),
-                (None, None) => DeviceState::Null,
-            },
-        }
+            device,
+        })
     }
 }
 
@@ -128,9 +136,16 @@ impl MmioTransport {
             device: self.name.clone(),
         })?;
         Ok(Frozen {
-            saved,
+            saved: saved
+                .transpose()
+                .map_err(|source| self.cannot_save(source))?,
             ..self.freeze_here()
         })
+    }
+
+    fn cannot_save(&self, source: std::io::Error) -> FreezeError {
+        let device = self.name.clone();
+        FreezeError::Save { device, source }
     }
 
     /// As [`Self::freeze`], of a device that any thread can save.

@@ -103,8 +103,8 @@ impl QueueHandler for ProbeHandler {
         &self.queues
     }
 
-    fn save(&self) -> DeviceState {
-        serde_json::json!({ "probe": 7 })
+    fn save(&self) -> std::io::Result<DeviceState> {
+        Ok(serde_json::json!({ "probe": 7 }))
     }
 
     fn restore(&mut self, state: DeviceState) -> Result<(), ActivateError> {
@@ -313,7 +313,7 @@ fn queue_registers_take_writes_between_features_and_driver_ok() {
     machine.write(QUEUE_READY, 0);
     assert_eq!(machine.read(QUEUE_READY), 1, "after DRIVER_OK");
     machine.write(QUEUE_DESC_LOW, 0x5000);
-    let state = machine.transport.freeze_here().save();
+    let state = machine.transport.freeze_here().save().unwrap();
     assert_eq!(state.queues[0].desc_table, u64::from(DESC));
 }
 
@@ -337,7 +337,7 @@ fn a_size_that_is_none_leaves_the_queue_as_it_was() {
     for size in [0, 3, 128, 65536 + 16, u32::MAX] {
         machine.write(QUEUE_SIZE, size);
         assert_eq!(
-            machine.transport.freeze_here().save().queues[0].size,
+            machine.transport.freeze_here().save().unwrap().queues[0].size,
             32,
             "{size}"
         );
@@ -378,12 +378,12 @@ fn a_request_is_served_and_interrupts() {
 #[test]
 fn after_a_reset_all_is_as_at_first() {
     let mut machine = Machine::new(Rng);
-    let fresh = machine.transport.freeze_here().save();
+    let fresh = machine.transport.freeze_here().save().unwrap();
     machine.start();
     request(&mut machine, 0);
     machine.write(DEVICE_FEATURES_SEL, 1);
     machine.write(STATUS, 0);
-    assert_eq!(machine.transport.freeze_here().save(), fresh);
+    assert_eq!(machine.transport.freeze_here().save().unwrap(), fresh);
     // A kick from before finds nobody.
     machine.write(QUEUE_NOTIFY, 0);
     machine.run();
@@ -458,12 +458,12 @@ fn a_restored_device_goes_on_where_it_was() {
     }
     // One more, whose kick is lost with the old process.
     machine.offer(3, 64);
-    let state = through_json(&machine.transport.freeze_here().save());
+    let state = through_json(&machine.transport.freeze_here().save().unwrap());
     let mut restored = Machine::with_memory(Rng, Arc::clone(&machine.memory));
     drop(machine);
     restored.transport.restore(state.clone()).unwrap();
     assert_eq!(
-        through_json(&restored.transport.freeze_here().save()),
+        through_json(&restored.transport.freeze_here().save().unwrap()),
         state
     );
     assert_eq!(restored.read(STATUS), READY);
@@ -478,7 +478,7 @@ fn a_restored_device_goes_on_where_it_was() {
 fn a_devices_own_state_is_handed_back() {
     let mut machine = Machine::new(Probe::default());
     machine.start();
-    let state = through_json(&machine.transport.freeze_here().save());
+    let state = through_json(&machine.transport.freeze_here().save().unwrap());
     let (mut restored, seen) = probed();
     restored.transport.restore(state).unwrap();
     let expected = serde_json::json!({ "probe": 7 });
@@ -491,7 +491,7 @@ fn a_devices_own_state_is_handed_back() {
 fn a_device_that_never_ran_does_not_run_after_a_restore() {
     let mut machine = Machine::new(Probe::default());
     machine.write(STATUS, STATUS_DRIVER_OK);
-    let state = through_json(&machine.transport.freeze_here().save());
+    let state = through_json(&machine.transport.freeze_here().save().unwrap());
     let (mut restored, seen) = probed();
     restored.transport.restore(state).unwrap();
     assert!(seen.lock().unwrap().features.is_empty());
@@ -501,7 +501,7 @@ fn a_device_that_never_ran_does_not_run_after_a_restore() {
 fn the_state_of_another_device_is_refused() {
     let mut machine = Machine::new(Rng);
     machine.start();
-    let good = machine.transport.freeze_here().save();
+    let good = machine.transport.freeze_here().save().unwrap();
     let fresh = || Machine::new(Rng).transport;
     let with = |change: fn(&mut TransportState)| {
         let mut state = good.clone();
@@ -588,14 +588,14 @@ proptest! {
                 }
                 Access::Run => machine.run(),
                 Access::SaveAndRestore => {
-                    let state = through_json(&machine.transport.freeze_here().save());
+                    let state = through_json(&machine.transport.freeze_here().save().unwrap());
                     machine = Machine::with_memory(Rng, Arc::clone(&machine.memory));
                     machine.transport.restore(state.clone()).unwrap();
-                    prop_assert_eq!(through_json(&machine.transport.freeze_here().save()), state);
+                    prop_assert_eq!(through_json(&machine.transport.freeze_here().save().unwrap()), state);
                 }
             }
             let status = machine.read(STATUS);
-            let state = machine.transport.freeze_here().save();
+            let state = machine.transport.freeze_here().save().unwrap();
             let acceptable = state.driver_features & !TRANSPORT_FEATURES == 0
                 && state.driver_features & VERSION_1 != 0;
             prop_assert!(status & STATUS_FEATURES_OK == 0 || acceptable);

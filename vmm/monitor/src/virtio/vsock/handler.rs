@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The device while its driver is ready: moves packets between the queues and the connections.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use vm_memory::Bytes;
 
@@ -220,13 +222,13 @@ impl QueueHandler for VsockHandler {
         &self.queues
     }
 
-    fn save(&self) -> DeviceState {
+    fn save(&self) -> io::Result<DeviceState> {
         let state = State {
             guest_cid: self.guest_cid,
             transport_reset: self.transport_reset,
             muxer: self.muxer.save(),
         };
-        serde_json::to_value(state).expect("numbers and bytes are always a document")
+        Ok(serde_json::to_value(state)?)
     }
 
     fn restore(&mut self, state: DeviceState) -> Result<(), ActivateError> {

@@ -416,16 +416,16 @@ fn a_reset_of_the_device_ends_all_and_new_connections_wait() {
 fn after_a_restore_the_guest_hears_that_its_connections_are_gone() {
     let mut guest = Guest::new();
     let (_host, request) = guest.connect_in();
-    let state = guest.handler().save();
+    let state = guest.handler().save().unwrap();
     guest.restore(state);
     // Not yet said when the next snapshot is taken.
-    let state = guest.handler().save();
+    let state = guest.handler().save().unwrap();
     guest.restore(state);
     guest.poll();
     let reset = guest.expect(Op::Rst);
     assert_eq!(reset.src_port, request.src_port);
     // Once.
-    let again = guest.handler().save();
+    let again = guest.handler().save().unwrap();
     guest.restore(again);
     guest.poll();
     assert_eq!(guest.received(), []);
@@ -441,7 +441,7 @@ fn without_connections_a_restore_tells_nothing() {
     guest.poll();
     guest.expect(Op::Shutdown);
     guest.answer(&request, Op::Rst, 0, b"");
-    let state = guest.handler().save();
+    let state = guest.handler().save().unwrap();
     guest.restore(state);
     guest.ready(EVENT);
     assert_eq!(guest.used(EVENT), []);

@@ -90,7 +90,7 @@ fn goes_on<D: VirtioDevice + 'static>(
     machine.exchange(0, first);
     // A device's own configuration registers, where they can be written.
     machine.transport.write(CONFIG + 4, &7u32.to_le_bytes());
-    let state = through_json(&machine.transport.freeze_here().save());
+    let state = through_json(&machine.transport.freeze_here().save().unwrap());
     assert!(state.active);
     let memory = Arc::clone(&machine.memory);
     // One process ends before the other begins: files are locked, sockets bound.
@@ -98,7 +98,7 @@ fn goes_on<D: VirtioDevice + 'static>(
     let mut restored = Machine::with_memory(make(), memory);
     restored.transport.restore(state.clone()).unwrap();
     assert_eq!(
-        through_json(&restored.transport.freeze_here().save()),
+        through_json(&restored.transport.freeze_here().save().unwrap()),
         state
     );
     restored.run();

@@ -13,7 +13,7 @@ use crate::virtio::vsock::packet::{Header, Op, SHUTDOWN_SEND};
 
 /// A restore after which the host takes up the connections with these ports.
 fn restore(guest: &mut Guest, resumed: &[u32]) {
-    let state = guest.handler().save();
+    let state = guest.handler().save().unwrap();
     guest.device.resumed = resumed.to_vec();
     guest.restore(state);
 }
@@ -62,7 +62,7 @@ fn what_no_host_had_taken_is_kept() {
     for part in all.chunks(32 << 10) {
         guest.answer(&request, Op::Rw, 0, part);
     }
-    let waiting = guest.handler().save();
+    let waiting = guest.handler().save().unwrap();
     assert_ne!(waiting["muxer"]["connections"][0]["outbox"], "");
     restore(&mut guest, &[request.src_port]);
     let mut host = take_up(&mut guest, &request);
@@ -157,7 +157,7 @@ fn one_that_waits_holds_no_more_than_its_credit() {
 fn a_state_that_makes_no_sense_is_none() {
     let mut guest = Guest::new();
     let (_first, _) = guest.connect_in();
-    let good = guest.handler().save();
+    let good = guest.handler().save().unwrap();
     for (pointer, value) in [
         ("/muxer/connections/0/outbox", "xyz".into()),
         ("/muxer/connections/0/ports", 7.into()),
