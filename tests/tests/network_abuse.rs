@@ -77,6 +77,34 @@ fn without_root() {
     home.assert_clean();
 }
 
+/// As somebody else: networks of one's own, also while the container runs.
+#[test]
+fn networks_without_root() {
+    let Some(home) = home() else { return };
+    home.forget_templates();
+    let image = home.busybox();
+    let done = |line: &[&str]| {
+        home.unprivileged(line).run().succeeded();
+    };
+    done(&["network", "create", "back"]);
+    let serve = ["sh", "-c", ECHO];
+    let line = ["run", "-d", "--name", "db", "--network", "back", &image];
+    done(&[&line[..], &serve].concat());
+    let line = ["run", "-d", "--name", "web", &image];
+    done(&[&line[..], &serve].concat());
+    let ready = "until netstat -ltn | grep -q ':80 '; do :; done";
+    done(&["exec", "db", "sh", "-c", ready]);
+    for _ in 0..2 {
+        done(&["network", "connect", "back", "web"]);
+        let ask = ["exec", "web", "sh", "-c", "echo hello | nc -w 20 db 80"];
+        home.unprivileged(ask).run().succeeded().says("hello\n");
+        done(&["network", "disconnect", "back", "web"]);
+    }
+    done(&["rm", "-f", "web", "db"]);
+    done(&["network", "rm", "back"]);
+    home.assert_clean();
+}
+
 #[test]
 fn half_closed_over_a_tap() {
     let Some(home) = root_home() else { return };
