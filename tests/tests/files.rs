@@ -8,7 +8,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use walnut_tests::harness::{Done, Home, skip};
+use walnut_tests::harness::{Done, Home, Program, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 
@@ -265,6 +265,12 @@ fn what_it_changed() {
         let found = list.lines().any(|line| line.starts_with(path));
         assert_eq!(found, is_there, "{path}\n{list}");
     }
+    // Who has seen enough may go.
+    let export = home.walnut(["export", "web"]).into_command();
+    let line = format!("{export:?} | head -c 10 | wc -c");
+    let done = Program::new("sh").args(["-c", &line]).run();
+    done.succeeded().says("10\n");
+    assert!(done.stderr.is_empty(), "{}", done.story());
     home.walnut(["diff", "nosuch"])
         .run()
         .exited(1)

@@ -238,7 +238,8 @@ impl Files<'_> {
         let words = words
             .and_then(|words| words.join().ok())
             .unwrap_or_default();
-        if code != 0 {
+        // One whose reader went away has nothing to say.
+        if code != 0 && !(words.is_empty() && done.is_err()) {
             let words = String::from_utf8_lossy(&words);
             // The guest's: it must not drive the user's terminal.
             let words = words.trim_end().replace(|c: char| c.is_control(), "?");
