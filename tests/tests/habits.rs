@@ -298,3 +298,22 @@ fn started_once_more() {
     home.remove_all();
     home.assert_clean();
 }
+
+#[test]
+fn who_has_seen_enough_may_go() {
+    // No machine is started.
+    let home = Home::without_kvm();
+    load(&home);
+    for line in [
+        &["save", "box:one"][..],
+        &["completion", "bash"],
+        &["run", "--help"],
+    ] {
+        let walnut = home.walnut(line).into_command();
+        // Nobody ever reads.
+        let line = format!("{{ {walnut:?}; echo $? >&2; }} | true");
+        let done = Program::new("sh").args(["-c", &line]).run();
+        done.succeeded();
+        assert_eq!(done.stderr, b"0\n", "{}", done.story());
+    }
+}

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use walnut::cli::{Cli, Command, ContainerCommand, UsageError};
+use walnut::image::ImageError;
 use walnut::logger::say;
 use walnut::paths::Paths;
 use walnut::run::{RunError, timings};
@@ -136,7 +137,16 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         error.downcast_ref::<VerbError>(),
         Some(VerbError::Stdout(_) | VerbError::Format(_))
     );
-    writes
+    let writes_images = matches!(
+        error.downcast_ref::<image_verbs::VerbError>(),
+        Some(
+            image_verbs::VerbError::Output(_)
+                | image_verbs::VerbError::Format(_)
+                | image_verbs::VerbError::Image(ImageError::Save(_))
+        )
+    );
+    // What `completion` prints has no more to it.
+    (writes || writes_images || error.is::<std::io::Error>())
         && error.chain().any(|cause| {
             cause
                 .downcast_ref::<std::io::Error>()
