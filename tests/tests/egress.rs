@@ -5,11 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::sync::mpsc::Receiver;
+use std::net::UdpSocket;
 
 use walnut_tests::harness::Home;
-use walnut_tests::harness::network::{HEAR, HOST_PROGRAMS, PATIENCE, home, switches, wait_for_end};
+use walnut_tests::harness::network::{
+    HEAR, HOST_PROGRAMS, PATIENCE, greeter, home, switches, wait_for_end,
+};
 
 const HOST: [&str; 2] = ["--add-host", "host:host-gateway"];
 
@@ -20,27 +21,10 @@ fn run(home: &Home, flags: &[&str], script: &str) -> String {
     home.says(&[&line.concat()[..], &[&image, "sh", "-c", script]].concat())
 }
 
-/// Says hello to whoever comes; the port, and who came.
-fn server() -> (u16, Receiver<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (tell, came) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = stream.write_all(b"hello\n");
-            if tell.send(stream).is_err() {
-                break;
-            }
-        }
-    });
-    (port, came)
-}
-
 #[test]
 fn deny_and_what_is_allowed() {
     let Some(home) = home() else { return };
-    let (port, came) = server();
+    let (port, came) = greeter("127.0.0.1");
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     udp.set_read_timeout(Some(PATIENCE)).unwrap();
     let udp_port = udp.local_addr().unwrap().port();
@@ -110,7 +94,7 @@ fn what_is_published_is_answered_all_the_same() {
 #[test]
 fn on_a_network_neighbours_are_reached() {
     let Some(home) = home() else { return };
-    let (port, came) = server();
+    let (port, came) = greeter("127.0.0.1");
     home.walnut(["network", "create", "net"]).run().succeeded();
     home.background_with("db", &["--network", "net"], "nc -ll -p 80 -e cat");
     let script = "until netstat -ltn | grep -q :80; do :; done";

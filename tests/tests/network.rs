@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use walnut_tests::harness::network::{
-    ECHO, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, home, passts, wait_for_end,
+    ECHO, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, home, passts, talker, wait_for_end,
 };
 use walnut_tests::harness::{Home, skip};
 
@@ -143,8 +143,7 @@ fn udp_and_several() {
 #[test]
 fn the_host_where_it_is_asked_for() {
     let Some(home) = home() else { return };
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
+    let (port, server) = talker("127.0.0.1");
     let image = home.busybox();
     // Both sides stay open until all is there: passt of 2023 loses an end that comes after the
     // guest's, and what is sent right before one.
@@ -152,15 +151,6 @@ fn the_host_where_it_is_asked_for() {
         "mkfifo p; nc host.walnut.internal {port} <p >said & exec 3>p; echo from inside >&3; \
          until grep outside said; do :; done; kill $!"
     );
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut said = [0; 12];
-        stream.read_exact(&mut said).unwrap();
-        stream.write_all(b"from outside\n").unwrap();
-        // Its end, in whichever way.
-        let _ = stream.read(&mut [0]);
-        said
-    });
     let line = [
         "run",
         "--rm",

@@ -5,10 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use walnut_tests::harness::network::{
-    Address, ECHO, HEAR, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, passts,
+    Address, ECHO, HEAR, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, greeter, passts, talker,
 };
 use walnut_tests::harness::{Home, network, skip};
 
@@ -56,17 +56,7 @@ fn out_and_in_over_passt() {
     let long: Vec<u8> = (0..=250).cycle().take(1 << 20).collect();
     echo(&format!("[::1]:{port}"), &long);
     echo(&format!("127.0.0.1:{other}"), &long);
-    let listener = TcpListener::bind("[fd00:77::1]:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut said = [0; 12];
-        stream.read_exact(&mut said).unwrap();
-        stream.write_all(b"from outside\n").unwrap();
-        // Its end, in whichever way.
-        let _ = stream.read(&mut [0]);
-        said
-    });
+    let (port, server) = talker("fd00:77::1");
     // Both sides stay open until all is there: passt of 2023 loses what is sent right before an end.
     let script = format!(
         "mkfifo p; nc fd00:77::1 {port} <p >said & exec 3>p; echo from inside >&3; \
@@ -88,18 +78,7 @@ fn out_and_in_over_passt() {
 fn no_way_round_a_policy() {
     let Some(home) = home() else { return };
     let _host = with_ipv6();
-    let listener = TcpListener::bind("[fd00:77::1]:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (tell, came) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = stream.write_all(b"hello\n");
-            if tell.send(stream).is_err() {
-                break;
-            }
-        }
-    });
+    let (port, came) = greeter("fd00:77::1");
     // As passt has it: its address, its gateway, and the Ethernet address of that.
     let (eth0, gateway) = ("dev eth0", "fd57:616c:6e75:7400::2");
     let script = format!(

@@ -3,9 +3,12 @@
 //! or on interfaces that the test makes itself.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -62,6 +65,51 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
         .collect();
     let port = |listener: &TcpListener| Some(listener.local_addr().ok()?.port());
     std::array::from_fn(|i| port(&held[i]).expect("a listener has an address"))
+}
+
+/// A server at any port of an address that says hello to whoever comes; the port, and who came.
+///
+/// # Panics
+/// The address is not this machine's.
+#[must_use]
+pub fn greeter(address: &str) -> (u16, Receiver<TcpStream>) {
+    let (listener, port) = listen(address);
+    let (tell, came) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"hello\n");
+            if tell.send(stream).is_err() {
+                break;
+            }
+        }
+    });
+    (port, came)
+}
+
+/// One that hears `from inside` and then says `from outside`, once; the port, and what it heard.
+///
+/// # Panics
+/// The address is not this machine's.
+#[must_use]
+pub fn talker(address: &str) -> (u16, JoinHandle<[u8; 12]>) {
+    let (listener, port) = listen(address);
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("somebody comes");
+        let mut said = [0; 12];
+        stream.read_exact(&mut said).expect("all is said");
+        let said_back = stream.write_all(b"from outside\n");
+        said_back.expect("it is still there");
+        // Its end, in whichever way.
+        let _ = stream.read(&mut [0]);
+        said
+    });
+    (port, server)
+}
+
+fn listen(address: &str) -> (TcpListener, u16) {
+    let listener = TcpListener::bind((address, 0)).expect("an address of this machine");
+    let port = listener.local_addr().expect("it is bound").port();
+    (listener, port)
 }
 
 /// The passts that have this in their command line.
