@@ -31,6 +31,7 @@ mod inspect;
 mod table;
 mod template;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use serde_json::{Map, Value};
@@ -115,7 +116,7 @@ impl Format {
     pub fn list(&self, out: &mut dyn Write, rows: &[Value]) -> Result<(), FormatError> {
         let Some(headers) = self.headers else {
             for row in rows {
-                writeln!(out, "{}", self.template.render(row)?)?;
+                writeln!(out, "{}", self.template.render(&self.shown(row))?)?;
             }
             return Ok(());
         };
@@ -125,6 +126,19 @@ impl Format {
             columns.push(&self.template.render(row)?);
         }
         Ok(columns.write(out)?)
+    }
+
+    /// `.Label NAME` asks for one of them; a row as a whole has `.Labels` only.
+    fn shown<'a>(&self, row: &'a Value) -> Cow<'a, Value> {
+        let is_asked = self.template.fields().contains(&"Label");
+        match row {
+            Value::Object(fields) if !is_asked && fields.contains_key("Label") => {
+                let mut fields = fields.clone();
+                fields.remove("Label");
+                Cow::Owned(Value::Object(fields))
+            }
+            row => Cow::Borrowed(row),
+        }
     }
 
     /// A row whose values are headings.
@@ -194,6 +208,21 @@ mod tests {
             listed(Some("{{upper .Name}}!"), false),
             "MINKA!\nBARTHOLOMEW!\n"
         );
+    }
+
+    #[test]
+    fn one_label_is_no_field() {
+        let rows = [json!({"Labels": "a=b", "Label": {"a": "b"}})];
+        for (text, shown) in [
+            ("json", "{\"Labels\":\"a=b\"}\n"),
+            ("{{json .}}", "{\"Labels\":\"a=b\"}\n"),
+            ("{{.Label \"a\"}}", "b\n"),
+        ] {
+            let mut out = Vec::new();
+            let format = PETS.format(Some(text), false).unwrap();
+            format.list(&mut out, &rows).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), shown, "{text}");
+        }
     }
 
     #[test]
