@@ -754,11 +754,7 @@ fn nothing_is_left(host: &Host) {
 fn shutdown(host: &Host) {
     let polite = host
         .create(
-            &[
-                "sh",
-                "-c",
-                "trap 'exit 11' INT; echo up; while :; do sleep 1; done",
-            ],
+            &["sh", "-c", "trap 'exit 11' INT; sleep 1000 & echo up; wait"],
             |_, spec| {
                 spec["annotations"] = json!({"org.opencontainers.image.stopSignal": "SIGINT"});
             },
@@ -784,7 +780,7 @@ fn shutdown(host: &Host) {
     };
     let drained = [drain(polite.stdout), drain(stubborn.stdout)];
     let request = ShutdownRequest {
-        grace_ms: 2000,
+        grace_ms: 5000,
         ..ShutdownRequest::default()
     };
     host.client.shutdown(&request).unwrap();
