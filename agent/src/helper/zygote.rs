@@ -63,8 +63,16 @@ impl Helper {
 
 fn serve(jobs: Channel) {
     let _ = rustix::thread::set_name(c"walnut-helper");
-    // What is ignored stays so in a program: its writes to closed pipes must end it.
-    set_disposition(Signal::SIGPIPE, SigHandler::SigDfl);
+    // What is ignored stays so in a program. A container begins with nothing ignored, whoever
+    // started the agent: ^C and writes to closed pipes must end it.
+    for ignored in [
+        Signal::SIGPIPE,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+    ] {
+        set_disposition(ignored, SigHandler::SigDfl);
+    }
     set_disposition(Signal::SIGCHLD, SigHandler::SigIgn);
     loop {
         let (job, fds) = match jobs.receive::<Job>() {
