@@ -44,13 +44,16 @@ fn goes_back(start: &str) {
     exec(fill);
     let full = held(&home, "big");
     assert!(full > before + 390 * MIB, "{before} KiB, then {full} KiB");
-    // The guest's kernel gathers what it reports for two seconds at a time.
-    exec("rm /t/file; sleep 6");
-    let freed = held(&home, "big");
-    assert!(
-        freed < before + 40 * MIB,
-        "{before} KiB, {full} KiB, then {freed} KiB"
-    );
+    exec("rm /t/file");
+    // The guest's kernel gathers what it reports for two seconds at a time, and takes some rounds.
+    let after_a_round = || {
+        exec("sleep 2");
+        held(&home, "big")
+    };
+    let mut freed = std::iter::repeat_with(after_a_round).take(10);
+    let is_back = freed.any(|freed| freed < before + 40 * MIB);
+    let now = held(&home, "big");
+    assert!(is_back, "{before} KiB, {full} KiB, then {now} KiB");
     // And can have it again.
     exec(fill);
     home.walnut(["rm", "-f", "big"]).run().succeeded();

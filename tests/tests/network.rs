@@ -54,7 +54,7 @@ fn a_published_port() {
         .exited(1)
         .complains(&["no public port '81/udp' published for web"]);
     let listed = home.says(&["ps", "--format", "{{.Ports}} {{.Networks}}"]);
-    assert_eq!(listed, format!("{place}->80/tcp default"));
+    assert_eq!(listed, format!("{place}->80/tcp user"));
     let inspected = home.says(&[
         "inspect",
         "-f",
