@@ -20,7 +20,7 @@ use super::terminal::{self, RawTerminal};
 use super::wire::{self, HELLO, Port, Request, ToInside, ToOutside};
 
 /// Lines of the console that an error carries.
-const CONSOLE_LINES: usize = 40;
+const CONSOLE_LINES: usize = 80;
 
 /// A command to run in the emulated host.
 #[derive(Clone, Debug)]
