@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize};
+use walnut_tests::harness::process::spawn_saying;
 use walnut_tests::harness::{Program, skip};
 use walnut_tests::kvm;
 
@@ -138,18 +139,10 @@ fn an_interrupt_leaves_nothing_behind() {
         "-c",
         "echo up; sleep 1000",
     ]);
-    let mut child = run
-        .into_command()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "up\n");
+    let mut run = run.into_command();
+    run.stderr(Stdio::null());
+    let (mut child, stdout) = spawn_saying(run, "up");
+    drop(stdout);
     let qemus = children(child.id());
     assert_eq!(qemus.len(), 1, "QEMU is its only child");
     let qemu = rustix::process::Pid::from_raw(qemus[0].try_into().unwrap()).unwrap();

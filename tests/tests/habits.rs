@@ -5,10 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
+use walnut_tests::harness::process::spawn_saying;
 use walnut_tests::harness::{Home, Program, skip};
 use walnut_tests::place;
 
@@ -247,17 +247,7 @@ fn the_container_outlives_its_command() {
         "-c",
         script,
     ];
-    let mut child = home
-        .walnut(line)
-        .into_command()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
-    let mut first = String::new();
-    said.read_line(&mut first).unwrap();
-    assert_eq!(first, "up\n");
+    let (mut child, _stdout) = spawn_saying(home.walnut(line).into_command(), "up");
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     // It did not hear of it.

@@ -8,7 +8,8 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use walnut_tests::harness::{Home, Program, process, skip};
+use walnut_tests::harness::process::{self, spawn_saying};
+use walnut_tests::harness::{Home, Program, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 
@@ -16,18 +17,8 @@ const NO_KVM: &str = "no KVM that runs a stock kernel";
 fn start(home: &Home, script: &str) -> (Child, BufReader<ChildStdout>) {
     let script = format!("{script}; echo ready; while :; do sleep 1000 & wait; done");
     let image = home.busybox();
-    let mut child = home
-        .walnut(["run", "--rm", &image, "sh", "-c", &script])
-        .into_command()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    (child, stdout)
+    let run = home.walnut(["run", "--rm", &image, "sh", "-c", &script]);
+    spawn_saying(run.into_command(), "ready")
 }
 
 fn send(child: &Child, signal: Signal) {
@@ -135,26 +126,12 @@ fn a_monitor_that_dies_is_told() {
         return skip(NO_KVM);
     };
     let image = home.busybox();
-    let mut child = home
-        .walnut([
-            "run",
-            "--rm",
-            &image,
-            "sh",
-            "-c",
-            "echo up; exec sleep 1000",
-        ])
-        .into_command()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "up\n");
+    let script = "echo up; exec sleep 1000";
+    let run = home.walnut(["run", "--rm", &image, "sh", "-c", script]);
+    let mut run = run.into_command();
+    run.stderr(Stdio::piped());
+    let (child, stdout) = spawn_saying(run, "up");
+    drop(stdout);
     let monitors: Vec<Pid> = process::children(Pid::from_child(&child)).collect();
     let [monitor] = monitors[..] else {
         panic!("one monitor, not {monitors:?}");

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Processes that are not this test's children, by pidfd.
+//! Processes: this test's children, and by pidfd those that are not.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -40,6 +42,21 @@ pub fn kill_and_wait(pid: Pid) {
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     let ended = poll(&mut fds, Some(&DEADLINE));
     assert_eq!(ended, Ok(1), "process {pid:?} goes on");
+}
+
+/// Starts a program without input, and waits until it has said `line`.
+///
+/// # Panics
+/// It says something else first, or nothing.
+#[must_use]
+pub fn spawn_saying(mut command: Command, line: &str) -> (Child, BufReader<ChildStdout>) {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("the program is there");
+    let mut stdout = BufReader::new(child.stdout.take().expect("it is a pipe"));
+    let mut said = String::new();
+    stdout.read_line(&mut said).expect("it says text");
+    assert_eq!(said, format!("{line}\n"), "{command:?}");
+    (child, stdout)
 }
 
 /// Whether a process ends before long.
@@ -83,10 +100,7 @@ mod tests {
 
     #[test]
     fn a_child_and_its_end() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("1000")
-            .spawn()
-            .unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let own = Pid::from_child(&child);
         assert!(children(rustix::process::getpid()).any(|pid| pid == own));
         kill_and_wait(own);

@@ -13,7 +13,7 @@ use kvm_ioctls::VmFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use thiserror::Error;
 use vm_memory::GuestAddress;
-use walnut_vmm_config::{Answer, Command};
+use walnut_vmm_config::{Answer, Command, Plug};
 
 use crate::arch::x86_64::state::{StateError, VmState};
 use crate::bus::Bus;
@@ -108,85 +108,57 @@ impl Control {
         Ok(Some((message[..received.bytes].to_vec(), files)))
     }
 
-    fn obey(&mut self, command: Command, files: Vec<File>) -> Result<Answer, ControlError> {
-        if let Command::Plug(plug) = command {
-            let [backend] = <[File; 1]>::try_from(files).map_err(|files| ControlError::Files {
-                wanted: 1,
-                files: files.len(),
-            })?;
-            let machine = &self.machine;
-            let place = (&machine.vm, &*machine.bus, &machine.memory);
-            let device = self.hotplug.plug(&plug, backend.into(), place)?;
-            return Ok(Answer::Plugged { device });
-        }
-        self.carry_out(&command, &files).map(|()| Answer::Done)
+    fn plug(&mut self, plug: &Plug, files: Vec<File>) -> Result<Answer, ControlError> {
+        let [backend] = exactly(files)?;
+        let machine = &self.machine;
+        let place = (&machine.vm, &*machine.bus, &machine.memory);
+        let device = self.hotplug.plug(plug, backend.into(), place)?;
+        Ok(Answer::Plugged { device })
     }
 
-    fn carry_out(&mut self, command: &Command, files: &[File]) -> Result<(), ControlError> {
-        match command {
-            Command::Pause => Ok(self.vcpus.pause()?),
-            Command::Resume => Ok(self.vcpus.resume()?),
-            Command::Unplug(mac) => Ok(self.hotplug.unplug(*mac)?),
-            // See `obey` and `serve`.
-            Command::Plug(_) | Command::Snapshot => Ok(()),
-            Command::WorkingSet => {
-                let [to] = files else {
-                    return Err(ControlError::Files {
-                        wanted: 1,
-                        files: files.len(),
-                    });
-                };
-                let machine = &self.machine;
-                working_set::record(&machine.memory, &machine.pagemap)
-                    .and_then(|runs| working_set::write(&runs, to))
-                    .map_err(ControlError::WorkingSet)
-            }
-        }
+    fn working_set(&self, files: Vec<File>) -> Result<Answer, ControlError> {
+        let [to] = exactly(files)?;
+        let machine = &self.machine;
+        done(
+            working_set::record(&machine.memory, &machine.pagemap)
+                .and_then(|runs| working_set::write(&runs, &to))
+                .map_err(ControlError::WorkingSet),
+        )
     }
 
     /// Writes the machine down. After that it stands still as it was written, its devices too, until
     /// it is told to go on or nobody holds the other end any more: what it did meanwhile it would do
-    /// again wherever the snapshot goes on. Whether there may be more commands.
-    fn stand_still(&mut self, files: &[File]) -> io::Result<bool> {
+    /// again wherever the snapshot goes on.
+    fn stand_still(&mut self, files: Vec<File>) -> io::Result<()> {
         // First: a vCPU that waits for a device's lock would not stop.
         if let Err(error) = self.vcpus.pause() {
-            self.answer(&failed(&error.into()))?;
-            return Ok(true);
+            return self.answer(Err(error.into()));
         }
         let bus = Arc::clone(&self.machine.bus);
         let devices = bus.devices();
         let frozen = match self.write_down(&devices, files) {
             Ok(frozen) => frozen,
-            Err(error) => {
-                self.answer(&failed(&error))?;
-                return Ok(true);
-            }
+            Err(error) => return self.answer(Err(error)),
         };
-        self.answer(&Answer::Done)?;
+        self.answer(Ok(Answer::Done))?;
         while let Some((message, _)) = self.receive()? {
             if let Ok(Command::Resume) = serde_json::from_slice(&message) {
                 drop(frozen);
                 drop(devices);
-                let resumed = self.vcpus.resume().map_err(ControlError::from);
-                self.answer(&resumed.map_or_else(|e| failed(&e), |()| Answer::Done))?;
-                return Ok(true);
+                let resumed = done(self.vcpus.resume());
+                return self.answer(resumed);
             }
-            self.answer(&failed(&ControlError::StandsStill))?;
+            self.answer(Err(ControlError::StandsStill))?;
         }
-        Ok(false)
+        Ok(())
     }
 
     fn write_down<'a>(
         &self,
         devices: &'a [MutexGuard<'_, MmioTransport>],
-        files: &[File],
+        files: Vec<File>,
     ) -> Result<Vec<Frozen<'a>>, ControlError> {
-        let [to, state] = files else {
-            return Err(ControlError::Files {
-                wanted: 2,
-                files: files.len(),
-            });
-        };
+        let [to, state] = exactly(files)?;
         let frozen = devices.iter().map(|device| device.freeze());
         let frozen = frozen.collect::<Result<Vec<_>, _>>()?;
         let machine = &self.machine;
@@ -200,13 +172,13 @@ impl Control {
         let saved = State {
             version: VERSION.to_owned(),
             memory_mib: machine.memory_mib,
-            extents: memory::save(&machine.memory, &machine.pagemap, &machine.mapped, to)?,
+            extents: memory::save(&machine.memory, &machine.pagemap, &machine.mapped, &to)?,
             vm: VmState::save(&machine.vm)?,
             vcpus,
             devices: frozen.iter().map(Frozen::save).collect::<Result<_, _>>()?,
             serial,
         };
-        saved.write(state)?;
+        saved.write(&state)?;
         Ok(frozen)
     }
 
@@ -215,26 +187,40 @@ impl Control {
         let Some((message, files)) = self.receive()? else {
             return Ok(false);
         };
-        let command = serde_json::from_slice(&message).map_err(ControlError::Parse);
-        if matches!(command, Ok(Command::Snapshot)) {
-            return self.stand_still(&files);
-        }
-        let answer = command.and_then(|command| self.obey(command, files));
-        self.answer(&answer.unwrap_or_else(|error| failed(&error)))?;
+        let answer = match serde_json::from_slice(&message) {
+            Err(error) => Err(ControlError::Parse(error)),
+            Ok(Command::Pause) => done(self.vcpus.pause()),
+            Ok(Command::Resume) => done(self.vcpus.resume()),
+            Ok(Command::Snapshot) => return self.stand_still(files).map(|()| true),
+            Ok(Command::WorkingSet) => self.working_set(files),
+            Ok(Command::Plug(plug)) => self.plug(&plug, files),
+            Ok(Command::Unplug(mac)) => done(self.hotplug.unplug(mac)),
+        };
+        self.answer(answer)?;
         Ok(true)
     }
 
-    fn answer(&self, answer: &Answer) -> io::Result<()> {
-        let answer = serde_json::to_vec(answer)?;
+    fn answer(&self, answer: Result<Answer, ControlError>) -> io::Result<()> {
+        let answer = answer.unwrap_or_else(|error| Answer::Failed {
+            message: chain(&error),
+        });
+        let answer = serde_json::to_vec(&answer)?;
         send(&self.socket, &answer, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
 
-fn failed(error: &ControlError) -> Answer {
-    Answer::Failed {
-        message: chain(error),
-    }
+fn done<E: Into<ControlError>>(result: Result<(), E>) -> Result<Answer, ControlError> {
+    result.map(|()| Answer::Done).map_err(Into::into)
+}
+
+/// Those that came with a command.
+fn exactly<const N: usize>(files: Vec<File>) -> Result<[File; N], ControlError> {
+    let wrong = |files: Vec<File>| ControlError::Files {
+        wanted: N,
+        files: files.len(),
+    };
+    files.try_into().map_err(wrong)
 }
 
 impl MutEventSubscriber for Control {

@@ -89,13 +89,13 @@ impl Mode {
     }
 
     fn parse(text: &str) -> Result<Self, WantedError> {
+        if let Some(container) = in_vm::named(Some(text)) {
+            return Ok(Self::Container(container.to_owned()));
+        }
         match text {
             "default" => Ok(Self::Default),
             "none" => Ok(Self::None),
             "user" => Ok(Self::User),
-            other if in_vm::named(Some(other)).is_some() => Ok(Self::Container(
-                in_vm::named(Some(other)).unwrap_or_default().to_owned(),
-            )),
             "bridge" => Ok(Self::Bridge),
             "host" => Err(WantedError::Host),
             other => match other.strip_prefix("tap:") {

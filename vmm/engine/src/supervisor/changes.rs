@@ -28,21 +28,20 @@ pub(super) fn has_ended(state: &mut State, ended: Ended) {
     if let Some(health) = &mut state.health {
         "unhealthy".clone_into(&mut health.status);
     }
-    state.status = Status::Exited;
-    state.starting = false;
-    state.exit_code = i32::from(ended.code);
+    exited(state, i32::from(ended.code));
     state.oom_killed = ended.oom_killed;
-    state.network = Attachment::default();
-    state.finished = Some(Timestamp::now());
-    state.pid = 0;
 }
 
 pub(super) fn machine_ended(state: &mut State, error: &SupervisorError) {
+    exited(state, MACHINE_ENDED);
+    state.error = chain(error);
+}
+
+fn exited(state: &mut State, code: i32) {
     state.status = Status::Exited;
     state.starting = false;
-    state.exit_code = MACHINE_ENDED;
+    state.exit_code = code;
     state.network = Attachment::default();
-    state.error = chain(error);
     state.finished = Some(Timestamp::now());
     state.pid = 0;
 }

@@ -56,17 +56,20 @@ impl Shared {
             }));
         }
         let writer = Writer::new(dir, to.is_some()).map_err(|e| chain(&e))?;
-        let finish = |record: &Record| {
-            writer.record(record)?;
-            to.map_or(Ok(()), |to| writer.publish(to))
+        let finish = |record: Record| {
+            let recorded = writer.record(&record);
+            let published = recorded.and_then(|()| to.map_or(Ok(()), |to| writer.publish(to)));
+            published.map_err(|e| chain(&e))
         };
         let written = self.write_down(&machine, &writer);
-        // What is left takes its time, and nothing of it is the machine's.
-        let resumed_early = leave_running.then(|| machine.resume());
-        let finished = written.and_then(|record| finish(&record).map_err(|e| chain(&e)));
-        if finished.is_err() || leave_running {
-            let resumed = resumed_early.unwrap_or_else(|| machine.resume());
-            return finished.and(resumed);
+        if leave_running {
+            // What is left takes its time, and nothing of it is the machine's.
+            let resumed = machine.resume();
+            return written.and_then(finish).and(resumed);
+        }
+        let finished = written.and_then(finish);
+        if finished.is_err() {
+            return finished.and(machine.resume());
         }
         self.ends_for_checkpoint();
         machine.vm.kill().map_err(|e| chain(&e))?;
@@ -91,6 +94,7 @@ impl Shared {
     /// The machine stands still from here on, and with it what it writes to.
     fn write_down(&self, machine: &OwnMachine, writer: &Writer<'_>) -> Result<Record, String> {
         let artifacts = Artifacts::find().map_err(|e| chain(&e))?;
+        let made = Made::of(&artifacts).map_err(|e| chain(&e))?;
         let files = writer.files().map_err(|e| chain(&e))?;
         let control = &machine.vm.control;
         control
@@ -100,7 +104,7 @@ impl Shared {
         let volumes = volumes.map(|(name, path)| Ok((name.clone(), Stamp::of(path)?)));
         let record = || -> Result<Record, CheckpointError> {
             Ok(Record {
-                made: Made::of(&artifacts)?,
+                made,
                 created: Timestamp::now(),
                 container_id: self.container_id.clone(),
                 hardware: machine.vm.hardware.clone(),

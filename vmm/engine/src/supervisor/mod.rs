@@ -293,7 +293,6 @@ impl Supervisor<'_> {
         if let Some(place) = &container.in_vm {
             return self.live_in(place, outputs, signals, timings, begun);
         }
-        put_back(&self.entry.disk());
         let mut network = match checkpoint {
             None => Session::prepare(container, self.paths)?,
             Some(checkpoint) => {
@@ -392,6 +391,7 @@ impl Supervisor<'_> {
             return Ok(None);
         }
         let path = self.entry.disk();
+        put_back(&path);
         if !path.exists() {
             let size = container.storage_size.unwrap_or(disk::DEFAULT_SIZE);
             disk::create(&self.paths.containers(), size, &path)?;

@@ -52,9 +52,9 @@ fn stop_one(
         | Err(ClientError::Wire(WireError::Gone | WireError::Read(_))) => settled(entry)?,
         Err(e) => return Err(e.into()),
     }
-    event("stop")
-        .into_iter()
-        .for_each(|event| event.emit(paths));
+    if let Some(event) = event("stop") {
+        event.emit(paths);
+    }
     Ok(())
 }
 

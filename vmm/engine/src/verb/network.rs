@@ -17,7 +17,7 @@ use crate::image::Digest;
 use crate::network::{Mode, Other, Wanted as Attach};
 use crate::networks::{Member, Network, Networks, NetworksError, PREDEFINED, Wanted};
 use crate::paths::Paths;
-use crate::record::{Config, Registry};
+use crate::record::{Config, Entry, Registry};
 use crate::supervisor::client;
 use crate::supervisor::wire::Request;
 use crate::times::Timestamp;
@@ -92,7 +92,7 @@ fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result
         aliases: args.alias.clone(),
     };
     let told = Request::Connect(other.clone());
-    change(&args.container, paths, told, |config| {
+    let entry = change(&args.container, paths, told, |config| {
         let name = config.name().to_owned();
         let wanted = &mut config.container.network;
         if wanted.modes().any(|one| one.is_same(&other.mode)) {
@@ -102,7 +102,9 @@ fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result
         }
         let connected = wanted.connect(other);
         Ok(connected.map_err(crate::container::ContainerError::from)?)
-    })
+    })?;
+    changed(&entry, "connect", &network, paths);
+    Ok(0)
 }
 
 fn disconnect(
@@ -116,7 +118,7 @@ fn disconnect(
         found => found?,
     };
     let told = Request::Disconnect(mode.clone());
-    change(&args.container, paths, told, |config| {
+    let entry = change(&args.container, paths, told, |config| {
         let id = config.container.id.to_string();
         match config.container.network.disconnect(&mode) {
             true => Ok(()),
@@ -125,7 +127,9 @@ fn disconnect(
                 mode.name()
             )),
         }
-    })
+    })?;
+    changed(&entry, "disconnect", &mode.name(), paths);
+    Ok(0)
 }
 
 /// Changes what a container is to be and, where it runs, what it is.
@@ -134,7 +138,7 @@ fn change(
     paths: &Paths,
     told: Request,
     change: impl FnOnce(&mut Config) -> Result<(), VerbError>,
-) -> Result<u8, VerbError> {
+) -> Result<Entry, VerbError> {
     let entry = Registry::new(paths).find(name)?;
     let held = entry.change()?;
     let state = entry.correct(&held)?;
@@ -149,22 +153,20 @@ fn change(
     }
     change(&mut config)?;
     if state.is_up() {
-        client::request(paths, &entry, told.clone())?;
+        client::request(paths, &entry, told)?;
     }
     entry.write_config(&config)?;
-    let (action, network) = match &told {
-        Request::Disconnect(mode) => ("disconnect", mode.name()),
-        Request::Connect(other) => ("connect", other.mode.name()),
-        _ => return Ok(0),
-    };
-    if let Ok(shown) = Shown::find(&network, &Networks::new(paths)) {
+    Ok(entry)
+}
+
+fn changed(entry: &Entry, action: &str, network: &str, paths: &Paths) {
+    if let Ok(shown) = Shown::find(network, &Networks::new(paths)) {
         let event = Event::network(&shown.id, &shown.name, action);
         event
             .with("container", entry.id())
             .with("type", shown.driver)
             .emit(paths);
     }
-    Ok(0)
 }
 
 /// As a document for `inspect` and for rows.

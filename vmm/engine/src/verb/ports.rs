@@ -102,7 +102,6 @@ pub(super) fn settings(known: &Known) -> Value {
         let name = format!("{port}/{protocol}");
         ports.entry(name).or_insert(Value::Null);
     }
-    let first = place(network);
     let wanted = &known.config.container.network;
     let aliases = |name: &str| -> Vec<String> {
         let all = wanted.each();
@@ -119,7 +118,7 @@ pub(super) fn settings(known: &Known) -> Value {
         (one.network.clone(), place)
     });
     let networks: serde_json::Map<String, Value> = networks.collect();
-    let mut settings = first;
+    let mut settings = place(network);
     for empty in ["Bridge", "SandboxID", "SandboxKey"] {
         settings[empty] = "".into();
     }

@@ -47,33 +47,28 @@ impl Control {
 
     /// Returns when it is done.
     pub fn tell(&self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
-        let answer = self.ask(command, files).map_err(ControlError::Socket)?;
-        match serde_json::from_slice(&answer).map_err(ControlError::Answer)? {
-            Answer::Done | Answer::Plugged { .. } => Ok(()),
-            Answer::Failed { message } => Err(ControlError::Refused(message)),
-        }
+        self.ask(command, files).map(drop)
     }
 
     /// The number of the device that has come.
     pub fn plug(&self, plug: Plug, backend: BorrowedFd<'_>) -> Result<u8, ControlError> {
-        let answer = self.ask(&Command::Plug(plug), &[backend]);
-        let answer = answer.map_err(ControlError::Socket)?;
-        match serde_json::from_slice(&answer).map_err(ControlError::Answer)? {
+        match self.ask(&Command::Plug(plug), &[backend])? {
             Answer::Plugged { device } => Ok(device),
-            Answer::Failed { message } => Err(ControlError::Refused(message)),
             other => Err(ControlError::Refused(format!("{other:?}"))),
         }
     }
 
-    /// An answer that comes too late would be taken for that of the next command: after a failure
-    /// there is no next one.
-    fn ask(&self, command: &Command, files: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
-        let answered = self.exchange(command, files);
-        if answered.is_err() {
-            // Fails only for one that is shut down.
+    fn ask(&self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<Answer, ControlError> {
+        let answer = self.exchange(command, files).map_err(|error| {
+            // One that comes too late would be taken for that of the next command: there is none.
+            // It fails only for one that is shut down.
             let _ = shutdown(&self.0, Shutdown::Both);
+            ControlError::Socket(error)
+        })?;
+        match serde_json::from_slice(&answer).map_err(ControlError::Answer)? {
+            Answer::Failed { message } => Err(ControlError::Refused(message)),
+            answer => Ok(answer),
         }
-        answered
     }
 
     fn exchange(&self, command: &Command, files: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The events of one device, for whichever thread serves it: its queues' kicks and, where it has
-//! one, its own descriptor; and the wish to have it saved. The transport (on a vCPU thread) puts the handler in and takes it out.
+//! one, its own descriptor; and the wish to have it saved. The transport (on a vCPU thread) puts the
+//! handler in and takes it out.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};

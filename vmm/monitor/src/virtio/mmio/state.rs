@@ -130,15 +130,16 @@ impl Frozen<'_> {
 impl MmioTransport {
     /// A request in flight is waited for. Its thread must run.
     pub fn freeze(&self) -> Result<Frozen<'_>, FreezeError> {
-        let state = self.shared.ask_for_state().map_err(FreezeError::Ask)?;
-        let saved = state.map(|state| state.recv_timeout(PATIENCE));
-        let saved = saved.transpose().map_err(|_| FreezeError::NoAnswer {
+        let asked = self.shared.ask_for_state().map_err(FreezeError::Ask)?;
+        let Some(state) = asked else {
+            return Ok(self.freeze_here());
+        };
+        let no_answer = |_| FreezeError::NoAnswer {
             device: self.name.clone(),
-        })?;
+        };
+        let saved = state.recv_timeout(PATIENCE).map_err(no_answer)?;
         Ok(Frozen {
-            saved: saved
-                .transpose()
-                .map_err(|source| self.cannot_save(source))?,
+            saved: Some(saved.map_err(|source| self.cannot_save(source))?),
             ..self.freeze_here()
         })
     }

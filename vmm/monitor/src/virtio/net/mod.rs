@@ -148,15 +148,10 @@ impl Net {
                 (Box::new(tap), mtu)
             }
             NetBackend::TapFd(fd) => tap(crate::run::inherited(*fd))?,
-            NetBackend::Stream(path) => {
-                let socket = Stream::connect(path)?;
-                (
-                    Box::new(socket.finishing(config.finish_handshakes)),
-                    MAX_MTU,
-                )
-            }
+            NetBackend::Stream(path) => stream(Stream::connect(path)?, config.finish_handshakes),
             NetBackend::StreamFd(fd) => {
-                stream(crate::run::inherited(*fd), config.finish_handshakes)?
+                let socket = Stream::new(crate::run::inherited(*fd))?;
+                stream(socket, config.finish_handshakes)
             }
         };
         let mtu = config.mtu.unwrap_or(mtu);
@@ -206,9 +201,8 @@ fn tap(fd: OwnedFd) -> Result<(Box<dyn Backend>, u16), NetError> {
     Ok((Box::new(Tap::new(fd, DEFAULT_MTU)?), DEFAULT_MTU))
 }
 
-fn stream(fd: OwnedFd, finish_handshakes: bool) -> Result<(Box<dyn Backend>, u16), NetError> {
-    let socket = Stream::new(fd)?.finishing(finish_handshakes);
-    Ok((Box::new(socket), MAX_MTU))
+fn stream(socket: Stream, finish_handshakes: bool) -> (Box<dyn Backend>, u16) {
+    (Box::new(socket.finishing(finish_handshakes)), MAX_MTU)
 }
 
 fn check_mac(mac: Mac) -> Result<(), NetError> {
@@ -249,7 +243,7 @@ impl NetPort {
     pub fn plug(&self, plug: &Plug, fd: OwnedFd) -> Result<(), NetError> {
         let (backend, mtu) = match plug.backend {
             PlugBackend::Tap => tap(fd)?,
-            PlugBackend::Stream => stream(fd, plug.finish_handshakes)?,
+            PlugBackend::Stream => stream(Stream::new(fd)?, plug.finish_handshakes),
         };
         let identity = Identity::new(&*backend, plug.mac, plug.mtu.unwrap_or(mtu))?;
         *hold(&self.0.limits) = Limits::default();
