@@ -23,3 +23,12 @@ pub use kernel::kernel;
 pub use namespace::{host, in_namespace};
 pub use program::{Done, Program};
 pub use skips::{SKIPS_FILE, skip};
+
+/// How often what may go wrong is tried: `usual`, or as `WALNUT_TEST_ROUNDS` says.
+#[must_use]
+pub fn rounds(usual: usize) -> usize {
+    let given = std::env::var("WALNUT_TEST_ROUNDS").ok();
+    given
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(usual)
+}

@@ -9,19 +9,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::process::Pid;
-use walnut_tests::harness::{Home, process, skip};
+use walnut_tests::harness::{Home, process, rounds, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
-/// How often what may go wrong is tried; `WALNUT_TEST_ROUNDS` says how often else.
+/// What [`rounds`] is without being told.
 const RACES: usize = 40;
 const DEATHS: usize = 10;
-
-fn rounds(usual: usize) -> usize {
-    let given = std::env::var("WALNUT_TEST_ROUNDS").ok();
-    given
-        .and_then(|rounds| rounds.parse().ok())
-        .unwrap_or(usual)
-}
 
 fn record(home: &Home, name: &str) -> PathBuf {
     let id = home.says(&["inspect", "-f", "{{.Id}}", name]);

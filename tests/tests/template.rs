@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use walnut_tests::harness::{Done, Home, Program, skip};
+use walnut_tests::harness::{Done, Home, Program, rounds, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
 
@@ -371,7 +371,7 @@ fn template_makes_what_it_needs() {
 #[test]
 fn many_in_a_row_and_at_once() {
     const IN_A_ROW: usize = 20;
-    const AT_ONCE: usize = 8;
+    const AT_ONCE: usize = 32;
     let Some((home, _)) = home() else {
         return skip(NO_KVM);
     };
@@ -379,7 +379,7 @@ fn many_in_a_row_and_at_once() {
     clone(&home, &[], "true");
     let script = "head -c 16 /dev/urandom | od -An -tx1";
     let mut seen = HashSet::new();
-    for _ in 0..IN_A_ROW {
+    for _ in 0..rounds(IN_A_ROW) {
         assert!(seen.insert(clone(&home, &[], script)));
     }
     let all: Vec<String> = thread::scope(|scope| {
