@@ -8,14 +8,12 @@ use vm_superio::I8042Device;
 use crate::arch::x86_64::layout::{I8042_PORT, MMIO_START, SERIAL_PORT, SLOTS};
 use crate::console::SharedSerial;
 use crate::ending::Ender;
-use crate::virtio::mmio::{MMIO_LEN, MmioTransport, read_empty};
+use crate::virtio::mmio::MmioTransport;
+use crate::virtio::registers::MMIO_LEN;
 use walnut_vmm_config::Ending;
 
 const SERIAL_PORTS: u16 = 8;
 const I8042_PORTS: u16 = 5;
-
-/// Behind the last place that a device may have.
-const SLOTS_END: u64 = MMIO_START + SLOTS as u64 * MMIO_LEN;
 
 pub struct Bus {
     /// In the order of their addresses, from [`MMIO_START`], [`MMIO_LEN`] apart; behind them, the places
@@ -38,16 +36,6 @@ impl Bus {
             serial,
             i8042,
         })
-    }
-
-    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
-        match self.device(address) {
-            Some((mut device, offset)) => device.read(offset, data),
-            None if (MMIO_START..SLOTS_END).contains(&address) => {
-                read_empty((address - MMIO_START) % MMIO_LEN, data);
-            }
-            None => data.fill(0xff),
-        }
     }
 
     pub fn mmio_write(&self, address: u64, data: &[u8]) {

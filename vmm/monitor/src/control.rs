@@ -9,16 +9,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use kvm_ioctls::VmFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use thiserror::Error;
 use vm_memory::GuestAddress;
 use walnut_vmm_config::{Answer, Command, Plug};
 
 use crate::arch::x86_64::state::{StateError, VmState};
+use crate::board::Board;
 use crate::bus::Bus;
 use crate::hotplug::{Hotplug, HotplugError};
-use crate::memory::Memory;
 use crate::pause::{PauseError, Vcpus};
 use crate::report::chain;
 use crate::snapshot::memory::{self, Pagemap, SnapshotMemoryError};
@@ -54,8 +53,7 @@ enum ControlError {
 
 /// What a snapshot needs of a machine, besides its vCPUs.
 pub struct Anatomy {
-    pub vm: VmFd,
-    pub memory: Memory,
+    pub board: Board,
     pub memory_mib: u32,
     /// Parts of memory that are files of the host, by address.
     pub mapped: Vec<(GuestAddress, u64)>,
@@ -111,7 +109,7 @@ impl Control {
     fn plug(&mut self, plug: &Plug, files: Vec<File>) -> Result<Answer, ControlError> {
         let [backend] = exactly(files)?;
         let machine = &self.machine;
-        let place = (&machine.vm, &*machine.bus, &machine.memory);
+        let place = (&machine.board, &*machine.bus);
         let device = self.hotplug.plug(plug, backend.into(), place)?;
         Ok(Answer::Plugged { device })
     }
@@ -120,7 +118,7 @@ impl Control {
         let [to] = exactly(files)?;
         let machine = &self.machine;
         done(
-            working_set::record(&machine.memory, &machine.pagemap)
+            working_set::record(&machine.board.memory, &machine.pagemap)
                 .and_then(|runs| working_set::write(&runs, &to))
                 .map_err(ControlError::WorkingSet),
         )
@@ -172,8 +170,13 @@ impl Control {
         let saved = State {
             version: VERSION.to_owned(),
             memory_mib: machine.memory_mib,
-            extents: memory::save(&machine.memory, &machine.pagemap, &machine.mapped, &to)?,
-            vm: VmState::save(&machine.vm)?,
+            extents: memory::save(
+                &machine.board.memory,
+                &machine.pagemap,
+                &machine.mapped,
+                &to,
+            )?,
+            vm: VmState::save(&machine.board.vm)?,
             vcpus,
             devices: frozen.iter().map(Frozen::save).collect::<Result<_, _>>()?,
             serial,
@@ -194,7 +197,7 @@ impl Control {
             Ok(Command::Snapshot) => return self.stand_still(files).map(|()| true),
             Ok(Command::WorkingSet) => self.working_set(files),
             Ok(Command::Plug(plug)) => self.plug(&plug, files),
-            Ok(Command::Unplug(mac)) => done(self.hotplug.unplug(mac)),
+            Ok(Command::Unplug(mac)) => done(self.hotplug.unplug(mac, &self.machine.bus)),
         };
         self.answer(answer)?;
         Ok(true)

@@ -3,18 +3,15 @@
 //! its events, its interrupt and its queues' notifications stay as they are. Run by the event loop.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use kvm_ioctls::VmFd;
 use thiserror::Error;
 use walnut_vmm_config::{Mac, Plug};
 
+use crate::board::Board;
 use crate::bus::Bus;
-use crate::machine::{MachineError, wire_up};
-use crate::memory::Memory;
+use crate::machine::MachineError;
 use crate::virtio::events::DeviceEvents;
-use crate::virtio::mmio::MmioTransport;
 use crate::virtio::net::{Net, NetError, NetPort};
 
 #[derive(Debug, Error)]
@@ -62,7 +59,7 @@ impl Hotplug {
         &mut self,
         plug: &Plug,
         fd: OwnedFd,
-        (vm, bus, memory): (&VmFd, &Bus, &Memory),
+        (board, bus): (&Board, &Bus),
     ) -> Result<u8, HotplugError> {
         if self.find(plug.mac).is_some() {
             return Err(HotplugError::Twice(plug.mac));
@@ -71,35 +68,44 @@ impl Hotplug {
             !port.is_present() && bus.slot(*slot).is_some_and(|device| !device.is_active())
         };
         if let Some(free) = self.nets.0.iter().position(is_free) {
-            self.nets.0[free].1.plug(plug, fd)?;
+            let (slot, port) = &self.nets.0[free];
+            port.plug(plug, fd)?;
+            show(bus, *slot);
             return Ok(number(free));
         }
         let slot = bus.vacancy().ok_or(HotplugError::NoPlace)?;
         let net = Net::absent()?;
         let port = net.port();
         let index = self.nets.0.len();
-        let name = format!("net{index}");
-        let transport = MmioTransport::new(&name, Box::new(net), Arc::clone(memory))
-            .map_err(HotplugError::Events)?;
+        let transport = board.put(slot, &format!("net{index}"), Box::new(net))?;
         let events = transport.events().map_err(HotplugError::Events)?;
-        wire_up(vm, &transport, slot)?;
         port.plug(plug, fd)?;
         self.newcomers
             .send(events)
             .map_err(|_| HotplugError::Gone)?;
         bus.add(slot, transport);
+        show(bus, slot);
         self.nets.add(slot, port);
         Ok(number(index))
     }
 
-    pub fn unplug(&mut self, mac: Mac) -> Result<(), HotplugError> {
-        let port = self.find(mac).ok_or(HotplugError::Unknown(mac))?;
-        Ok(port.unplug()?)
+    pub fn unplug(&mut self, mac: Mac, bus: &Bus) -> Result<(), HotplugError> {
+        let (slot, port) = self.find(mac).ok_or(HotplugError::Unknown(mac))?;
+        port.unplug()?;
+        show(bus, *slot);
+        Ok(())
     }
 
-    fn find(&self, mac: Mac) -> Option<&NetPort> {
-        let mut ports = self.nets.0.iter().map(|(_, port)| port);
-        ports.find(|port| port.is_present() && port.mac() == mac)
+    fn find(&self, mac: Mac) -> Option<&(u32, NetPort)> {
+        let is_it = |(_, port): &&(u32, NetPort)| port.is_present() && port.mac() == mac;
+        self.nets.0.iter().find(is_it)
+    }
+}
+
+/// What the guest sees of the place is what is there now.
+fn show(bus: &Bus, slot: u32) {
+    if let Some(device) = bus.slot(slot) {
+        device.show();
     }
 }
 

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
+mod board;
 mod bus;
 pub mod cli;
 mod console;

@@ -4,19 +4,21 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
+use vm_memory::mmap::MmapRegionError;
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion as _};
 use walnut_vmm_config::VmConfig;
 use walnut_vmm_host::KvmError;
 
 use crate::arch::x86_64::boot::{BootError, BootFiles, Entry};
-use crate::arch::x86_64::layout::{
-    self, GSI_FIRST, GSI_SERIAL, KVM_IDENTITY_MAP, KVM_TSS, MMIO_START, SLOTS,
-};
+use crate::arch::x86_64::layout::{self, GSI_SERIAL, KVM_IDENTITY_MAP, KVM_TSS, MMIO_START, SLOTS};
 use crate::arch::x86_64::state::{self, StateError, VcpuState};
 use crate::arch::x86_64::{cpuid, regs};
+use crate::board::Board;
 use crate::bus::Bus;
 use crate::console::Console;
 use crate::devices::{DeviceError, Devices, Opened, Served};
@@ -27,7 +29,8 @@ use crate::prefault::prefault;
 use crate::snapshot::memory::SnapshotMemoryError;
 use crate::snapshot::{self, Snapshot, working_set};
 use crate::virtio::events::DeviceEvents;
-use crate::virtio::mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY, RestoreError, TransportState};
+use crate::virtio::mmio::{MmioTransport, RestoreError, TransportState};
+use crate::virtio::registers::{MMIO_LEN, RegisterPages};
 
 #[derive(Debug, Error)]
 pub enum MachineError {
@@ -58,9 +61,11 @@ pub enum MachineError {
     Snapshot(#[from] SnapshotMemoryError),
     #[error("cannot make the events of a device")]
     Events(#[source] std::io::Error),
+    #[error("cannot map the registers of the devices")]
+    Registers(#[source] MmapRegionError),
 }
 
-fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
+pub(crate) fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
     move |source| MachineError::Kvm { what, source }
 }
 
@@ -72,14 +77,12 @@ pub struct Machine {
     /// What a worker thread each serves.
     pub workers: Vec<(Served, DeviceEvents)>,
     pub bus: Arc<Bus>,
-    pub memory: Memory,
+    pub board: Board,
     pub nets: Nets,
     /// Parts of memory that are files of the host, by address.
     pub mapped: Vec<(GuestAddress, u64)>,
     /// What a snapshot has to save of a vCPU.
     pub msrs: Vec<u32>,
-    /// Lives as long as the machine.
-    pub vm: VmFd,
 }
 
 impl Machine {
@@ -95,29 +98,33 @@ impl Machine {
         let ram_bytes = u64::from(config.memory_mib) << 20;
         let memory = add_memory(&vm, ram_bytes)?;
         let devices = Devices::open(config, layout::pmem_start(ram_bytes))?;
-        add_pmem(&vm, &devices, memory.num_regions())?;
         vm.register_irqfd(&console.irqfd, GSI_SERIAL)
             .map_err(kvm("wire up the console"))?;
-        let mut slots = Slots::fill(&vm, &memory, devices.list)?;
+        let board = Board::new(vm, memory)?;
+        let (vm, memory) = (&board.vm, &board.memory);
+        let mut memslots = u32::try_from(memory.num_regions()).unwrap_or(u32::MAX)..;
+        add_registers(vm, &mut memslots, &board.registers)?;
+        add_pmem(vm, &mut memslots, &devices)?;
+        let mut slots = Slots::fill(&board, devices.list)?;
         let cpus = Cpus::new(&kvm_fd, config.cpus)?;
         let mut ahead = Vec::new();
         let (vcpus, mut mapped) = match snapshot {
             None => {
                 let mut cmdline = config.cmdline.clone();
-                cmdline.push_str(&slots.parameters(config.spare_slots));
+                cmdline.push_str(&slots.parameters(&board, config.spare_slots));
                 let files = BootFiles::open(&config.kernel, config.initrd.as_deref())?;
-                let loaded = files.load(&memory, ram_bytes, config.cpus, &cmdline)?;
+                let loaded = files.load(memory, ram_bytes, config.cpus, &cmdline)?;
                 ahead.extend(&loaded.mapped);
-                (cpus.boot(&vm, loaded.entry)?, loaded.mapped)
+                (cpus.boot(vm, loaded.entry)?, loaded.mapped)
             }
             Some(snapshot) => {
                 let state = snapshot.state;
-                snapshot::memory::restore(&memory, &snapshot.memory, &state.extents)?;
-                let vcpus = cpus.restore(&vm, &state.vcpus)?;
-                state.vm.restore(&vm)?;
+                snapshot::memory::restore(memory, &snapshot.memory, &state.extents)?;
+                let vcpus = cpus.restore(vm, &state.vcpus)?;
+                state.vm.restore(vm)?;
                 slots.restore(state.devices)?;
-                working_set::use_small_pages(&memory, &snapshot.working_set);
-                ahead = working_set::populate(&memory, &snapshot.working_set);
+                working_set::use_small_pages(memory, &snapshot.working_set);
+                ahead = working_set::populate(memory, &snapshot.working_set);
                 let extents = state.extents.iter();
                 let mapped = extents.map(|extent| (GuestAddress(extent.start), extent.len));
                 (vcpus, mapped.collect())
@@ -128,20 +135,23 @@ impl Machine {
         let prefaulted = prefaulted.filter(|(config, _)| config.prefault);
         let images = prefaulted.map(|(_, mapping)| (mapping.guest, mapping.image_len));
         ahead.extend(images);
+        ahead.push((
+            GuestAddress(MMIO_START),
+            slots.transports.len() as u64 * MMIO_LEN,
+        ));
         prefault(&kvm_fd, &vcpus[0], &ahead);
         Ok(Self {
             vcpus,
             events: slots.events,
             workers: slots.workers,
             bus: Bus::new(slots.transports, Arc::clone(&console.serial), ender.clone()),
-            memory,
+            board,
             nets: devices.nets,
             mapped,
             msrs: match config.control_fd {
                 Some(_) => state::msr_indices(&kvm_fd)?,
                 None => Vec::new(),
             },
-            vm,
         })
     }
 }
@@ -154,7 +164,7 @@ struct Slots {
 }
 
 impl Slots {
-    fn fill(vm: &VmFd, memory: &Memory, devices: Vec<Opened>) -> Result<Self, MachineError> {
+    fn fill(board: &Board, devices: Vec<Opened>) -> Result<Self, MachineError> {
         let (count, max) = (devices.len(), SLOTS as usize);
         if count > max {
             return Err(MachineError::TooManyDevices { count, max });
@@ -165,9 +175,7 @@ impl Slots {
             workers: Vec::new(),
         };
         for (slot, device) in (0u32..).zip(devices) {
-            let transport = MmioTransport::new(&device.name, device.device, Arc::clone(memory))
-                .map_err(MachineError::Events)?;
-            wire_up(vm, &transport, slot)?;
+            let transport = board.put(slot, &device.name, device.device)?;
             let events = transport.events().map_err(MachineError::Events)?;
             match device.served {
                 Served::EventLoop => slots.events.push(events),
@@ -179,17 +187,9 @@ impl Slots {
     }
 
     /// What the kernel's command line says about the places, some empty ones included.
-    fn parameters(&self, spare: u32) -> String {
+    fn parameters(&self, board: &Board, spare: u32) -> String {
         let used = u32::try_from(self.transports.len()).unwrap_or(SLOTS);
-        (0..used.saturating_add(spare).min(SLOTS))
-            .map(|slot| {
-                format!(
-                    " virtio_mmio.device=4K@{:#x}:{}",
-                    base(slot),
-                    GSI_FIRST + slot
-                )
-            })
-            .collect()
+        board.announce(used, used.saturating_add(spare))
     }
 
     /// The first devices go on as they were; the others are new to the guest.
@@ -205,10 +205,6 @@ impl Slots {
         }
         Ok(())
     }
-}
-
-fn base(slot: u32) -> u64 {
-    MMIO_START + u64::from(slot) * MMIO_LEN
 }
 
 fn create_vm(kvm_fd: &Kvm) -> Result<VmFd, MachineError> {
@@ -238,16 +234,31 @@ fn add_memory(vm: &VmFd, ram_bytes: u64) -> Result<Memory, MachineError> {
     let memory = memory::allocate(&ranges)?;
     for (slot, region) in (0..).zip(memory.iter()) {
         let host = memory::host_address(region);
-        add_slot(vm, slot, region.start_addr(), region.len(), host)?;
+        add_slot(vm, slot, region.start_addr(), region.len(), host, 0)?;
     }
     Ok(memory)
 }
 
-fn add_pmem(vm: &VmFd, devices: &Devices, first_slot: usize) -> Result<(), MachineError> {
-    for (slot, mapping) in (u32::try_from(first_slot).unwrap_or(u32::MAX)..).zip(&devices.pmem) {
-        add_slot(vm, slot, mapping.guest, mapping.len, mapping.host)?;
+fn add_pmem(
+    vm: &VmFd,
+    slots: &mut impl Iterator<Item = u32>,
+    devices: &Devices,
+) -> Result<(), MachineError> {
+    for (slot, mapping) in slots.zip(&devices.pmem) {
+        add_slot(vm, slot, mapping.guest, mapping.len, mapping.host, 0)?;
     }
     Ok(())
+}
+
+fn add_registers(
+    vm: &VmFd,
+    slots: &mut impl Iterator<Item = u32>,
+    pages: &RegisterPages,
+) -> Result<(), MachineError> {
+    slots.take(1).try_for_each(|slot| {
+        let (guest, host) = (GuestAddress(MMIO_START), pages.host_address());
+        add_slot(vm, slot, guest, pages.len(), host, KVM_MEM_READONLY)
+    })
 }
 
 fn add_slot(
@@ -256,31 +267,21 @@ fn add_slot(
     guest: GuestAddress,
     len: u64,
     host: u64,
+    flags: u32,
 ) -> Result<(), MachineError> {
     let region = kvm_userspace_memory_region {
         slot,
         guest_phys_addr: guest.0,
         memory_size: len,
         userspace_addr: host,
-        flags: 0,
+        flags,
     };
     #[expect(unsafe_code, reason = "KVM maps memory of this process into the guest")]
-    // SAFETY: the range is mapped, belongs to guest memory or a pmem device alone, and neither is
-    // unmapped as long as the process lives. Slots do not overlap: see `layout`.
+    // SAFETY: the range is mapped, belongs to guest memory, a pmem device or the devices' registers
+    // alone, and none of them is unmapped as long as the process lives. Slots do not overlap: see
+    // `layout`.
     let set = unsafe { vm.set_user_memory_region(region) };
     set.map_err(kvm("map guest memory"))
-}
-
-/// Binds the device's events to KVM: an interrupt line, and one notification address per queue.
-pub(crate) fn wire_up(vm: &VmFd, transport: &MmioTransport, slot: u32) -> Result<(), MachineError> {
-    vm.register_irqfd(transport.irqfd(), GSI_FIRST + slot)
-        .map_err(kvm("wire up an interrupt"))?;
-    let notify = IoEventAddress::Mmio(base(slot) + QUEUE_NOTIFY);
-    for (index, kick) in (0u32..).zip(transport.kicks()) {
-        vm.register_ioevent(kick, &notify, index)
-            .map_err(kvm("wire up a queue"))?;
-    }
-    Ok(())
 }
 
 /// The vCPUs to be, with what CPUID shall tell them.

@@ -126,8 +126,7 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     let (newcomers, arrivals) = mpsc::channel();
     if let (Some(fd), Some(pagemap)) = (config.control_fd, pagemap) {
         let anatomy = Anatomy {
-            vm: machine.vm,
-            memory: machine.memory,
+            board: machine.board,
             memory_mib: config.memory_mib,
             mapped: machine.mapped,
             bus: machine.bus,

@@ -7,11 +7,15 @@ use walnut_vmm_host::seccomp::{AllowList, BASICS, EVENTS};
 use super::Thread;
 use crate::virtio::{blk, fs, net};
 
+/// `KVM_IRQ_LINE`: how a device interrupts.
+const KVM_IRQ_LINE: u64 = 0x4008_ae61;
+
 /// `_IO(KVMIO, 0x80)`, the one ioctl of a vCPU thread in normal life; `KVM_GET_REGS`,
 /// `KVM_GET_SREGS` for the message about an internal error; and those that save a vCPU:
 /// `KVM_GET_MSRS`, `KVM_GET_CPUID2`, `KVM_GET_LAPIC`, `KVM_GET_MP_STATE`, `KVM_GET_VCPU_EVENTS`,
 /// `KVM_GET_DEBUGREGS`, `KVM_GET_XSAVE`, `KVM_GET_XCRS`, `KVM_GET_TSC_KHZ`.
 const VCPU_IOCTLS: &[u64] = &[
+    KVM_IRQ_LINE,
     0xae80,
     0x8090_ae81,
     0x8138_ae83,
@@ -27,15 +31,15 @@ const VCPU_IOCTLS: &[u64] = &[
 ];
 
 /// `TCSETS`, `TCSETS2`: the user's terminal, restored at the end; `KVM_GET_IRQCHIP`,
-/// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot; `KVM_IRQFD`, `KVM_IOEVENTFD`, `FIONBIO` for a device
-/// that comes while the machine runs.
+/// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot; `KVM_IOEVENTFD`, `FIONBIO` for a device that
+/// comes while the machine runs.
 const EVENT_LOOP_IOCTLS: &[u64] = &[
+    KVM_IRQ_LINE,
     0x5402,
     0x402c_542b,
     0xc208_ae62,
     0x8070_ae9f,
     0x8030_ae7c,
-    0x4020_ae76,
     0x4040_ae79,
     0x5421,
 ];
@@ -90,10 +94,11 @@ pub(super) fn program(thread: Thread) -> Result<BpfProgram, BackendError> {
             list.allow_with(libc::SYS_socket, 0, &[unix])?;
         }
         Thread::Fs => {
+            list.allow_with(libc::SYS_ioctl, 1, &[KVM_IRQ_LINE])?;
             let files_only = u64::from(libc::CLONE_FS.unsigned_abs());
             list.allow_with(libc::SYS_unshare, 0, &[files_only])?;
         }
-        Thread::Blk => {}
+        Thread::Blk => list.allow_with(libc::SYS_ioctl, 1, &[KVM_IRQ_LINE])?,
     }
     list.compile()
 }

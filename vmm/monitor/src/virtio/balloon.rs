@@ -19,7 +19,6 @@ use vm_memory::{GuestAddress, GuestMemory as _, VolatileSlice, bitmap::MS};
 
 use super::{
     ActivateError, Activation, DeviceState, QueueError, QueueHandler, VirtQueue, VirtioDevice,
-    read_config_bytes,
 };
 use crate::memory::GuestMemory;
 
@@ -82,11 +81,11 @@ impl VirtioDevice for Balloon {
         DEFLATE_ON_OOM | PAGE_REPORTING
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
+    fn config(&self) -> Vec<u8> {
         // `num_pages`, the size that is asked for, stays zero.
-        let mut config = [0; 8];
-        config[4..].copy_from_slice(&self.actual.load(Ordering::Relaxed).to_le_bytes());
-        read_config_bytes(&config, offset, data);
+        let mut config = vec![0; 4];
+        config.extend(self.actual.load(Ordering::Relaxed).to_le_bytes());
+        config
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,16 +13,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{DeviceState, Interrupt, QueueError, QueueHandler};
 
-/// virtio 1.3 §2.1.
-pub const STATUS_NEEDS_RESET: u32 = 0x40;
-
 /// The event that is neither a queue's nor the device's own.
 const SAVE: u32 = u32::MAX;
 
 /// What the transport and the serving thread share.
 pub struct Shared {
-    /// The device status register.
-    pub status: AtomicU32,
     pub interrupt: Interrupt,
     /// Filled by `DRIVER_OK`, emptied by a reset. A request is served with the lock held, so that
     /// whoever takes the handler out knows that none is in flight.
@@ -48,7 +42,6 @@ impl Shared {
             })
         };
         Ok(Self {
-            status: AtomicU32::new(0),
             interrupt,
             handler: Mutex::new(None),
             saving: saved_where_served.then(saving).transpose()?,
@@ -144,10 +137,7 @@ impl DeviceEvents {
 
     fn give_up(&self, error: &QueueError) {
         log::warn!("{}: {error}; the device needs a reset", self.name);
-        self.shared
-            .status
-            .fetch_or(STATUS_NEEDS_RESET, Ordering::SeqCst);
-        if let Err(error) = self.shared.interrupt.signal_config() {
+        if let Err(error) = self.shared.interrupt.needs_reset() {
             log::warn!("{}: {error}", self.name);
         }
     }

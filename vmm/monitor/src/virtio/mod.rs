@@ -16,6 +16,7 @@ pub mod net;
 mod plain;
 pub mod pmem;
 pub mod queue;
+pub mod registers;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod test_driver;
@@ -46,8 +47,11 @@ pub trait VirtioDevice: Send {
         0
     }
 
-    /// Fills `data` from the configuration space at `offset`; bytes beyond its end read as zero.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// The configuration structure, as it is now. When the device changes it by itself, it says so by
+    /// [`Interrupt::change_config`].
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
@@ -113,17 +117,4 @@ pub enum ActivateError {
     Event(#[source] std::io::Error),
     #[error("saved state of the device does not fit: {0}")]
     State(String),
-}
-
-/// Copies from a device's configuration structure as the driver asks: any offset, any length.
-pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
-    data.fill(0);
-    let Some(tail) = usize::try_from(offset)
-        .ok()
-        .and_then(|start| config.get(start..))
-    else {
-        return;
-    };
-    let len = tail.len().min(data.len());
-    data[..len].copy_from_slice(&tail[..len]);
 }

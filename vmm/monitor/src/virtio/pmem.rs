@@ -20,7 +20,7 @@ use vm_memory::GuestAddress;
 use walnut_vmm_config::PmemConfig;
 
 use super::plain::PlainHandler;
-use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice};
 use crate::memory::{GuestMemory, HUGE_PAGE, MemoryError, PAGE, map_aligned};
 
 /// §5.19.
@@ -190,8 +190,8 @@ impl VirtioDevice for Pmem {
         QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(&self.config, offset, data);
+    fn config(&self) -> Vec<u8> {
+        self.config.to_vec()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {
@@ -289,9 +289,7 @@ mod tests {
         assert_eq!(device.len(), 3 * huge);
         assert_eq!(read(&device, 4096), 0xa5);
         assert_eq!(read(&device, 2 * HUGE_PAGE), 0);
-        let mut size = [0; 8];
-        device.read_config(8, &mut size);
-        assert_eq!(size, (3 * huge).to_le_bytes());
+        assert_eq!(device.config()[8..], (3 * huge).to_le_bytes());
         for room in [0, 4096, huge + 4096, u64::MAX] {
             assert!(matches!(with_room(room), Err(PmemError::Room { .. })));
         }
@@ -312,8 +310,7 @@ mod tests {
     #[test]
     fn config_space_has_start_and_padded_size() {
         let device = pmem(&image(5)).unwrap();
-        let mut bytes = [0; 16];
-        device.read_config(0, &mut bytes);
+        let bytes = device.config();
         assert_eq!(bytes[..8], 0x1_0000_0000u64.to_le_bytes());
         assert_eq!(bytes[8..], (HUGE_PAGE as u64).to_le_bytes());
     }

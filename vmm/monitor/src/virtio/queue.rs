@@ -5,15 +5,20 @@
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
+use vm_superio::Trigger;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::registers::{
+    CONFIG_GENERATION, INTERRUPT_STATUS, Registers, STATUS, STATUS_NEEDS_RESET,
+};
 use crate::memory::{GuestMemory, Memory};
 
 /// Bits of the transport's InterruptStatus (virtio 1.3 §4.2.2).
@@ -34,21 +39,24 @@ pub enum QueueError {
         source: virtio_queue::Error,
     },
     #[error("cannot raise the device's interrupt")]
-    Interrupt(#[source] std::io::Error),
+    Interrupt(#[source] io::Error),
     #[error("cannot wait for the device's events")]
-    Events(#[source] std::io::Error),
+    Events(#[source] io::Error),
 }
 
-/// The device's one interrupt line: status bits, then the irqfd.
+/// Wired to the guest's interrupt controller.
+pub type Line = Arc<dyn Trigger<E = io::Error> + Send + Sync>;
+
+/// The device's one interrupt: status bits, then the line.
 #[derive(Clone)]
 pub struct Interrupt {
-    status: Arc<AtomicU32>,
-    irqfd: Arc<EventFd>,
+    registers: Registers,
+    line: Line,
 }
 
 impl Interrupt {
-    pub fn new(status: Arc<AtomicU32>, irqfd: Arc<EventFd>) -> Self {
-        Self { status, irqfd }
+    pub fn new(registers: Registers, line: Line) -> Self {
+        Self { registers, line }
     }
 
     pub fn signal_used(&self) -> Result<(), QueueError> {
@@ -59,9 +67,29 @@ impl Interrupt {
         self.signal(INTERRUPT_CONFIG)
     }
 
+    /// Shows the driver another configuration, and tells it so.
+    pub fn change_config(&self, config: &[u8]) -> Result<(), QueueError> {
+        self.registers.set_config(config);
+        let generation = self.registers.get(CONFIG_GENERATION);
+        self.registers
+            .set(CONFIG_GENERATION, generation.wrapping_add(1));
+        self.signal_config()
+    }
+
+    /// The device can't go on (virtio 1.3 §2.1.2).
+    pub fn needs_reset(&self) -> Result<(), QueueError> {
+        self.registers.add(STATUS, STATUS_NEEDS_RESET);
+        self.signal_config()
+    }
+
+    /// The line alone.
+    pub fn raise(&self) -> io::Result<()> {
+        self.line.trigger()
+    }
+
     fn signal(&self, bit: u32) -> Result<(), QueueError> {
-        self.status.fetch_or(bit, Ordering::SeqCst);
-        self.irqfd.write(1).map_err(QueueError::Interrupt)
+        self.registers.add(INTERRUPT_STATUS, bit);
+        self.raise().map_err(QueueError::Interrupt)
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use virtio_queue::DescriptorChain;
 
 use super::plain::PlainHandler;
-use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice};
 use crate::memory::GuestMemory;
 
 /// §5.4.
@@ -27,10 +27,6 @@ impl VirtioDevice for Rng {
 
     fn queue_sizes(&self) -> &[u16] {
         QUEUE_SIZES
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(&[], offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {

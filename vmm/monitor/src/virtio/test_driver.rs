@@ -2,6 +2,7 @@
 //! A driver for tests: activates a device, puts requests into its queues, and looks at what comes
 //! back, all on the test's own thread.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,8 +11,10 @@ use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress};
+use vm_superio::Trigger;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::registers::{INTERRUPT_STATUS, Registers};
 use super::{Activation, Interrupt, QueueHandler, VirtQueue, VirtioDevice};
 use crate::memory::{Memory, allocate};
 
@@ -20,13 +23,38 @@ const RINGS_LEN: u64 = 0x1_0000;
 const BUFFERS: u64 = 0x10_0000;
 const MEMORY_LEN: usize = 16 << 20;
 
+/// An interrupt line that counts.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU32);
+
+impl Counter {
+    /// How often it was raised since it was last asked.
+    pub(crate) fn take(&self) -> u32 {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Trigger for Counter {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Whether a driver was interrupted, and what for; it acknowledges.
+pub(crate) fn acknowledge(registers: &Registers) -> u32 {
+    registers.word(INTERRUPT_STATUS).swap(0, Ordering::SeqCst)
+}
+
 pub(crate) struct Driver {
     pub(crate) memory: Memory,
     sizes: Vec<u16>,
     next: Vec<u16>,
     /// Where each queue's avail and used rings are.
     rings: Vec<(GuestAddress, GuestAddress)>,
-    interrupt_status: Arc<AtomicU32>,
+    registers: Registers,
     handler: Option<Box<dyn QueueHandler>>,
 }
 
@@ -46,14 +74,13 @@ impl Driver {
             sizes: sizes.to_vec(),
             next: vec![0; sizes.len()],
             rings: Vec::new(),
-            interrupt_status: Arc::new(AtomicU32::new(0)),
+            registers: Registers::alone(),
             handler: None,
         }
     }
 
     pub(crate) fn activate(&mut self, device: &mut dyn VirtioDevice, features: u64) {
-        let irqfd = Arc::new(EventFd::new(0).unwrap());
-        let interrupt = Interrupt::new(Arc::clone(&self.interrupt_status), irqfd);
+        let interrupt = Interrupt::new(self.registers.clone(), Arc::<Counter>::default());
         // A driver resets a device before it starts it anew.
         self.handler = None;
         self.rings.clear();
@@ -154,7 +181,7 @@ impl Driver {
             self.memory.read_obj(element.unchecked_add(4)).unwrap(),
         );
         assert_eq!(id, 0);
-        assert_ne!(self.interrupt_status.swap(0, Ordering::SeqCst), 0);
+        assert_ne!(acknowledge(&self.registers), 0);
         Some(len)
     }
 
@@ -203,7 +230,7 @@ impl Driver {
 
     /// Whether the driver was interrupted since it was last asked.
     pub(crate) fn interrupted(&self) -> u32 {
-        self.interrupt_status.swap(0, Ordering::SeqCst)
+        acknowledge(&self.registers)
     }
 
     /// Puts the chain that starts at descriptor `head` into the avail ring.

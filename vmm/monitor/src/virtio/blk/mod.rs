@@ -24,7 +24,7 @@ use thiserror::Error;
 use walnut_vmm_config::DiskConfig;
 
 use self::handler::BlkHandler;
-use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice};
 
 pub use self::handler::WORKER_SYSCALLS;
 
@@ -179,8 +179,8 @@ impl VirtioDevice for Blk {
         F_SEG_MAX | F_BLK_SIZE | F_FLUSH | writing
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(&self.config, offset, data);
+    fn config(&self) -> Vec<u8> {
+        self.config.to_vec()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {

@@ -28,7 +28,7 @@ use walnut_vmm_config::{FsConfig, FsSource};
 
 use self::handler::FsHandler;
 use self::session::Source;
-use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice};
 
 pub use self::rights::{WORKER_CAPABILITIES, WORKER_SYSCALLS};
 
@@ -101,8 +101,8 @@ impl VirtioDevice for Fs {
         QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(&self.config, offset, data);
+    fn config(&self) -> Vec<u8> {
+        self.config.to_vec()
     }
 
     /// virtiofsd works from its thread's own directory.

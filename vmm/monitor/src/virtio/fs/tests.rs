@@ -199,8 +199,7 @@ fn directory() -> tempfile::TempDir {
 fn config_space_has_tag_and_one_request_queue() {
     let root = directory();
     let device = Client::idle(FsSource::Directory(root.path().to_owned())).device;
-    let mut bytes = [0xff; 40];
-    device.read_config(0, &mut bytes);
+    let bytes = device.config();
     assert_eq!(&bytes[..5], b"test\0");
     assert_eq!(bytes[5..36], [0; 31]);
     assert_eq!(bytes[36..], 1u32.to_le_bytes());

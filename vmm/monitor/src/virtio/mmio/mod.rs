@@ -2,8 +2,9 @@
 //! virtio over MMIO, version 2 (virtio 1.3 §4.2): the register machine between a driver and a
 //! [`VirtioDevice`]. Runs on the vCPU threads, but for [`super::events`].
 //!
-//! Queue notifications do not come here: an ioeventfd on [`QUEUE_NOTIFY`] turns each into an event
-//! of the queue. They are accepted here all the same, for a write of another width.
+//! Only writes come here: what a driver reads is memory, see [`super::registers`]. Nor do all of
+//! them: an ioeventfd on [`QUEUE_NOTIFY`] turns a notification into an event of the queue. One is
+//! accepted here all the same, for a write of another width.
 
 mod state;
 #[cfg(test)]
@@ -11,61 +12,17 @@ mod tests;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 pub use state::{FreezeError, Frozen, RestoreError, TransportState};
 
-use super::events::{DeviceEvents, STATUS_NEEDS_RESET, Shared};
-use super::queue::QueueState;
+use super::events::{DeviceEvents, Shared};
+use super::queue::{Line, QueueState};
+use super::registers::*;
 use super::{Activation, Interrupt, VirtQueue, VirtioDevice};
 use crate::memory::Memory;
-
-/// Bytes of address space each device occupies.
-pub const MMIO_LEN: u64 = 0x1000;
-
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const VERSION: u32 = 2;
-const VENDOR: u32 = u32::from_le_bytes(*b"wlnt");
-
-// Register offsets, virtio 1.3 §4.2.2.
-const MAGIC_VALUE: u64 = 0x00;
-const VERSION_REG: u64 = 0x04;
-const DEVICE_ID: u64 = 0x08;
-const VENDOR_ID: u64 = 0x0c;
-const DEVICE_FEATURES: u64 = 0x10;
-const DEVICE_FEATURES_SEL: u64 = 0x14;
-const DRIVER_FEATURES: u64 = 0x20;
-const DRIVER_FEATURES_SEL: u64 = 0x24;
-const QUEUE_SEL: u64 = 0x30;
-const QUEUE_SIZE_MAX: u64 = 0x34;
-const QUEUE_SIZE: u64 = 0x38;
-const QUEUE_READY: u64 = 0x44;
-pub const QUEUE_NOTIFY: u64 = 0x50;
-const INTERRUPT_STATUS: u64 = 0x60;
-const INTERRUPT_ACK: u64 = 0x64;
-const STATUS: u64 = 0x70;
-const QUEUE_DESC_LOW: u64 = 0x80;
-const QUEUE_DESC_HIGH: u64 = 0x84;
-const QUEUE_DRIVER_LOW: u64 = 0x90;
-const QUEUE_DRIVER_HIGH: u64 = 0x94;
-const QUEUE_DEVICE_LOW: u64 = 0xa0;
-const QUEUE_DEVICE_HIGH: u64 = 0xa4;
-const SHM_LEN_LOW: u64 = 0xb0;
-const SHM_LEN_HIGH: u64 = 0xb4;
-const SHM_BASE_LOW: u64 = 0xb8;
-const SHM_BASE_HIGH: u64 = 0xbc;
-const CONFIG_GENERATION: u64 = 0xfc;
-const CONFIG: u64 = 0x100;
-
-// Device status bits, virtio 1.3 §2.1.
-const STATUS_ACKNOWLEDGE: u32 = 1;
-const STATUS_DRIVER: u32 = 2;
-const STATUS_DRIVER_OK: u32 = 4;
-const STATUS_FEATURES_OK: u32 = 8;
-const STATUS_FAILED: u32 = 0x80;
 
 /// The transport's own feature bits (virtio 1.3 §6).
 const INDIRECT_DESC: u64 = 1 << 28;
@@ -73,27 +30,12 @@ const EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
 const TRANSPORT_FEATURES: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;
 
-/// What a place without a device answers (§4.2.2.2): ID 0, which a driver passes over in silence.
-pub fn read_empty(offset: u64, data: &mut [u8]) {
-    let value = match offset {
-        MAGIC_VALUE => MAGIC,
-        VERSION_REG => VERSION,
-        VENDOR_ID => VENDOR,
-        _ => 0,
-    };
-    match <&mut [u8; 4]>::try_from(&mut *data) {
-        Ok(word) => *word = value.to_le_bytes(),
-        Err(_) => data.fill(0),
-    }
-}
-
 pub struct MmioTransport {
     name: String,
     device: Box<dyn VirtioDevice>,
     memory: Memory,
     shared: Arc<Shared>,
-    interrupt_status: Arc<AtomicU32>,
-    irqfd: Arc<EventFd>,
+    registers: Registers,
     kicks: Vec<EventFd>,
     /// The queues' registers; while a handler runs, it owns the queues that were made of them.
     queues: Vec<Queue>,
@@ -101,36 +43,37 @@ pub struct MmioTransport {
     device_features_sel: u32,
     driver_features_sel: u32,
     driver_features: u64,
-    config_generation: u32,
 }
 
 impl MmioTransport {
     /// `name` is for log lines: "vsock", "blk0".
-    pub fn new(name: &str, device: Box<dyn VirtioDevice>, memory: Memory) -> std::io::Result<Self> {
+    pub fn new(
+        name: &str,
+        device: Box<dyn VirtioDevice>,
+        memory: Memory,
+        registers: Registers,
+        line: Line,
+    ) -> std::io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let kicks = device
             .queue_sizes()
             .iter()
             .map(|_| event())
             .collect::<Result<_, _>>()?;
-        let interrupt_status = Arc::new(AtomicU32::new(0));
-        let irqfd = Arc::new(event()?);
-        let interrupt = Interrupt::new(Arc::clone(&interrupt_status), Arc::clone(&irqfd));
+        let interrupt = Interrupt::new(registers.clone(), line);
         let shared = Shared::new(interrupt, device.is_saved_where_served())?;
         let mut transport = Self {
             name: name.to_owned(),
             device,
             memory,
             shared: Arc::new(shared),
-            interrupt_status,
-            irqfd,
+            registers,
             kicks,
             queues: Vec::new(),
             queue_sel: 0,
             device_features_sel: 0,
             driver_features_sel: 0,
             driver_features: 0,
-            config_generation: 0,
         };
         transport.reset();
         Ok(transport)
@@ -156,38 +99,28 @@ impl MmioTransport {
         &self.kicks
     }
 
-    pub fn irqfd(&self) -> &EventFd {
-        &self.irqfd
-    }
-
     /// A driver has it, and its queues.
     pub fn is_active(&self) -> bool {
         self.shared.handler().is_some()
     }
 
-    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
         if !self.device.is_present() {
-            return read_empty(offset, data);
+            // A driver that lets go of what was here.
+            if (offset, data) == (STATUS, &[0; 4]) {
+                self.reset();
+            }
+            return;
         }
         if let Some(config) = offset.checked_sub(CONFIG) {
-            return self.device.read_config(config, data);
+            self.device.write_config(config, data);
+            return self.show();
         }
         // §4.2.2.2: the driver uses aligned 32-bit accesses for everything below Config.
-        match <&mut [u8; 4]>::try_from(&mut *data) {
-            Ok(word) if offset.is_multiple_of(4) => {
-                *word = self.read_register(offset).to_le_bytes()
-            }
-            _ => data.fill(0),
-        }
-    }
-
-    pub fn write(&mut self, offset: u64, data: &[u8]) {
-        if let Some(config) = offset.checked_sub(CONFIG) {
-            return self.device.write_config(config, data);
-        }
         match <[u8; 4]>::try_from(data) {
             Ok(word) if offset.is_multiple_of(4) => {
                 self.write_register(offset, u32::from_le_bytes(word));
+                self.show_selected();
             }
             _ => log::debug!(
                 "{}: write of {} bytes at {offset:#x}",
@@ -197,22 +130,29 @@ impl MmioTransport {
         }
     }
 
-    fn read_register(&self, offset: u64) -> u32 {
-        match offset {
-            MAGIC_VALUE => MAGIC,
-            VERSION_REG => VERSION,
-            DEVICE_ID => self.device.device_type(),
-            VENDOR_ID => VENDOR,
-            DEVICE_FEATURES => half(self.device_features(), self.device_features_sel),
-            QUEUE_SIZE_MAX => self.queue().map_or(0, |queue| u32::from(queue.max_size())),
-            QUEUE_READY => self.queue().map_or(0, |queue| u32::from(queue.ready())),
-            INTERRUPT_STATUS => self.interrupt_status.load(Ordering::SeqCst),
-            STATUS => self.status(),
-            // §4.2.2: a region that does not exist has length and base of all ones.
-            SHM_LEN_LOW | SHM_LEN_HIGH | SHM_BASE_LOW | SHM_BASE_HIGH => u32::MAX,
-            CONFIG_GENERATION => self.config_generation,
-            _ => 0,
+    /// Shows the driver what the device is now: to be called when that has changed.
+    pub fn show(&self) {
+        if !self.device.is_present() {
+            self.registers.wipe();
+            return self.registers.show_empty();
         }
+        self.registers.show(self.device.device_type());
+        self.registers.set_config(&self.device.config());
+        self.show_selected();
+    }
+
+    /// What the selectors choose.
+    fn show_selected(&self) {
+        if !self.device.is_present() {
+            return;
+        }
+        let features = half(self.device_features(), self.device_features_sel);
+        self.registers.set(DEVICE_FEATURES, features);
+        let (size, ready) = self
+            .queue()
+            .map_or((0, false), |queue| (queue.max_size(), queue.ready()));
+        self.registers.set(QUEUE_SIZE_MAX, size.into());
+        self.registers.set(QUEUE_READY, ready.into());
     }
 
     fn write_register(&mut self, offset: u64, value: u32) {
@@ -222,9 +162,7 @@ impl MmioTransport {
             DRIVER_FEATURES => self.write_driver_features(value),
             QUEUE_SEL => self.queue_sel = value,
             QUEUE_NOTIFY => self.notify(value),
-            INTERRUPT_ACK => {
-                self.interrupt_status.fetch_and(!value, Ordering::SeqCst);
-            }
+            INTERRUPT_ACK => self.registers.clear(INTERRUPT_STATUS, value),
             STATUS => self.write_status(value),
             _ => self.write_queue_register(offset, value),
         }
@@ -283,7 +221,7 @@ impl MmioTransport {
         if added & STATUS_FEATURES_OK != 0 && !self.features_are_acceptable() {
             new &= !STATUS_FEATURES_OK;
         }
-        self.shared.status.store(new, Ordering::SeqCst);
+        self.registers.set(STATUS, new);
         let ready = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK;
         if added & STATUS_DRIVER_OK != 0 && new & (ready | STATUS_FAILED) == ready {
             self.activate();
@@ -298,10 +236,7 @@ impl MmioTransport {
     fn activate(&mut self) {
         if let Err(error) = self.try_activate(None) {
             log::warn!("{}: {error}; the device needs a reset", self.name);
-            self.shared
-                .status
-                .fetch_or(STATUS_NEEDS_RESET, Ordering::SeqCst);
-            if let Err(error) = self.shared.interrupt.signal_config() {
+            if let Err(error) = self.shared.interrupt.needs_reset() {
                 log::warn!("{}: {error}", self.name);
             }
         }
@@ -342,8 +277,8 @@ impl MmioTransport {
     /// §4.2.3.1: back to the state after power-on. No request is in flight afterwards.
     fn reset(&mut self) {
         *self.shared.handler() = None;
-        self.shared.status.store(0, Ordering::SeqCst);
-        self.interrupt_status.store(0, Ordering::SeqCst);
+        self.registers.set(STATUS, 0);
+        self.registers.set(INTERRUPT_STATUS, 0);
         self.driver_features = 0;
         self.driver_features_sel = 0;
         self.device_features_sel = 0;
@@ -354,6 +289,7 @@ impl MmioTransport {
             .iter()
             .map(|&size| Queue::new(size).expect("a device's queue sizes are powers of two"))
             .collect();
+        self.show();
     }
 
     fn notify(&self, index: u32) {
@@ -373,7 +309,7 @@ impl MmioTransport {
     }
 
     fn status(&self) -> u32 {
-        self.shared.status.load(Ordering::SeqCst)
+        self.registers.get(STATUS)
     }
 
     fn device_features(&self) -> u64 {

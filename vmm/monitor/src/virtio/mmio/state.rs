@@ -2,14 +2,14 @@
 //! Saving and restoring a device: its registers here, its queues and the rest from its handler.
 
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{MmioTransport, STATUS_FEATURES_OK, TRANSPORT_FEATURES};
+use super::{MmioTransport, TRANSPORT_FEATURES};
 use crate::virtio::queue::QueueState;
+use crate::virtio::registers::{CONFIG_GENERATION, INTERRUPT_STATUS, STATUS, STATUS_FEATURES_OK};
 use crate::virtio::{ActivateError, DeviceState, QueueHandler};
 
 /// Everything the driver can see of a device but its configuration space, which is the device's own.
@@ -113,13 +113,13 @@ impl Frozen<'_> {
         };
         Ok(TransportState {
             device_type: transport.device.device_type(),
-            status: transport.shared.status.load(Ordering::SeqCst),
-            interrupt_status: transport.interrupt_status.load(Ordering::SeqCst),
+            status: transport.registers.get(STATUS),
+            interrupt_status: transport.registers.get(INTERRUPT_STATUS),
             queue_sel: transport.queue_sel,
             device_features_sel: transport.device_features_sel,
             driver_features_sel: transport.driver_features_sel,
             driver_features: transport.driver_features,
-            config_generation: transport.config_generation,
+            config_generation: transport.registers.get(CONFIG_GENERATION),
             queues,
             active: self.handler.is_some(),
             device,
@@ -188,10 +188,10 @@ impl MmioTransport {
         self.device_features_sel = state.device_features_sel;
         self.driver_features_sel = state.driver_features_sel;
         self.driver_features = state.driver_features;
-        self.config_generation = state.config_generation;
-        self.interrupt_status
-            .store(state.interrupt_status, Ordering::SeqCst);
-        self.shared.status.store(state.status, Ordering::SeqCst);
+        self.registers
+            .set(CONFIG_GENERATION, state.config_generation);
+        self.registers.set(INTERRUPT_STATUS, state.interrupt_status);
+        self.registers.set(STATUS, state.status);
         if state.active {
             self.try_activate(Some(state.device))?;
             // Kicks that were on their way when the state was saved are not part of it.
@@ -199,9 +199,10 @@ impl MmioTransport {
                 kick.write(1).map_err(RestoreError::Wake)?;
             }
         }
+        self.show();
         // Nor are interrupts that were on their way. One too many finds nothing to do.
         if state.interrupt_status != 0 {
-            self.irqfd.write(1).map_err(RestoreError::Wake)?;
+            self.shared.interrupt.raise().map_err(RestoreError::Wake)?;
         }
         Ok(())
     }

@@ -121,7 +121,7 @@ impl NetHandler {
                 self.link.up.store(false, Ordering::SeqCst);
                 self.blocked = false;
                 self.unwatch();
-                self.interrupt.signal_config()?;
+                self.interrupt.change_config(&self.link.config())?;
                 // What the guest has sent meanwhile is lost, but not waiting.
                 self.queues.get(TX).map_or(Ok(()), VirtQueue::wake)
             }

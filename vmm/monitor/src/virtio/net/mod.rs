@@ -37,7 +37,7 @@ use self::limit::Limits;
 use self::nobody::Nobody;
 use self::stream::Stream;
 use self::tap::Tap;
-use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice};
 
 pub use self::tap::{ACTIVATE_IOCTLS, SET_UP_IOCTLS};
 
@@ -131,6 +131,20 @@ struct Link {
     /// The backend's descriptor and the limits' timer are in it while a handler lives.
     epoll: OwnedFd,
     up: AtomicBool,
+}
+
+impl Link {
+    /// §5.1.4: mac, status, max_virtqueue_pairs, mtu.
+    fn config(&self) -> Vec<u8> {
+        let identity = *hold(&self.identity);
+        let up = self.up.load(Ordering::SeqCst);
+        let status = if up { S_LINK_UP } else { 0 };
+        let mut config = identity.mac.0.to_vec();
+        config.extend(status.to_le_bytes());
+        config.extend([0; 2]);
+        config.extend(identity.mtu.to_le_bytes());
+        config
+    }
 }
 
 pub struct Net {
@@ -281,16 +295,8 @@ impl VirtioDevice for Net {
         F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF | hold(&self.link.identity).offloads
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        // §5.1.4: mac, status, max_virtqueue_pairs, mtu.
-        let mut config = [0; 12];
-        let identity = *hold(&self.link.identity);
-        config[..6].copy_from_slice(&identity.mac.0);
-        let up = self.link.up.load(Ordering::SeqCst);
-        let status = if up { S_LINK_UP } else { 0 };
-        config[6..8].copy_from_slice(&status.to_le_bytes());
-        config[10..].copy_from_slice(&identity.mtu.to_le_bytes());
-        read_config_bytes(&config, offset, data);
+    fn config(&self) -> Vec<u8> {
+        self.link.config()
     }
 
     fn is_present(&self) -> bool {

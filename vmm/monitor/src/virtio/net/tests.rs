@@ -96,9 +96,8 @@ impl Machine {
     }
 
     fn status(&self) -> u16 {
-        let mut status = [0; 2];
-        self.device.read_config(6, &mut status);
-        u16::from_le_bytes(status)
+        let config = self.device.config();
+        u16::from_le_bytes([config[6], config[7]])
     }
 }
 
@@ -129,8 +128,7 @@ fn one_goes_and_another_comes() {
     port.plug(&plug(), near.into()).unwrap();
     assert!(machine.device.is_present());
     assert_eq!(port.mac(), plug().mac);
-    let mut config = [0; 12];
-    machine.device.read_config(0, &mut config);
+    let config = machine.device.config();
     assert_eq!(config[..6], plug().mac.0);
     assert_eq!(config[10..], 9000_u16.to_le_bytes());
     assert_eq!(machine.status(), 1);
@@ -153,10 +151,9 @@ fn one_goes_and_another_comes() {
 #[test]
 fn says_what_it_is() {
     let machine = machine(0);
-    let mut config = [0; 14];
-    machine.device.read_config(0, &mut config);
+    let config = machine.device.config();
     assert_eq!(config[..6], MAC.0);
-    assert_eq!(config[6..], [1, 0, 0, 0, 0xdc, 5, 0, 0]);
+    assert_eq!(config[6..], [1, 0, 0, 0, 0xdc, 5]);
     let (near, _peer) = UnixStream::pair().unwrap();
     let backend = Stream::new(near.into()).unwrap();
     let small = Net::over(Box::new(backend), MAC, 67, None);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
 use vm_memory::{Bytes, GuestAddress};
@@ -9,6 +8,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{INTERRUPT_USED, Interrupt, QueueState, ROUNDS, VirtQueue};
 use crate::memory::{GuestMemory, Memory, allocate};
+use crate::virtio::registers::{INTERRUPT_STATUS, Registers};
+use crate::virtio::test_driver::Counter;
 
 const SIZE: u16 = 4;
 const DESC: u64 = 0x1000;
@@ -18,7 +19,7 @@ const USED: u64 = 0x3000;
 struct Driver {
     memory: Memory,
     kick: EventFd,
-    interrupts: Arc<AtomicU32>,
+    registers: Registers,
 }
 
 fn queue() -> (Driver, VirtQueue) {
@@ -38,14 +39,13 @@ fn queue() -> (Driver, VirtQueue) {
         used_ring: USED,
         ..QueueState::default()
     };
-    let interrupts = Arc::new(AtomicU32::new(0));
-    let irqfd = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
-    let interrupt = Interrupt::new(Arc::clone(&interrupts), irqfd);
+    let registers = Registers::alone();
+    let interrupt = Interrupt::new(registers.clone(), Arc::<Counter>::default());
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
     let driver = Driver {
         memory: Arc::clone(&memory),
         kick: kick.try_clone().unwrap(),
-        interrupts,
+        registers,
     };
     let queue = VirtQueue::new(0, state.restore().unwrap(), memory, interrupt, kick);
     (driver, queue)
@@ -101,7 +101,7 @@ fn what_is_put_back_comes_again_in_order() {
     ring.put_back(1);
     ring.finish().unwrap();
     assert_eq!(used(&driver.memory), 1);
-    assert_eq!(driver.interrupts.load(Ordering::SeqCst), INTERRUPT_USED);
+    assert_eq!(driver.registers.get(INTERRUPT_STATUS), INTERRUPT_USED);
     let mut again = Vec::new();
     queue
         .serve(|_, chain| {
@@ -119,7 +119,7 @@ fn nothing_served_is_nothing_to_interrupt_for() {
     offer(&driver.memory, 1);
     queue.serve_while(|_, _| None).unwrap();
     assert_eq!(used(&driver.memory), 0);
-    assert_eq!(driver.interrupts.load(Ordering::SeqCst), 0);
+    assert_eq!(driver.registers.get(INTERRUPT_STATUS), 0);
     assert!(driver.kick.read().is_err());
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use walnut_vmm_config::VsockConfig;
 
-use super::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+use super::{ActivateError, Activation, QueueHandler, VirtioDevice};
 use backend::Backend;
 use handler::VsockHandler;
 use muxer::Muxer;
@@ -102,8 +102,8 @@ impl VirtioDevice for Vsock {
         QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(&self.guest_cid.to_le_bytes(), offset, data);
+    fn config(&self) -> Vec<u8> {
+        self.guest_cid.to_le_bytes().to_vec()
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

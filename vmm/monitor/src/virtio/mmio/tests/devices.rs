@@ -2,6 +2,7 @@
 //! Each device behind its transport, saved between two requests and gone on with as another one.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_NEXT;
@@ -9,7 +10,8 @@ use virtiofsd::filesystem::FsOptions;
 use virtiofsd::fuse::{InHeader, InitInCompat, InitInExt, Opcode, ROOT_ID};
 use vm_memory::ByteValued;
 use walnut_vmm_config::{
-    DiskConfig, FsConfig, FsSource, Mac, NetBackend, NetConfig, Owner, PmemConfig, VsockConfig,
+    DiskConfig, FsConfig, FsSource, Mac, NetBackend, NetConfig, Owner, Plug, PlugBackend,
+    PmemConfig, VsockConfig,
 };
 
 use super::*;
@@ -117,7 +119,7 @@ fn balloon() {
         writable: 0,
         answer: |_| {},
     };
-    let mut machine = goes_on(Balloon::new, &inflate, &inflate);
+    let machine = goes_on(Balloon::new, &inflate, &inflate);
     assert_eq!(machine.read(CONFIG + 4), 7);
 }
 
@@ -188,7 +190,7 @@ fn vsock() {
         writable: 0,
         answer: |_| {},
     };
-    let mut machine = goes_on(|| Vsock::new(&config).unwrap(), &reset, &reset);
+    let machine = goes_on(|| Vsock::new(&config).unwrap(), &reset, &reset);
     assert_eq!(machine.read(CONFIG), 3);
 }
 
@@ -259,7 +261,7 @@ fn net() {
         writable: 0,
         answer: |_| {},
     };
-    let mut machine = goes_on(|| Net::new(&config).unwrap(), &packet, &packet);
+    let machine = goes_on(|| Net::new(&config).unwrap(), &packet, &packet);
     assert_eq!(machine.read(CONFIG), 2);
     // Each of the two machines sent it on a connection of its own.
     for _ in 0..2 {
@@ -268,4 +270,52 @@ fn net() {
         std::io::Read::read_exact(&mut stream, &mut frame).unwrap();
         assert_eq!(frame[..5], [0, 0, 0, 60, 7]);
     }
+}
+
+#[test]
+fn a_place_that_is_empty_says_so_and_takes_nothing() {
+    let mut machine = Machine::new(Net::absent().unwrap());
+    machine.negotiate(VERSION_1);
+    machine.set_up_queue(0);
+    machine.write(STATUS, READY);
+    for (register, value) in [(MAGIC_VALUE, 0x7472_6976), (VERSION, 2), (DEVICE_ID, 0)] {
+        assert_eq!(machine.read(register), value);
+    }
+    for register in [STATUS, DEVICE_FEATURES, QUEUE_SIZE_MAX, QUEUE_READY, CONFIG] {
+        assert_eq!(machine.read(register), 0, "{register:#x}");
+    }
+    assert!(!machine.transport.is_active());
+}
+
+#[test]
+fn what_was_taken_away_is_let_go_of_and_another_comes() {
+    let net = Net::absent().unwrap();
+    let port = net.port();
+    let mut machine = Machine::new(net);
+    let plug = |mac| Plug {
+        backend: PlugBackend::Stream,
+        mac: Mac([2, 0, 0, 0, 0, mac]),
+        mtu: None,
+        finish_handshakes: false,
+    };
+    let (near, _peer) = UnixStream::pair().unwrap();
+    port.plug(&plug(1), near.into()).unwrap();
+    machine.transport.show();
+    assert_eq!(machine.read(DEVICE_ID), 1);
+    machine.start_all();
+    assert!(machine.transport.is_active());
+    port.unplug().unwrap();
+    machine.transport.show();
+    assert_eq!((machine.read(DEVICE_ID), machine.read(STATUS)), (0, 0));
+    // Its driver is still there, and may only go.
+    machine.write(STATUS, STATUS_ACKNOWLEDGE);
+    assert!(machine.transport.is_active());
+    machine.write(STATUS, 0);
+    assert!(!machine.transport.is_active());
+    let (near, _peer) = UnixStream::pair().unwrap();
+    port.plug(&plug(9), near.into()).unwrap();
+    machine.transport.show();
+    assert_eq!(machine.read(CONFIG + 4) >> 8 & 0xff, 9);
+    machine.start_all();
+    assert!(machine.transport.is_active());
 }

@@ -5,7 +5,6 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -16,6 +15,8 @@ use walnut_vmm_config::VsockConfig;
 
 use crate::memory::{Memory, allocate};
 use crate::virtio::queue::QueueState;
+use crate::virtio::registers::Registers;
+use crate::virtio::test_driver::{Counter, acknowledge};
 use crate::virtio::vsock::handler::VsockHandler;
 use crate::virtio::vsock::packet::{HEADER_LEN, Header, Op, TYPE_STREAM};
 use crate::virtio::vsock::{EVENT, HOST_CID, QUEUE_SIZES, RX, TX, Vsock};
@@ -48,7 +49,7 @@ pub(super) struct Guest {
     pub memory: Memory,
     rings: Vec<Ring>,
     interrupt: Interrupt,
-    pub interrupt_status: Arc<AtomicU32>,
+    registers: Registers,
     pub handler: Option<VsockHandler>,
     pub device: Vsock,
     pub directory: TempDir,
@@ -73,13 +74,12 @@ impl Guest {
             resumed: Vec::new(),
         })
         .unwrap();
-        let interrupt_status = Arc::new(AtomicU32::new(0));
-        let irqfd = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let registers = Registers::alone();
         let mut guest = Self {
             memory: allocate(&[(GuestAddress(0), MEMORY_LEN)]).unwrap(),
             rings: Vec::new(),
-            interrupt: Interrupt::new(Arc::clone(&interrupt_status), irqfd),
-            interrupt_status,
+            interrupt: Interrupt::new(registers.clone(), Arc::<Counter>::default()),
+            registers,
             handler: None,
             device,
             directory,
@@ -314,7 +314,7 @@ impl Guest {
     }
 
     pub(super) fn was_interrupted(&self) -> bool {
-        self.interrupt_status.swap(0, Ordering::SeqCst) != 0
+        acknowledge(&self.registers) != 0
     }
 
     /// A restore: the same queues, another handler, which gets `state`.
