@@ -257,7 +257,7 @@ fn add_registers(
 ) -> Result<(), MachineError> {
     slots.take(1).try_for_each(|slot| {
         let (guest, host) = (GuestAddress(MMIO_START), pages.host_address());
-        add_slot(vm, slot, guest, pages.len(), host, KVM_MEM_READONLY)
+        add_slot(vm, slot, guest, pages.bytes(), host, KVM_MEM_READONLY)
     })
 }
 

@@ -70,7 +70,7 @@ pub struct DeviceEvents {
     name: String,
     shared: Arc<Shared>,
     kicks: Vec<EventFd>,
-    own: Option<OwnedFd>,
+    own: Option<(OwnedFd, EventSet)>,
 }
 
 impl DeviceEvents {
@@ -78,9 +78,10 @@ impl DeviceEvents {
         name: String,
         shared: Arc<Shared>,
         kicks: Vec<EventFd>,
-        own: Option<BorrowedFd<'_>>,
+        own: Option<(BorrowedFd<'_>, EventSet)>,
     ) -> io::Result<Self> {
-        let own = own.map(|fd| fd.try_clone_to_owned()).transpose()?;
+        let own = own.map(|(fd, set)| Ok::<_, io::Error>((fd.try_clone_to_owned()?, set)));
+        let own = own.transpose()?;
         Ok(Self {
             name,
             shared,
@@ -94,10 +95,6 @@ impl DeviceEvents {
     }
 
     fn serve(&mut self, event: usize) {
-        if let Some(kick) = self.kicks.get(event) {
-            // The count does not matter, and a spurious wake-up finds an empty queue.
-            let _ = kick.read();
-        }
         let mut slot = self.shared.handler();
         let Some(handler) = slot.as_mut() else { return };
         let served = if event < self.kicks.len() {
@@ -152,12 +149,14 @@ impl MutEventSubscriber for DeviceEvents {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let own = self.own.as_ref().map(AsRawFd::as_raw_fd);
-        let fds = self.kicks.iter().map(AsRawFd::as_raw_fd).chain(own);
+        // Each kick is an edge, so that none has to be read; nor does their count matter.
+        let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let kicks = self.kicks.iter().map(|kick| (kick.as_raw_fd(), edge));
+        let own = self.own.as_ref().map(|(fd, set)| (fd.as_raw_fd(), *set));
         let save = self.shared.saving.as_ref();
-        let save = save.map(|saving| (SAVE, saving.wanted.as_raw_fd()));
-        for (data, fd) in (0u32..).zip(fds).chain(save) {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
+        let save = save.map(|saving| (SAVE, (saving.wanted.as_raw_fd(), EventSet::IN)));
+        for (data, (fd, set)) in (0u32..).zip(kicks.chain(own)).chain(save) {
+            if let Err(error) = ops.add(Events::with_data_raw(fd, data, set)) {
                 log::error!("{}: cannot watch event {data}: {error:?}", self.name);
             }
         }

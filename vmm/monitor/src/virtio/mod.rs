@@ -25,6 +25,7 @@ pub mod vsock;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use event_manager::EventSet;
 use thiserror::Error;
 
 pub use queue::{Interrupt, QueueError, VirtQueue};
@@ -56,8 +57,8 @@ pub trait VirtioDevice: Send {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     /// A descriptor to watch besides the queues, the same from the device's making to its end: its
-    /// readiness reaches [`QueueHandler::event_ready`].
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+    /// readiness, or the edge of it, reaches [`QueueHandler::event_ready`].
+    fn event_fd(&self) -> Option<(BorrowedFd<'_>, EventSet)> {
         None
     }
 

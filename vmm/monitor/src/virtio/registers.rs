@@ -10,7 +10,8 @@ use vm_memory::VolatileMemory;
 use vm_memory::mmap::{MmapRegion, MmapRegionError};
 
 /// Bytes of address space each device occupies.
-pub const MMIO_LEN: u64 = 0x1000;
+pub const MMIO_LEN: u64 = PLACE as u64;
+const PLACE: usize = 0x1000;
 
 pub const MAGIC_VALUE: u64 = 0x00;
 pub const VERSION: u64 = 0x04;
@@ -59,8 +60,7 @@ pub struct RegisterPages(Arc<MmapRegion>);
 
 impl RegisterPages {
     pub fn new(places: u32) -> Result<Self, MmapRegionError> {
-        let len = places as usize * MMIO_LEN as usize;
-        Ok(Self(Arc::new(MmapRegion::new(len)?)))
+        Ok(Self(Arc::new(MmapRegion::new(places as usize * PLACE)?)))
     }
 
     /// Where this process has them.
@@ -68,13 +68,13 @@ impl RegisterPages {
         self.0.as_ptr().expose_provenance() as u64
     }
 
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.0.size() as u64
     }
 
     /// Those of one place, which there is.
     pub fn place(&self, place: u32) -> Registers {
-        let start = place as usize * MMIO_LEN as usize;
+        let start = place as usize * PLACE;
         assert!(start < self.0.size(), "there is no place {place}");
         Registers {
             pages: self.clone(),
@@ -99,10 +99,11 @@ impl Registers {
 
     /// One that changes by itself.
     pub fn word(&self, register: u64) -> &AtomicU32 {
-        debug_assert!(register < MMIO_LEN);
-        self.pages
-            .0
-            .get_atomic_ref(self.start + register as usize)
+        let offset = usize::try_from(register).unwrap_or(usize::MAX);
+        debug_assert!(offset < PLACE, "there is no register {register:#x}");
+        let pages = &self.pages.0;
+        pages
+            .get_atomic_ref(self.start.saturating_add(offset))
             .expect("a place has all its registers")
     }
 

@@ -233,6 +233,11 @@ impl Driver {
         acknowledge(&self.registers)
     }
 
+    /// What it reads of a register.
+    pub(crate) fn register(&self, register: u64) -> u32 {
+        self.registers.get(register)
+    }
+
     /// Puts the chain that starts at descriptor `head` into the avail ring.
     pub(crate) fn publish(&mut self, queue: usize, head: u16) {
         let size = self.sizes[queue];

@@ -20,7 +20,13 @@ pub use state::{FreezeError, Frozen, RestoreError, TransportState};
 
 use super::events::{DeviceEvents, Shared};
 use super::queue::{Line, QueueState};
-use super::registers::*;
+use super::registers::{
+    CONFIG, DEVICE_FEATURES, DEVICE_FEATURES_SEL, DRIVER_FEATURES, DRIVER_FEATURES_SEL,
+    INTERRUPT_ACK, INTERRUPT_STATUS, QUEUE_DESC_HIGH, QUEUE_DESC_LOW, QUEUE_DEVICE_HIGH,
+    QUEUE_DEVICE_LOW, QUEUE_DRIVER_HIGH, QUEUE_DRIVER_LOW, QUEUE_NOTIFY, QUEUE_READY, QUEUE_SEL,
+    QUEUE_SIZE, QUEUE_SIZE_MAX, Registers, STATUS, STATUS_ACKNOWLEDGE, STATUS_DRIVER,
+    STATUS_DRIVER_OK, STATUS_FAILED, STATUS_FEATURES_OK, STATUS_NEEDS_RESET,
+};
 use super::{Activation, Interrupt, VirtQueue, VirtioDevice};
 use crate::memory::Memory;
 

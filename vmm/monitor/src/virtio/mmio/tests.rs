@@ -14,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::memory::allocate;
 use crate::virtio::queue::{INTERRUPT_CONFIG, INTERRUPT_USED};
+use crate::virtio::registers::{DEVICE_ID, MAGIC_VALUE, MMIO_LEN, SHM_LEN_LOW, VERSION};
 use crate::virtio::rng::Rng;
 use crate::virtio::test_driver::Counter;
 use crate::virtio::{ActivateError, DeviceState, QueueError, QueueHandler};

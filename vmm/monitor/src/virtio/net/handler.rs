@@ -2,12 +2,10 @@
 //! The device while its driver is ready: moves packets between the queues and the backend.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::time::Timespec;
 
 use super::backend::Backend;
 use super::chain::{self, Chain, Slice};
@@ -156,10 +154,6 @@ impl QueueHandler for NetHandler {
     }
 
     fn event_ready(&mut self) -> Result<(), QueueError> {
-        let mut events = [MaybeUninit::uninit(); 2];
-        let at_once = Timespec::default();
-        epoll::wait(&self.link.epoll, &mut events, Some(&at_once))
-            .map_err(|error| QueueError::Events(error.into()))?;
         if !self.link.up.load(Ordering::SeqCst) {
             return Ok(());
         }

@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use event_manager::EventSet;
 use rustix::event::epoll;
 use thiserror::Error;
 use walnut_vmm_config::{MAX_MTU, MIN_MTU, Mac, NetBackend, NetConfig, NetRate, Plug, PlugBackend};
@@ -303,8 +304,10 @@ impl VirtioDevice for Net {
         hold(&self.link.identity).present
     }
 
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.link.epoll.as_fd())
+    fn event_fd(&self) -> Option<(BorrowedFd<'_>, EventSet)> {
+        // An edge of what is in it is one of its own: it need not be asked what there is.
+        let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        Some((self.link.epoll.as_fd(), edge))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {

@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use event_manager::EventSet;
 use thiserror::Error;
 use walnut_vmm_config::VsockConfig;
 
@@ -106,8 +107,8 @@ impl VirtioDevice for Vsock {
         self.guest_cid.to_le_bytes().to_vec()
     }
 
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.backend.epoll.as_fd())
+    fn event_fd(&self) -> Option<(BorrowedFd<'_>, EventSet)> {
+        Some((self.backend.epoll.as_fd(), EventSet::IN))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn QueueHandler>, ActivateError> {
