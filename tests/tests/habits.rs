@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs;
+use std::io::BufRead as _;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -285,6 +286,43 @@ fn started_once_more() {
     home.walnut(["start", "echo"]).run().succeeded();
     let done = home.walnut(["start", "-ai", "echo"]).stdin("hello\n").run();
     done.exited(5).says("got hello\n");
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn looked_at_without_a_word() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let flags = ["-i", "--annotation", "org.example.team=net"];
+    let script = "while echo up; do read -t 1 line && break; done; echo got $line";
+    home.background_with("echo", &flags, script);
+    let annotations = "{{index .HostConfig.Annotations \"org.example.team\"}}";
+    assert_eq!(home.says(&["inspect", "-f", annotations, "echo"]), "net");
+    let looker = home.walnut(["attach", "--no-stdin", "echo"]).into_command();
+    let line = format!("echo not this | {looker:?}");
+    let looker = Program::new("sh").args(["-c", &line]).into_command();
+    let (mut child, stdout) = spawn_saying(looker, "up");
+    let done = home.walnut(["attach", "echo"]).stdin("this\n").run();
+    done.succeeded();
+    let seen: Vec<String> = stdout.lines().map(Result::unwrap).collect();
+    assert_eq!(seen.last().unwrap(), "got this");
+    assert!(child.wait().unwrap().success());
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn waited_for_once_more() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let flags = ["--restart", "always"];
+    home.background_with("again", &flags, "sleep 1; exit 6");
+    let next = ["wait", "--condition", "next-exit", "again"];
+    assert_eq!(home.says(&next), "6");
+    assert_eq!(home.says(&next), "6");
     home.remove_all();
     home.assert_clean();
 }
