@@ -102,9 +102,9 @@ impl Machine {
             .map_err(kvm("wire up the console"))?;
         let board = Board::new(vm, memory)?;
         let (vm, memory) = (&board.vm, &board.memory);
-        let mut memslots = u32::try_from(memory.num_regions()).unwrap_or(u32::MAX)..;
-        add_registers(vm, &mut memslots, &board.registers)?;
-        add_pmem(vm, &mut memslots, &devices)?;
+        let memslot = u32::try_from(memory.num_regions()).unwrap_or(u32::MAX);
+        add_registers(vm, memslot, &board.registers)?;
+        add_pmem(vm, memslot.saturating_add(1), &devices)?;
         let mut slots = Slots::fill(&board, devices.list)?;
         let cpus = Cpus::new(&kvm_fd, config.cpus)?;
         let mut ahead = Vec::new();
@@ -239,26 +239,17 @@ fn add_memory(vm: &VmFd, ram_bytes: u64) -> Result<Memory, MachineError> {
     Ok(memory)
 }
 
-fn add_pmem(
-    vm: &VmFd,
-    slots: &mut impl Iterator<Item = u32>,
-    devices: &Devices,
-) -> Result<(), MachineError> {
-    for (slot, mapping) in slots.zip(&devices.pmem) {
+/// What a driver writes there comes to the monitor, as where there is no memory.
+fn add_registers(vm: &VmFd, slot: u32, pages: &RegisterPages) -> Result<(), MachineError> {
+    let (guest, host) = (GuestAddress(MMIO_START), pages.host_address());
+    add_slot(vm, slot, guest, pages.bytes(), host, KVM_MEM_READONLY)
+}
+
+fn add_pmem(vm: &VmFd, first_slot: u32, devices: &Devices) -> Result<(), MachineError> {
+    for (slot, mapping) in (first_slot..).zip(&devices.pmem) {
         add_slot(vm, slot, mapping.guest, mapping.len, mapping.host, 0)?;
     }
     Ok(())
-}
-
-fn add_registers(
-    vm: &VmFd,
-    slots: &mut impl Iterator<Item = u32>,
-    pages: &RegisterPages,
-) -> Result<(), MachineError> {
-    slots.take(1).try_for_each(|slot| {
-        let (guest, host) = (GuestAddress(MMIO_START), pages.host_address());
-        add_slot(vm, slot, guest, pages.bytes(), host, KVM_MEM_READONLY)
-    })
 }
 
 fn add_slot(
