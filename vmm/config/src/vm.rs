@@ -132,8 +132,8 @@ pub struct PmemConfig {
     /// larger image is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<u64>,
-    /// All of it is in the guest's page tables from the start: for a small image of which the guest
-    /// needs most at once.
+    /// All of it is in the guest's page tables from the start, in huge pages where its file system has
+    /// them: for a small image of which the guest needs most at once.
     #[serde(default)]
     pub prefault: bool,
 }
