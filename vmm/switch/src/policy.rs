@@ -18,6 +18,9 @@ use crate::packet::{Ipv4, What};
 /// Addresses that allowed names stood for, and peers that spoke first: the oldest goes.
 const MAX_KNOWN: usize = 1024;
 
+/// All of it; no name.
+const DENY: &str = "deny";
+
 /// What is allowed; nothing else is.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Policy(pub Vec<Rule>);
@@ -49,7 +52,7 @@ impl Policy {
     /// It makes no sense, or denies all and something else.
     pub fn parse(texts: &[String]) -> Result<Self, PolicyError> {
         let words: Vec<&str> = texts.iter().flat_map(|text| text.split(',')).collect();
-        if words == ["deny"] {
+        if matches!(words[..], [word] if word.eq_ignore_ascii_case(DENY)) {
             return Ok(Self::default());
         }
         let rules: Result<_, _> = words.iter().map(|word| word.parse()).collect();
@@ -85,16 +88,16 @@ impl FromStr for Rule {
 }
 
 fn name(text: &str) -> Option<Target> {
-    let text = text.strip_suffix('.').unwrap_or(text);
+    let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
-    let bare = text.strip_prefix("*.").unwrap_or(text);
+    let bare = text.strip_prefix("*.").unwrap_or(&text);
     // `10.0.0` is no name, and `deny` beside others no host.
     let is_number = bare
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let fits = text.len() <= 253 && bare.split('.').all(label) && !is_number && bare != "deny";
-    fits.then(|| Target::Name(text.to_ascii_lowercase()))
+    let fits = text.len() <= 253 && bare.split('.').all(label) && !is_number && bare != DENY;
+    fits.then_some(Target::Name(text))
 }
 
 impl TryFrom<String> for Rule {
@@ -321,15 +324,32 @@ mod tests {
     fn what_is_none() {
         for bad in [
             "", "a,,b", "deny,a", "10.0.0", "::1", "fd00::/8", "a:0", "a:x", "-/8", "a b", "*",
-            "*.",
+            "*.", "Deny:80", "DENY,a", "deny.",
         ] {
             assert!(Policy::parse(&[bad.to_owned()]).is_err(), "{bad}");
         }
     }
 
+    #[test]
+    fn deny_in_any_case() {
+        for text in ["deny", "DENY", "Deny"] {
+            let policy = Policy::parse(&[text.to_owned()]);
+            assert_eq!(policy, Ok(Policy::default()), "{text}");
+        }
+    }
+
+    fn rules() -> impl Strategy<Value = String> {
+        let name = r"(\*\.)?([a-zA-Z0-9_-]{1,5}|[dD][eE][nN][yY])(\.[A-Za-z0-9]{1,3}){0,3}\.?";
+        let host = prop_oneof![name, r"[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?"];
+        prop_oneof![
+            "[a-zA-Z0-9*./:_-]{0,20}",
+            (host, "(:[0-9]{1,5})?").prop_map(|(host, port)| host + &port),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn there_and_back(text in "[a-z0-9*./:-]{0,20}") {
+        fn there_and_back(text in rules()) {
             if let Ok(rule) = text.parse::<Rule>() {
                 prop_assert_eq!(rule.to_string().parse(), Ok(rule));
             }

@@ -158,7 +158,10 @@ impl Switch {
         let [a, b, c, d] = address.octets();
         let mac = join.mac.unwrap_or(Mac([0x02, 0x42, a, b, c, d]));
         if mac == GATEWAY_MAC || self.ports.iter().flatten().any(|port| port.mac == mac) {
-            return Err(format!("MAC address {mac} is already in use"));
+            return Err(format!(
+                "MAC address {mac} is already in use on the network {}",
+                self.network.name
+            ));
         }
         let mut port = Port::new(machine, uplink, mac, address);
         port.names = join
@@ -192,7 +195,10 @@ impl Switch {
                 network.subnet().network()
             )),
             Some(address) if is_free(&address) => Ok(address),
-            Some(_) => Err("Address already in use".to_owned()),
+            Some(address) => Err(format!(
+                "Address already in use: {address} on the network {}",
+                network.name
+            )),
             None => {
                 let mut all = network.room().map(Ipv4Addr::from_bits);
                 all.find(is_free).ok_or_else(|| {
