@@ -21,7 +21,7 @@ use walnut_netlink::Cidr;
 
 use crate::container::ContainerId;
 use crate::events::Event;
-use crate::network::{Mode, member};
+use crate::network::{self, Mode, member};
 use crate::paths::{PathError, Paths, private_dir};
 use crate::record::{self, Config, Entry, RecordError, Registry, State};
 use crate::times::Timestamp;
@@ -50,6 +50,14 @@ pub enum NetworksError {
         "invalid subnet {0}: expected an IPv4 network with room for containers, as 10.7.0.0/24"
     )]
     Subnet(String),
+    #[error(
+        "invalid subnet {subnet}: {range} is {what}, and no container's; give private addresses, as 10.7.0.0/24"
+    )]
+    Useless {
+        subnet: Cidr,
+        range: Cidr,
+        what: &'static str,
+    },
     #[error("invalid gateway address {gateway}: it is no address of {subnet}")]
     Gateway { gateway: String, subnet: Cidr },
     #[error("gateway without a subnet: give --subnet, too")]
@@ -73,6 +81,14 @@ pub enum NetworksError {
 const VERSION: u32 = 1;
 const LOCK: &str = "lock";
 const MAX_NAME: usize = 64;
+/// No packet is routed to these (RFC 6890): address, prefix, what it is for.
+const USELESS: &[([u8; 4], u8, &str)] = &[
+    ([0, 0, 0, 0], 8, "this network itself"),
+    ([127, 0, 0, 0], 8, "loopback"),
+    ([169, 254, 0, 0], 16, "link-local"),
+    ([224, 0, 0, 0], 4, "multicast"),
+    ([240, 0, 0, 0], 4, "reserved"),
+];
 /// What is there without being made.
 pub const PREDEFINED: &[&str] = &["bridge", "none", "user"];
 /// These, too, are no user's.
@@ -224,12 +240,24 @@ impl<'a> Networks<'a> {
         Ok(all)
     }
 
-    /// The containers that are on it now.
+    /// Where containers on a predefined one have addresses, and the gateways there.
+    pub fn ranges(&self, name: &str) -> Vec<(Cidr, IpAddr)> {
+        // A bridge that is there may have been made with another subnet than is asked for now.
+        let members = self.members(&Mode::Bridge.name());
+        let mut places = members.iter().flat_map(|(_, _, state)| state.network.all());
+        let place = places.find(|place| place.network == name);
+        match place.and_then(|place| Some((place.cidr()?.network(), *place.gateways.first()?))) {
+            Some(range) if name == Mode::Bridge.name() => vec![range],
+            _ => network::ranges(name),
+        }
+    }
+
+    /// The containers that are on it now; on a predefined one, too.
     pub fn members(&self, name: &str) -> Vec<Member> {
         let all = Registry::new(self.paths).list();
         all.into_iter()
             .filter(|(_, config, state)| {
-                let is_it = |mode: &Mode| *mode == Mode::Network(name.to_owned());
+                let is_it = |mode: &Mode| mode.network() == name;
                 let is_on = config.container.network.modes().any(is_it);
                 (state.is_live() || state.starting) && is_on
             })
@@ -286,13 +314,14 @@ pub fn check_name(name: &str) -> Result<(), NetworksError> {
     }
 }
 
+fn overlap(one: Cidr, other: Cidr) -> bool {
+    one.contains(other.address) || other.contains(one.address)
+}
+
 fn choose_subnet(wanted: &Wanted, others: &[Network]) -> Result<Cidr, NetworksError> {
     let overlapping = |subnet: Cidr| {
-        let overlap = |other: &&Network| {
-            let other = other.subnet();
-            other.contains(subnet.address) || subnet.contains(other.address)
-        };
-        others.iter().find(overlap)
+        let mut others = others.iter();
+        others.find(|other| overlap(other.subnet(), subnet))
     };
     let Some(text) = &wanted.subnet else {
         if wanted.gateway.is_some() {
@@ -310,6 +339,19 @@ fn choose_subnet(wanted: &Wanted, others: &[Network]) -> Result<Cidr, NetworksEr
     let subnet = subnet.network();
     if !subnet.address.is_ipv4() || !(8..=30).contains(&subnet.prefix) {
         return Err(invalid());
+    }
+    for (address, prefix, what) in USELESS {
+        let range = Cidr {
+            address: (*address).into(),
+            prefix: *prefix,
+        };
+        if overlap(range, subnet) {
+            return Err(NetworksError::Useless {
+                subnet,
+                range,
+                what,
+            });
+        }
     }
     match overlapping(subnet) {
         Some(other) => Err(NetworksError::Overlaps {
@@ -379,6 +421,26 @@ mod tests {
             (wanted("x", Some("10.9.0.0"), None), "invalid subnet"),
             (wanted("x", Some("10.9.0.0/31"), None), "invalid subnet"),
             (wanted("x", Some("fd00::/64"), None), "invalid subnet"),
+            (
+                wanted("x", Some("0.0.0.0/24"), None),
+                "0.0.0.0/8 is this network itself",
+            ),
+            (
+                wanted("x", Some("127.9.0.0/24"), None),
+                "127.0.0.0/8 is loopback",
+            ),
+            (
+                wanted("x", Some("169.0.0.0/8"), None),
+                "169.254.0.0/16 is link-local",
+            ),
+            (
+                wanted("x", Some("239.1.0.0/16"), None),
+                "224.0.0.0/4 is multicast",
+            ),
+            (
+                wanted("x", Some("255.255.255.0/24"), None),
+                "240.0.0.0/4 is reserved",
+            ),
             (
                 wanted("x", Some("10.9.0.0/24"), Some("10.8.0.1")),
                 "invalid gateway",

@@ -75,7 +75,7 @@ pub struct CreateArgs {
     pub driver: String,
     /// Address of the gateway, which also answers for names
     #[arg(long, value_name = "IP")]
-    pub gateway: Option<String>,
+    pub gateway: Vec<String>,
     /// Without a way out
     #[arg(long)]
     pub internal: bool,
@@ -84,7 +84,7 @@ pub struct CreateArgs {
     pub label: Vec<String>,
     /// Addresses of the network
     #[arg(long, value_name = "CIDR")]
-    pub subnet: Option<String>,
+    pub subnet: Vec<String>,
     #[arg(value_name = "NETWORK")]
     pub name: String,
 }

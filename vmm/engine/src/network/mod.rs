@@ -30,6 +30,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use thiserror::Error;
+use walnut_netlink::Cidr;
 use walnut_vmm_config::Mac;
 
 pub use attachment::Attachment;
@@ -50,6 +51,10 @@ pub enum NetworkError {
         "there is no passt on the PATH, which --network user needs: {PACKAGE}, or give --network none"
     )]
     NoPasst,
+    #[error(
+        "there is no passt on the PATH, which the network {0} needs for its way out: {PACKAGE}, or give one that was made with --internal"
+    )]
+    NoPasstOn(String),
     #[error("Bind for {address}:{port} failed: {why}")]
     Bind {
         address: IpAddr,
@@ -80,6 +85,15 @@ pub enum NetworkError {
     Key(#[source] io::Error),
     #[error("make a socket for the network")]
     Socket(#[source] io::Error),
+}
+
+/// Where containers on a predefined network have addresses, and the gateways there.
+pub fn ranges(name: &str) -> Vec<(Cidr, IpAddr)> {
+    match name {
+        attachment::USER => passt::ranges(),
+        bridge::NAME => bridge::range().into_iter().collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// As Docker makes them: locally administered, and the address.

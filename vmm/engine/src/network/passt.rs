@@ -76,6 +76,13 @@ impl Default for Place {
     }
 }
 
+/// What `inspect` says of that network: where containers have addresses, and the gateways.
+pub(super) fn ranges() -> Vec<(Cidr, IpAddr)> {
+    let gateways = [GATEWAY.into(), GATEWAY_V6.into()];
+    let all = addresses(ipv6_interface().is_some()).into_iter();
+    all.map(Cidr::network).zip(gateways).collect()
+}
+
 impl Plan {
     fn arguments(&self, fd: i32) -> Vec<OsString> {
         let mut all: Vec<OsString> = Vec::new();

@@ -166,7 +166,7 @@ fn ports(value: &str) -> impl Iterator<Item = (u16, Protocol)> {
 }
 
 /// Docker's are regular expressions; of those, anchors are what people use.
-fn name_matches(name: &str, pattern: &str) -> bool {
+pub(super) fn name_matches(name: &str, pattern: &str) -> bool {
     let pattern = pattern
         .strip_prefix("^/")
         .map_or_else(|| pattern.to_owned(), |rest| format!("^{rest}"));

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `walnut network`: networks by name.
 
-use std::collections::BTreeMap;
+mod shown;
+
 use std::io;
 
 use serde_json::{Value, json};
 
+use self::shown::{DRIVER, Shown};
 use super::filter::{self, has_label};
 use super::{VerbError, complain, confirmed, refused, say, say_gone};
 use crate::cli::network::{ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, NetworkCommand};
@@ -13,9 +15,8 @@ use crate::cli::shared::{InspectArgs, PruneArgs, RmArgs};
 use crate::container::label;
 use crate::events::Event;
 use crate::format::{Inspect, Listing};
-use crate::image::Digest;
 use crate::network::{Mode, Other, Wanted as Attach};
-use crate::networks::{Member, Network, Networks, NetworksError, PREDEFINED, Wanted};
+use crate::networks::{Networks, NetworksError, Wanted};
 use crate::paths::Paths;
 use crate::record::{Config, Entry, Registry};
 use crate::supervisor::client;
@@ -32,7 +33,6 @@ const NETWORKS: Listing = Listing {
     table: "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
     quiet: "{{.ID}}",
 };
-const DRIVER: &str = "switch";
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
 
 pub fn run(command: NetworkCommand, paths: &Paths) -> Result<u8, VerbError> {
@@ -57,12 +57,20 @@ fn create(args: &CreateArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
         name: args.name.clone(),
         labels: label::parse_all(&[], &args.label)
             .map_err(crate::container::ContainerError::from)?,
-        subnet: args.subnet.clone(),
-        gateway: args.gateway.clone(),
+        subnet: only("subnet", &args.subnet)?,
+        gateway: only("gateway", &args.gateway)?,
         internal: args.internal,
     };
     say(&networks.create(&wanted)?.id)?;
     Ok(0)
+}
+
+fn only(flag: &str, given: &[String]) -> Result<Option<String>, VerbError> {
+    match given {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        _ => refused(format!("--{flag} is given twice: a network has one")),
+    }
 }
 
 /// What a container on the network of that name asks for.
@@ -83,7 +91,8 @@ fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result
             "container cannot be connected to network none: disconnect it from its own",
         );
     }
-    let address = args.ip.as_deref().map(Attach::parse_address).transpose();
+    let address = args.ip.as_deref().filter(|ip| !ip.is_empty());
+    let address = address.map(Attach::parse_address).transpose();
     let address = address.map_err(crate::container::ContainerError::from)?;
     let other = Other {
         mode,
@@ -169,119 +178,6 @@ fn changed(entry: &Entry, action: &str, network: &str, paths: &Paths) {
     }
 }
 
-/// As a document for `inspect` and for rows.
-#[derive(Clone)]
-struct Shown {
-    id: String,
-    name: String,
-    driver: &'static str,
-    network: Option<Network>,
-}
-
-impl Shown {
-    fn all(networks: &Networks<'_>) -> Result<Vec<Self>, VerbError> {
-        let own = networks.list()?.into_iter().map(Self::of);
-        let mut all: Vec<_> = PREDEFINED
-            .iter()
-            .map(|name| Self::predefined(name))
-            .collect();
-        all.extend(own);
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
-    }
-
-    fn of(network: Network) -> Self {
-        Self {
-            id: network.id.clone(),
-            name: network.name.clone(),
-            driver: DRIVER,
-            network: Some(network),
-        }
-    }
-
-    /// Always there, under the same ID everywhere.
-    fn predefined(name: &str) -> Self {
-        let digest = Digest::of(format!("walnut network {name}").as_bytes()).to_string();
-        Self {
-            id: digest.rsplit(':').next().unwrap_or_default().to_owned(),
-            name: name.to_owned(),
-            driver: match name {
-                "bridge" => "bridge",
-                "none" => "null",
-                _ => "passt",
-            },
-            network: None,
-        }
-    }
-
-    fn find(name: &str, networks: &Networks<'_>) -> Result<Self, NetworksError> {
-        match PREDEFINED.contains(&name) {
-            true => Ok(Self::predefined(name)),
-            false => networks.find(name).map(Self::of),
-        }
-    }
-
-    fn labels(&self) -> BTreeMap<String, String> {
-        let network = self.network.as_ref();
-        network
-            .map(|network| network.labels.clone())
-            .unwrap_or_default()
-    }
-
-    fn internal(&self) -> bool {
-        self.network
-            .as_ref()
-            .is_some_and(|network| network.internal)
-    }
-
-    fn document(&self, networks: &Networks<'_>) -> Value {
-        let mut ipam = json!({ "Driver": "default", "Options": {}, "Config": [] });
-        let mut containers = serde_json::Map::new();
-        if let Some(network) = &self.network {
-            ipam["Config"] = json!([{
-                "Subnet": network.subnet().to_string(),
-                "Gateway": network.gateway.to_string(),
-            }]);
-            let members = networks.members(&self.name);
-            containers.extend(members.iter().map(|one| member(one, &self.name)));
-        }
-        let created = self.network.as_ref().map(|network| network.created);
-        json!({
-            "Name": self.name,
-            "Id": self.id,
-            "Created": crate::times::or_never(created),
-            "Scope": "local",
-            "Driver": self.driver,
-            "EnableIPv4": true,
-            "EnableIPv6": false,
-            "IPAM": ipam,
-            "Internal": self.internal(),
-            "Attachable": false,
-            "Ingress": false,
-            "ConfigFrom": { "Network": "" },
-            "ConfigOnly": false,
-            "Containers": containers,
-            "Options": {},
-            "Labels": self.labels(),
-        })
-    }
-}
-
-fn member((entry, config, state): &Member, network: &str) -> (String, Value) {
-    let mut all = state.network.all();
-    let place = all.find(|one| one.network == network);
-    let address = place.and_then(|place| Some(place.cidr()?.to_string()));
-    let mac = place.and_then(|place| Some(place.mac?.to_string()));
-    let document = json!({
-        "Name": config.name(),
-        "EndpointID": entry.id(),
-        "MacAddress": mac.unwrap_or_default(),
-        "IPv4Address": address.unwrap_or_default(),
-        "IPv6Address": "",
-    });
-    (entry.id().to_owned(), document)
-}
-
 fn inspect(args: &InspectArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
     let format = Inspect::parse(args.format.as_deref())?;
     let mut documents = Vec::new();
@@ -309,6 +205,13 @@ pub(super) fn document(name: &str, paths: &Paths) -> Option<Value> {
 fn list(args: &LsArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
     let format = NETWORKS.format(args.list.format.as_deref(), args.list.quiet)?;
     let filters = filter::pairs(&args.list.filter, FILTERS)?;
+    let is_type = |value: &str| matches!(value, "custom" | "builtin");
+    if let Some((_, value)) = filters
+        .iter()
+        .find(|(key, value)| key == "type" && !is_type(value))
+    {
+        return refused(format!("invalid filter 'type={value}'"));
+    }
     let rows: Vec<Value> = Shown::all(networks)?
         .into_iter()
         .filter(|shown| fits(shown, &filters, networks))
@@ -325,7 +228,7 @@ fn list(args: &LsArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
                 "Driver": shown.driver,
                 "ID": id,
                 "IPv4": "true",
-                "IPv6": "false",
+                "IPv6": shown.has_ipv6().to_string(),
                 "Internal": shown.internal().to_string(),
                 "Labels": list.join(","),
                 "Label": labels,
@@ -351,7 +254,7 @@ fn fits(shown: &Shown, filters: &[(String, String)], networks: &Networks<'_>) ->
         "label!" => !has_label(&labels, value),
         "scope" => value == "local",
         "type" => (value == "custom") == shown.network.is_some(),
-        _ => shown.name.contains(value.as_str()),
+        _ => filter::name_matches(&shown.name, value),
     })
 }
 
@@ -405,4 +308,38 @@ fn remove(args: &RmArgs, networks: &Networks<'_>) -> Result<u8, VerbError> {
         }
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            root: temp.path().join("r"),
+            state: temp.path().join("s"),
+        };
+        for (line, said) in [
+            (
+                "create --subnet 10.7.0.0/24 --subnet 10.8.0.0/24 x",
+                "--subnet is given twice: a network has one",
+            ),
+            (
+                "create --subnet 10.7.0.0/24 --gateway 10.7.0.1 --gateway 10.7.0.2 x",
+                "--gateway is given twice: a network has one",
+            ),
+            ("ls --filter type=mine", "invalid filter 'type=mine'"),
+        ] {
+            let words = ["walnut", "network"].into_iter().chain(line.split(' '));
+            let argv: Vec<std::ffi::OsString> = words.map(Into::into).collect();
+            let Command::Network(command) = Cli::from_args(&argv).unwrap().command else {
+                panic!("{line}")
+            };
+            let error = run(command, &paths).unwrap_err();
+            assert_eq!(error.to_string(), said);
+        }
+    }
 }

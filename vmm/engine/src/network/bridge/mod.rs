@@ -211,6 +211,15 @@ fn settle(leases: &Leases, lock: &lease::Lock) -> Result<(), BridgeError> {
     }
 }
 
+/// Its network and its own address, as the next container has them if none is there.
+///
+/// # Errors
+/// The variable makes no sense.
+pub(super) fn range() -> Result<(Cidr, IpAddr), BridgeError> {
+    let subnet = subnet()?;
+    Ok((subnet, lease::gateway(subnet).address))
+}
+
 fn subnet() -> Result<Cidr, BridgeError> {
     let text = std::env::var(SUBNET_VAR).unwrap_or_else(|_| SUBNET.to_owned());
     let parsed = text.parse::<Cidr>().ok().map(Cidr::network);

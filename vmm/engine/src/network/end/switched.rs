@@ -87,7 +87,7 @@ impl End {
             return Err(NetworkError::Internal(place.name));
         }
         if !place.internal && !passt::installed() {
-            return Err(NetworkError::NoPasst);
+            return Err(NetworkError::NoPasstOn(place.name));
         }
         let ports = ports::choose(&published)?;
         let mut names = container.hosts.iter();
