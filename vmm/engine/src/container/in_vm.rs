@@ -15,7 +15,8 @@ const CONTAINER: &str = "container:";
 
 /// The container that a mode names: `container:NAME`.
 pub fn named(mode: Option<&str>) -> Option<&str> {
-    mode?.strip_prefix(CONTAINER)
+    let name = mode?.strip_prefix(CONTAINER)?;
+    (!name.is_empty()).then_some(name)
 }
 
 /// As a mode, and as the agent takes it for a namespace's path.

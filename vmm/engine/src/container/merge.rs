@@ -58,12 +58,14 @@ impl Container {
     pub fn from_flags(args: &ContainerArgs, here: &Path) -> Result<Self, ContainerError> {
         not_held(args)?;
         let id = ContainerId::random().map_err(ContainerError::Id)?;
-        let hostname = args
-            .hostname
-            .clone()
-            .unwrap_or_else(|| id.short().to_owned());
-        if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(['/', '\0']) {
+        let hostname = args.hostname.clone().filter(|name| !name.is_empty());
+        let hostname = hostname.unwrap_or_else(|| id.short().to_owned());
+        if hostname.len() > MAX_HOSTNAME || hostname.contains('/') || !is_word(&hostname) {
             return Err(ContainerError::Hostname(hostname));
+        }
+        let domainname = args.domainname.clone().unwrap_or_default();
+        if !domainname.is_empty() && !is_word(&domainname) {
+            return Err(ContainerError::Domainname(domainname));
         }
         if let Some(name) = &args.name {
             check_name(name)?;
@@ -89,7 +91,7 @@ impl Container {
                 &args.security_opt,
             )?,
             shared: shared(args)?,
-            domainname: args.domainname.clone().unwrap_or_default(),
+            domainname,
             oom_score_adj: oom_score_adj(args)?,
             annotations: label::parse_all(&[], &args.annotation)?,
             sysctls: sysctl::parse(&args.sysctl)?,
@@ -294,10 +296,27 @@ fn host(text: &str) -> Result<(String, String), ContainerError> {
     }
 }
 
+/// What may stand in a line of a file with others.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
 fn dns(args: &ContainerArgs) -> Result<Dns, ContainerError> {
     for server in &args.dns {
         if server.parse::<IpAddr>().is_err() {
             return Err(ContainerError::Dns(server.clone()));
+        }
+    }
+    for (flag, given, example) in [
+        ("dns-search", &args.dns_search, "example.org"),
+        ("dns-option", &args.dns_option, "ndots:2"),
+    ] {
+        if let Some(text) = given.iter().find(|text| !is_word(text)) {
+            return Err(ContainerError::DnsWord {
+                flag,
+                text: text.chars().take(80).collect(),
+                example,
+            });
         }
     }
     Ok(Dns {
@@ -414,6 +433,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_empty_is_not_given() {
+        let flags = ["--hostname", "", "--ip", "", "--mac-address", ""];
+        let container = resolve(&[&flags[..], &["--network", "", "image"]].concat()).unwrap();
+        assert_eq!(container.hostname, container.id.short());
+        let mut plain = resolve(&["image"]).unwrap().network;
+        assert_eq!(container.network, plain);
+        plain = resolve(&["--network", "", "--network", "none", "image"])
+            .unwrap()
+            .network;
+        assert_eq!(plain.mode, network::Mode::None);
+    }
+
+    #[test]
     fn mistakes_name_what_is_wrong() {
         for (line, said) in [
             (
@@ -430,6 +462,38 @@ mod tests {
                 "invalid argument \"foo=1\" for \"--storage-opt\" flag: only size=SIZE is known",
             ),
             (&["--hostname", "a/b", "image"], "invalid hostname: 'a/b'"),
+            (
+                &["--hostname", "a\nb", "image"],
+                "invalid hostname: 'a\\nb'",
+            ),
+            (
+                &["--domainname", "a b", "image"],
+                "invalid domainname: 'a b'",
+            ),
+            (
+                &["--dns-search", "a\nnameserver 192.0.2.1", "image"],
+                "invalid argument \"a\\nnameserver 192.0.2.1\" for \"--dns-search\" flag: expected one \
+                 word, as example.org",
+            ),
+            (
+                &["--dns-option", "", "image"],
+                "invalid argument \"\" for \"--dns-option\" flag: expected one word, as ndots:2",
+            ),
+            (
+                &[
+                    "--network",
+                    "name=nn,ip=10.89.0.99",
+                    "--ip",
+                    "10.89.0.98",
+                    "image",
+                ],
+                "conflicting options: cannot specify both --ip and per-network IPv4 address \
+                 (10.89.0.98 and 10.89.0.99)",
+            ),
+            (
+                &["--network", "none", "--egress", "deny", "image"],
+                "conflicting options: --egress and --network none: there is no network to be limited",
+            ),
             (&["--stop-signal", "FOO", "image"], "invalid signal: FOO"),
             (
                 &["--gpus", "all", "image"],

@@ -57,12 +57,20 @@ pub enum ContainerError {
         "invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, at least two of them"
     )]
     Name(String),
-    #[error("invalid hostname: '{0}'")]
+    #[error("invalid hostname: '{}'", .0.escape_debug())]
     Hostname(String),
+    #[error("invalid domainname: '{}'", .0.escape_debug())]
+    Domainname(String),
     #[error("bad format for add-host: \"{0}\"")]
     AddHost(String),
     #[error("{0} is not an ip address")]
     Dns(String),
+    #[error("invalid argument {text:?} for \"--{flag}\" flag: expected one word, as {example}")]
+    DnsWord {
+        flag: &'static str,
+        text: String,
+        example: &'static str,
+    },
     #[error("invalid argument \"{0}\" for \"--sysctl\" flag: it needs to be NAME=VALUE")]
     Sysctl(String),
     #[error("invalid argument \"{0}\" for \"--storage-opt\" flag: only size=SIZE is known")]

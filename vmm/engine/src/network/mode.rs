@@ -42,6 +42,7 @@ impl Tap {
     /// `NAME[,ip=ADDRESS/PREFIX]…[,gateway=ADDRESS]…`
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(',');
+        let mut networks: Vec<Cidr> = Vec::new();
         let mut tap = Self {
             name: parts.next().filter(|name| !name.is_empty())?.to_owned(),
             addresses: Vec::new(),
@@ -49,14 +50,30 @@ impl Tap {
         };
         for part in parts {
             match part.split_once('=')? {
-                ("ip", address) => tap
-                    .addresses
-                    .push(address.parse::<Cidr>().ok()?.to_string()),
+                ("ip", address) => networks.push(address.parse().ok()?),
                 ("gateway", address) => tap.gateways.push(address.parse().ok()?),
                 _ => return None,
             }
         }
-        Some(tap)
+        tap.addresses = networks.iter().map(ToString::to_string).collect();
+        let is_v4 = |address: IpAddr| address.is_ipv4();
+        let is_link_local = |address: IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let reached = |gateway: &IpAddr| {
+            let mut own = networks
+                .iter()
+                .filter(|cidr| is_v4(cidr.address) == is_v4(*gateway));
+            own.any(|cidr| cidr.contains(*gateway) || is_link_local(*gateway))
+        };
+        let once = |addresses: &[IpAddr]| {
+            let v4 = addresses.iter().filter(|address| is_v4(**address)).count();
+            v4 <= 1 && addresses.len() - v4 <= 1
+        };
+        let own: Vec<_> = networks.iter().map(|cidr| cidr.address).collect();
+        let fits = once(&own) && once(&tap.gateways) && tap.gateways.iter().all(reached);
+        fits.then_some(tap)
     }
 }
 
@@ -98,6 +115,7 @@ impl Mode {
             "user" => Ok(Self::User),
             "bridge" => Ok(Self::Bridge),
             "host" => Err(WantedError::Host),
+            "container:" => Err(WantedError::Container),
             other => match other.strip_prefix("tap:") {
                 Some(tap) => Tap::parse(tap)
                     .map(Self::Tap)
@@ -126,23 +144,30 @@ pub struct Other {
 }
 
 impl Other {
-    /// `NETWORK`, or `name=NETWORK[,alias=NAME]…[,ip=ADDRESS]`.
+    /// `NETWORK`, or `name=NETWORK[,alias=NAME]…[,ip=ADDRESS]`, in any order.
     pub(super) fn parse(text: &str) -> Result<Self, WantedError> {
-        if !text.starts_with("name=") {
+        if text.starts_with("tap:") || !text.contains('=') {
             return Ok(Self {
                 mode: Mode::parse(text)?,
                 ..Self::default()
             });
         }
+        let invalid = || WantedError::Fields(text.chars().take(80).collect());
+        let mut mode = None;
         let mut one = Self::default();
         for field in text.split(',') {
             match field.split_once('=') {
-                Some(("name", name)) => one.mode = Mode::parse(name)?,
+                Some(("name", name)) if mode.is_none() && !name.is_empty() => {
+                    mode = Some(Mode::parse(name)?);
+                }
                 Some(("alias", alias)) if !alias.is_empty() => one.aliases.push(alias.to_owned()),
-                Some(("ip", address)) => one.address = Some(Wanted::parse_address(address)?),
-                _ => return Err(WantedError::Fields(text.chars().take(80).collect())),
+                Some(("ip", address)) if one.address.is_none() => {
+                    one.address = Some(Wanted::parse_address(address)?);
+                }
+                _ => return Err(invalid()),
             }
         }
+        one.mode = mode.ok_or_else(invalid)?;
         Ok(one)
     }
 
@@ -201,13 +226,34 @@ mod tests {
             tap.gateways,
             [[10, 9, 0, 1].into(), "fd09::1".parse::<IpAddr>().unwrap()]
         );
-        for bad in ["tap:", "tap:t0,ip=10.9.0.2", "tap:t0,x=1", "tap:t0,"] {
+        for good in [
+            "tap:t0,gateway=10.9.0.1,ip=10.9.0.2/24",
+            "tap:t0,ip=fd09::2/64,gateway=fe80::1",
+        ] {
+            assert!(Mode::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "tap:",
+            "tap:t0,ip=10.9.0.2",
+            "tap:t0,x=1",
+            "tap:t0,",
+            "tap:t0,gateway=10.9.0.1",
+            "tap:t0,ip=10.9.0.2/24,gateway=fd09::1",
+            "tap:t0,ip=10.9.0.2/24,gateway=10.9.1.1",
+            "tap:t0,ip=10.9.0.2/24,ip=10.9.0.3/24",
+            "tap:t0,ip=fd09::2/64,ip=fd09::3/64",
+            "tap:t0,ip=10.9.0.2/24,gateway=10.9.0.1,gateway=10.9.0.3",
+        ] {
             assert!(
                 matches!(Mode::parse(bad), Err(WantedError::Tap(_))),
                 "{bad}"
             );
         }
         assert_eq!(Mode::parse("own").unwrap(), Mode::Network("own".into()));
+        assert!(matches!(
+            Mode::parse("container:"),
+            Err(WantedError::Container)
+        ));
         for bad in ["", "a/b"] {
             let error = Mode::parse(bad).unwrap_err().to_string();
             assert_eq!(error, format!("network {bad} not found"));

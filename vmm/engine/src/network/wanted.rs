@@ -41,8 +41,10 @@ pub enum WantedError {
         "invalid --network {0}: expected name=NETWORK, and perhaps ,alias=NAME and ,ip=ADDRESS"
     )]
     Fields(String),
+    #[error("invalid container format container:<name|id>")]
+    Container,
     #[error(
-        "invalid --network {0}: expected tap:NAME, and perhaps ,ip=ADDRESS/PREFIX and ,gateway=ADDRESS, each of them once or for IPv4 and IPv6"
+        "invalid --network {0}: expected tap:NAME, and perhaps ,ip=ADDRESS/PREFIX and ,gateway=ADDRESS within that network, each of them once or for IPv4 and IPv6"
     )]
     Tap(String),
     #[error("conflicting options: port publishing and --network {0}")]
@@ -56,7 +58,17 @@ pub enum WantedError {
     #[error(
         "conflicting options: --egress and --network {0}, whose frames are not ours to look at"
     )]
-    EgressNothing(String),
+    EgressFrames(String),
+    #[error("conflicting options: --egress and --network none: there is no network to be limited")]
+    EgressNothing,
+    #[error(
+        "conflicting options: --egress and --network container:{0}, whose network it has: say there what may leave"
+    )]
+    EgressContainer(String),
+    #[error(
+        "conflicting options: cannot specify both --ip and per-network IPv4 address ({0} and {1})"
+    )]
+    TwoAddresses(Ipv4Addr, Ipv4Addr),
     #[error("invalid IPv4 address: {0}")]
     InvalidAddress(String),
     #[error("user specified IP address is supported on user defined networks only")]
@@ -88,7 +100,10 @@ impl Wanted {
     /// # Errors
     /// What makes no sense, in Docker's words.
     pub fn from_flags(args: &ContainerArgs) -> Result<Self, WantedError> {
-        let all = args.network.iter().map(|text| Other::parse(text));
+        // To Docker, what is empty is not given.
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let all = args.network.iter().filter(|text| !text.is_empty());
+        let all = all.map(|text| Other::parse(text));
         let mut all = all.collect::<Result<Vec<_>, _>>()?.into_iter();
         let first = all.next().unwrap_or_default();
         let others: Vec<_> = all.collect();
@@ -109,14 +124,19 @@ impl Wanted {
         for text in &args.expose {
             exposed.extend(expose(text)?);
         }
-        let mac: Option<Mac> = args.mac_address.as_deref().map(str::parse).transpose()?;
+        let mac = given(&args.mac_address);
+        let mac: Option<Mac> = mac.map(|text| text.parse()).transpose()?;
         if let Some(mac) = mac.filter(|mac| mac.is_multicast() || mac.is_zero()) {
             return Err(WantedError::MulticastMac(mac));
         }
         if mac.is_some() && mode == Mode::None {
             return Err(WantedError::MacNothing);
         }
-        let address = args.ip.as_deref().map(Self::parse_address).transpose()?;
+        let address = given(&args.ip);
+        let address = address.as_deref().map(Self::parse_address).transpose()?;
+        if let (Some(one), Some(other)) = (address, first.address) {
+            return Err(WantedError::TwoAddresses(one, other));
+        }
         let first = Other {
             mode,
             address: address.or(first.address),
@@ -125,13 +145,7 @@ impl Wanted {
         };
         first.check()?;
         let mode = first.mode;
-        let egress = match args.egress.as_slice() {
-            [] => None,
-            _ if matches!(mode, Mode::None | Mode::Tap(_) | Mode::Container(_)) => {
-                return Err(WantedError::EgressNothing(mode.name()));
-            }
-            texts => Some(Policy::parse(texts)?),
-        };
+        let egress = egress(&args.egress, &mode)?;
         let mut wanted = Self {
             mode,
             publish,
@@ -260,6 +274,16 @@ impl Wanted {
     }
 }
 
+fn egress(texts: &[String], mode: &Mode) -> Result<Option<Policy>, WantedError> {
+    match mode {
+        _ if texts.is_empty() => Ok(None),
+        Mode::None => Err(WantedError::EgressNothing),
+        Mode::Tap(_) => Err(WantedError::EgressFrames(mode.name())),
+        Mode::Container(name) => Err(WantedError::EgressContainer(name.clone())),
+        _ => Ok(Some(Policy::parse(texts)?)),
+    }
+}
+
 fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, WantedError> {
     Publish::parse_exposed(text).map_err(|why| WantedError::Expose {
         text: text.to_owned(),
@@ -306,7 +330,17 @@ mod tests {
             wanted.connect(on("more")),
             Err(WantedError::TooMany)
         ));
-        for bad in ["name=a,b", "name=a,mac=x", "name=a,alias="] {
+        assert_eq!(on("alias=x,name=a"), on("name=a,alias=x"));
+        assert_eq!(on("ip=10.7.0.2,name=a"), on("name=a,ip=10.7.0.2"));
+        for bad in [
+            "name=a,b",
+            "name=a,mac=x",
+            "name=a,alias=",
+            "alias=x",
+            "name=",
+            "name=a,name=b",
+            "name=a,ip=10.7.0.2,ip=10.7.0.3",
+        ] {
             assert!(
                 matches!(Other::parse(bad), Err(WantedError::Fields(_))),
                 "{bad}"

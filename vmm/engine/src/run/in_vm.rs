@@ -64,10 +64,14 @@ pub(super) fn settle(
     image: Option<Digest>,
     paths: &Paths,
 ) -> Result<(), InVmError> {
+    let of_network = match &container.network.mode {
+        Mode::Container(name) => Some(name.clone()),
+        _ => None,
+    };
     let names = Names {
         pid: named(args.pid.as_deref()),
         ipc: named(args.ipc.as_deref()),
-        network: named(args.network.first().map(String::as_str)),
+        network: of_network.as_deref(),
     };
     let first = args
         .vm

@@ -21,15 +21,30 @@ pub(super) const GENERATED: &[(&str, &str)] = &[
 pub fn all(container: &Container, session: &Session) -> [(&'static str, String); 3] {
     let (network, host) = (&session.attachment(), &session.host);
     [
-        (HOSTS, hosts(&container.hostname, &container.hosts, network)),
+        (
+            HOSTS,
+            hosts(&own_names(container), &container.hosts, network),
+        ),
         (HOSTNAME, format!("{}\n", container.hostname)),
         (RESOLV_CONF, resolv_conf(&container.dns, host, network)),
     ]
 }
 
-/// Docker's, and the container's own name: without an address it is the loopback's second one, as
+/// The whole name, and what is before its first dot.
+fn own_names(container: &Container) -> String {
+    let mut whole = container.hostname.clone();
+    if !container.domainname.is_empty() {
+        whole = format!("{whole}.{}", container.domainname);
+    }
+    match whole.split_once('.') {
+        Some((first, _)) => format!("{whole} {first}"),
+        None => whole,
+    }
+}
+
+/// Docker's, and the container's own names: without an address it is the loopback's second one, as
 /// Debian has it.
-fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> String {
+fn hosts(own_names: &str, extra: &[(String, String)], network: &Attachment) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -60,7 +75,7 @@ fn hosts(hostname: &str, extra: &[(String, String)], network: &Attachment) -> St
         own.push([127, 0, 1, 1].into());
     }
     for address in own {
-        let _ = writeln!(text, "{address}\t{hostname}");
+        let _ = writeln!(text, "{address}\t{own_names}");
     }
     text
 }
@@ -131,6 +146,23 @@ mod tests {
         });
         let text = hosts("box", &[], &two);
         assert!(text.ends_with("10.0.2.100\tbox\n10.89.0.2\tbox\n"));
+    }
+
+    #[test]
+    fn names_of_its_own() {
+        for (flags, names) in [
+            (&["-h", "box"][..], "box"),
+            (
+                &["-h", "box", "--domainname", "corp.test"],
+                "box.corp.test box",
+            ),
+            (&["-h", "x.example.org"], "x.example.org x"),
+        ] {
+            assert_eq!(
+                own_names(&crate::container::testing::container(flags)),
+                names
+            );
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::io;
 
 use serde_json::{Value, json};
+use walnut_switch::Policy;
 
 use super::{Known, VerbError, complain, ports, refused};
 use crate::cli::look::InspectArgs;
@@ -214,6 +215,7 @@ fn host_config(config: &Config) -> Value {
         "Binds": binds,
         "LogConfig": { "Type": container.log.driver, "Config": log_config },
         "NetworkMode": container.network.mode.name(),
+        "Egress": egress(container.network.egress.as_ref()),
         "PortBindings": ports::bindings(&container.network.publish),
         "PublishAllPorts": container.network.publish_all,
         "RestartPolicy": {
@@ -261,6 +263,15 @@ fn host_config(config: &Config) -> Value {
         document.extend(limits);
     }
     document
+}
+
+/// As the flag takes it; null where all may leave.
+fn egress(policy: Option<&Policy>) -> Value {
+    match policy {
+        None => Value::Null,
+        Some(policy) if policy.0.is_empty() => json!(["deny"]),
+        Some(policy) => json!(policy),
+    }
 }
 
 /// The part of `HostConfig` that is about what it may use.
@@ -335,7 +346,10 @@ fn mounts(container: &Container) -> Vec<Value> {
 
 fn config_document(config: &Config) -> Value {
     let container = &config.container;
-    let exposed = container.network.exposed.iter();
+    let network = &container.network;
+    let published = network.publish.iter();
+    let published = published.map(|publish| (publish.container, publish.protocol));
+    let exposed = network.exposed.iter().copied().chain(published);
     let exposed: serde_json::Map<String, Value> = exposed
         .map(|(port, protocol)| (format!("{port}/{protocol}"), json!({})))
         .collect();
@@ -362,4 +376,25 @@ fn config_document(config: &Config) -> Value {
         "StopTimeout": container.stop_timeout_s,
         "Healthcheck": container.health,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::testing::container;
+
+    #[test]
+    fn ports_and_what_may_leave() {
+        let of = |flags: &[&str]| Config::new(container(flags), "image", None, None);
+        let config = of(&["-p", "8080:80", "--expose", "53/udp", "--expose", "80"]);
+        let exposed = &config_document(&config)["ExposedPorts"];
+        assert_eq!(*exposed, json!({ "53/udp": {}, "80/tcp": {} }));
+        assert_eq!(host_config(&config)["Egress"], Value::Null);
+        let egress = |text: &str| host_config(&of(&["--egress", text]))["Egress"].clone();
+        assert_eq!(egress("Deny"), json!(["deny"]));
+        assert_eq!(
+            egress("Example.org:443,192.0.2.0/24"),
+            json!(["example.org:443", "192.0.2.0/24"])
+        );
+    }
 }
