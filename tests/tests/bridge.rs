@@ -411,6 +411,11 @@ fn what_cannot_be() {
             .run()
             .exited(125)
             .complains(&["Address already in use: 192.0.2.2"]);
+        let shown = "{{range .Containers}}{{.Name}} {{.IPv4Address}}{{end}} {{json .IPAM.Config}}";
+        assert_eq!(
+            home.says(&["network", "inspect", "-f", shown, "bridge"]),
+            "only 192.0.2.2/30 [{\"Gateway\":\"192.0.2.1\",\"Subnet\":\"192.0.2.0/30\"}]"
+        );
         refused(&[], "walnut0 is on 192.0.2.0/30");
         home.remove_all();
         refused(

@@ -207,6 +207,11 @@ fn what_the_container_sees() {
         resolver,
         "nameserver 192.0.2.53\nsearch a.test\noptions ndots:2"
     );
+    let whole = ["--hostname", "box", "--domainname", "corp.test"];
+    assert_eq!(
+        see(&whole, "grep ^10 /etc/hosts"),
+        "10.0.2.100\tbox.corp.test box"
+    );
     assert_eq!(see(&["--network", "none"], "ls /sys/class/net"), "lo");
     let forwarding = see(
         &["--sysctl", "net.ipv4.ip_forward=1"],
@@ -281,6 +286,11 @@ fn without_passt() {
         .exited(125)
         .says("")
         .complains(&missing);
+    home.walnut(["network", "create", "back"]).run().succeeded();
+    run(&["--network", "back"])
+        .exited(125)
+        .says("")
+        .complains(&["which the network back needs", missing[1], "--internal"]);
     run(&[])
         .succeeded()
         .says("lo\n")
@@ -301,6 +311,19 @@ fn mistakes() {
         (&["-p", "host:80:80"], "invalid IP address: host"),
         (&["--network", "nosuch"], "network nosuch not found"),
         (&["--mac-address", "02:00"], "is not a valid mac address"),
+        (&["--network", "container:"], "invalid container format"),
+        (
+            &["--network", "name=back,ip=10.89.0.9", "--ip", "10.89.0.8"],
+            "cannot specify both --ip and per-network IPv4 address",
+        ),
+        (
+            &["--network", "tap:t0,gateway=10.9.0.1"],
+            "invalid --network tap:t0,gateway=10.9.0.1",
+        ),
+        (
+            &["--dns-search", "a\nnameserver 192.0.2.1"],
+            "\"--dns-search\" flag: expected one word",
+        ),
         (
             &["--ip", "10.0.0.1"],
             "supported on user defined networks only",

@@ -87,7 +87,7 @@ fn names_and_addresses() {
     ])
     .run()
     .exited(125)
-    .complains(&["Address already in use"]);
+    .complains(&["Address already in use: 10.89.0.77 on the network back"]);
     let switches = switches(home.path());
     assert_eq!(switches.len(), 1);
     let status = format!("/proc/{}/status", switches[0].as_raw_pid());
@@ -337,7 +337,7 @@ fn mistakes() {
             "true",
         ],
         125,
-        "conflicting options: --egress and --network none",
+        "conflicting options: --egress and --network none: there is no network",
     );
 }
 
