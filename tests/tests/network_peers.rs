@@ -79,6 +79,11 @@ fn iperf3_both_ways(place: &[&str]) {
     }
 }
 
+fn counted(what: &str) -> u64 {
+    let file = format!("/sys/class/net/walnut-t0/statistics/{what}");
+    fs::read_to_string(file).unwrap().trim().parse().unwrap()
+}
+
 #[test]
 fn iperf3_over_a_tap() {
     let Some(home) = root_home() else { return };
@@ -88,6 +93,11 @@ fn iperf3_over_a_tap() {
     home.background_with("web", &flags, "iperf3 -s");
     home.wait_for_listeners("web", &["5201"]);
     iperf3_both_ways(&["-c", "192.0.2.2"]);
+    // Neither side has cut the stream into frames, nor summed each.
+    for way in ["rx", "tx"] {
+        let [bytes, packets] = ["bytes", "packets"].map(|unit| counted(&format!("{way}_{unit}")));
+        assert!(bytes / packets > 3000, "{way}: {bytes} in {packets}");
+    }
     let udp = ["-J", "-c", "192.0.2.2", "-u", "-b", "0", "-l", "1400"];
     let udp = client("iperf3", &[&udp[..], &["-n", "4M"]].concat());
     assert!(received(&udp) > 0, "{}", udp.story());

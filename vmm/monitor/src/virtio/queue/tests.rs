@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
+use virtio_queue::QueueT as _;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -136,6 +137,48 @@ fn a_driver_is_asked_not_to_kick_while_it_is_served() {
         })
         .unwrap();
     assert_eq!(flags(&driver.memory), 0);
+}
+
+/// Serves `count` chains more, one visit each, and says after which of them the driver, which wants
+/// to hear of the used ring's entry `event` (VIRTIO_F_EVENT_IDX, §2.7.7.1), was interrupted.
+fn interrupted_after(count: u16, event: u16) -> Vec<u16> {
+    let (driver, mut queue) = queue();
+    queue.queue.set_event_idx(true);
+    let used_event = GuestAddress(AVAIL + 4 + 2 * u64::from(SIZE));
+    driver.memory.write_obj(event, used_event).unwrap();
+    let served = |number: &u16| {
+        offer(&driver.memory, 1);
+        queue.serve(|_, _| 0).unwrap();
+        let word = driver.registers.word(INTERRUPT_STATUS);
+        assert_eq!(used(&driver.memory), *number);
+        word.swap(0, std::sync::atomic::Ordering::SeqCst) != 0
+    };
+    (1..=count).filter(served).collect()
+}
+
+#[test]
+fn a_driver_hears_of_the_entry_that_it_names() {
+    assert_eq!(interrupted_after(5, 0), [1]);
+    assert_eq!(interrupted_after(5, 2), [3]);
+    assert_eq!(interrupted_after(3, 7), [0; 0]);
+}
+
+#[test]
+fn a_device_names_the_chain_that_it_waits_for() {
+    let (driver, mut queue) = queue();
+    queue.queue.set_event_idx(true);
+    let avail_event = GuestAddress(USED + 4 + 8 * u64::from(SIZE));
+    let named = |memory: &GuestMemory| memory.read_obj::<u16>(avail_event).unwrap();
+    for number in 1..=6 {
+        offer(&driver.memory, 1);
+        queue
+            .serve(|memory, _| {
+                assert_ne!(named(memory), number, "no kick is wanted now");
+                0
+            })
+            .unwrap();
+        assert_eq!(named(&driver.memory), number);
+    }
 }
 
 #[test]
