@@ -80,6 +80,37 @@ fn a_published_port() {
     home.assert_clean();
 }
 
+#[test]
+fn listened_on_before_run_returns() {
+    let Some(home) = home() else { return };
+    let [port] = free_ports();
+    home.background_with("web", &["-p", &format!("{port}:80")], "sleep 1000");
+    // Nobody in the container answers, and yet there is somebody to be spoken to.
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    home.remove_all();
+    home.assert_clean();
+}
+
+#[test]
+fn a_port_that_another_program_has() {
+    let Some(home) = home() else { return };
+    let image = home.busybox();
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = listener.local_addr().unwrap().port();
+    let udp_port = udp.local_addr().unwrap().port();
+    for (port, protocol) in [(tcp, "tcp"), (udp_port, "udp")] {
+        let publish = format!("{port}:80/{protocol}");
+        let taken = format!("Bind for 127.0.0.1:{port} failed: port is already allocated");
+        home.walnut(["run", "--rm", "-p", &publish, &image, "echo", "ran"])
+            .run()
+            .exited(125)
+            .says("")
+            .complains(&[&taken]);
+    }
+    home.assert_clean();
+}
+
 /// As a mail server or MySQL does: the other side has nothing to say before. On a network of its own,
 /// too.
 #[test]
