@@ -435,10 +435,20 @@ fn what_cannot_be() {
             .exited(125)
             .complains(&["is no IPv4 network with room"]);
         nothing_is_left();
+        host("ip link add there0 type dummy");
+        host("ip addr add 10.86.0.77/24 dev there0");
+        host("ip link set there0 up");
+        refused(
+            &[],
+            "of the interface there0, which is there already: WALNUT_BRIDGE_SUBNET=CIDR",
+        );
+        small(run(&[])).run().succeeded();
+        host("ip link delete there0");
         host("ip link add walnut0 type bridge");
         refused(&[], "walnut0 is there already");
         host("ip link delete walnut0");
         nothing_is_left();
+        assert!(!home.state().join("bridge/lock").exists());
     });
 }
 

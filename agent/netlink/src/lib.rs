@@ -10,7 +10,7 @@ mod cidr;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -216,6 +216,43 @@ impl Netlink {
         self.order(RouteNetlinkMessage::NewRoute(message), flags, &what)
     }
 
+    /// The name of an interface.
+    ///
+    /// # Errors
+    /// There is none any more.
+    pub fn name(&mut self, link: Link) -> Result<String, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.0;
+        let what = format!("find network interface {}", link.0);
+        let answer = self.call(RouteNetlinkMessage::GetLink(message), 0, &what)?;
+        let name = match answer {
+            Some(RouteNetlinkMessage::NewLink(link)) => {
+                let mut attributes = link.attributes.into_iter();
+                attributes.find_map(|one| match one {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                })
+            }
+            _ => None,
+        };
+        name.ok_or(NetlinkError::Refused {
+            what,
+            errno: Errno::NODEV,
+        })
+    }
+
+    /// Where packets to IPv4 addresses go: by an interface, or to the host itself, in all tables. Not the
+    /// default routes.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn routes_ipv4(&mut self) -> Result<Vec<(Cidr, Link)>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let all = self.dump(RouteNetlinkMessage::GetRoute(message), "list the routes")?;
+        Ok(all.iter().filter_map(route).collect())
+    }
+
     fn order(
         &mut self,
         message: RouteNetlinkMessage,
@@ -223,6 +260,55 @@ impl Netlink {
         what: &str,
     ) -> Result<(), NetlinkError> {
         self.call(message, flags | NLM_F_ACK, what).map(drop)
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> std::io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(drop)
+    }
+
+    /// All messages that answer a request: several come in one datagram.
+    fn dump(
+        &mut self,
+        message: RouteNetlinkMessage,
+        what: &str,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        const ALIGNMENT: usize = 4;
+        let broken = |source| NetlinkError::Exchange {
+            what: what.to_owned(),
+            source,
+        };
+        self.send(message, NLM_F_DUMP).map_err(broken)?;
+        let mut all = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full().map_err(broken)?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let one = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(|error| broken(std::io::Error::other(error)))?;
+                let len = (one.header.length as usize).next_multiple_of(ALIGNMENT);
+                rest = rest.get(len.max(ALIGNMENT)..).unwrap_or_default();
+                match one.payload {
+                    _ if one.header.sequence_number != self.sequence => {}
+                    NetlinkPayload::InnerMessage(message) => all.push(message),
+                    NetlinkPayload::Done(_) => return Ok(all),
+                    NetlinkPayload::Error(error) => {
+                        return Err(NetlinkError::Refused {
+                            what: what.to_owned(),
+                            errno: Errno::from_raw_os_error(-error.code.map_or(0, i32::from)),
+                        });
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Sends one request; the one message or acknowledgement that answers it.
@@ -236,15 +322,7 @@ impl Netlink {
             what: what.to_owned(),
             source,
         };
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map_err(broken)?;
+        self.send(message, flags).map_err(broken)?;
         loop {
             let (answer, _) = self.socket.recv_from_full().map_err(broken)?;
             let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
@@ -265,6 +343,28 @@ impl Netlink {
             };
         }
     }
+}
+
+fn route(message: &RouteNetlinkMessage) -> Option<(Cidr, Link)> {
+    let RouteNetlinkMessage::NewRoute(route) = message else {
+        return None;
+    };
+    if !matches!(route.header.kind, RouteType::Unicast | RouteType::Local) {
+        return None;
+    }
+    let (mut to, mut link) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
+            RouteAttribute::Oif(index) => link = Some(Link(*index)),
+            _ => {}
+        }
+    }
+    let to = Cidr {
+        address: to?.into(),
+        prefix: route.header.destination_prefix_length,
+    };
+    Some((to, link?))
 }
 
 fn family(address: IpAddr) -> AddressFamily {

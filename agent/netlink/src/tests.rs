@@ -67,9 +67,18 @@ fn a_bridge_comes_and_goes() {
         netlink
             .add_address(link, "192.0.2.1/24".parse().unwrap())
             .unwrap();
+        assert_eq!(netlink.name(link).unwrap(), "other0");
+        let routes = netlink.routes_ipv4().unwrap();
+        for to in ["192.0.2.0/24", "192.0.2.1/32"] {
+            let route = (to.parse().unwrap(), link);
+            assert!(routes.contains(&route), "{to} {routes:?}");
+        }
         let elsewhere = netlink.add_default_route(link, [198, 51, 100, 1].into());
         assert_eq!(elsewhere.unwrap_err().errno(), Some(Errno::NETUNREACH));
         netlink.delete(link).unwrap();
+        assert!(netlink.name(link).is_err());
+        let left = netlink.routes_ipv4().unwrap();
+        assert!(left.iter().all(|(_, of)| *of != link), "{left:?}");
         assert!(netlink.link("other0").is_err());
     });
 }

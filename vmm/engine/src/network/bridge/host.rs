@@ -18,6 +18,35 @@ const FORWARDING: &str = "ipv4/ip_forward";
 /// when the bridge was away.
 const MAC: [u8; 6] = [0x02, 0x42, 0x0a, 0x56, 0, 1];
 
+/// # Errors
+/// [`BridgeError::Overlap`] where the host has addresses or routes of its own there.
+pub(super) fn check_free(subnet: Cidr) -> Result<(), BridgeError> {
+    let mut netlink = Netlink::open()?;
+    for (route, link) in netlink.routes_ipv4()? {
+        if !overlap(subnet, route) {
+            continue;
+        }
+        match netlink.name(link) {
+            Ok(name) if name == BRIDGE => {}
+            Ok(interface) => {
+                return Err(BridgeError::Overlap {
+                    subnet,
+                    route,
+                    interface,
+                });
+            }
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Half of all addresses is how a VPN says all.
+fn overlap(subnet: Cidr, route: Cidr) -> bool {
+    route.prefix > 1 && (subnet.contains(route.address) || route.contains(subnet.address))
+}
+
 /// Makes it, where it is not there; what was left half made is finished.
 pub(super) fn bring_up(leases: &Leases, gateway: Cidr) -> Result<(), BridgeError> {
     let mut netlink = Netlink::open()?;
@@ -126,5 +155,24 @@ fn set(name: &str, value: &str) -> Result<(), BridgeError> {
             Ok(())
         }
         written => written.map_err(|source| BridgeError::Parameter { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_overlaps() {
+        let subnet = "10.86.0.0/24".parse().unwrap();
+        for (route, expected) in [
+            ("10.86.0.77/32", true),
+            ("10.86.0.0/24", true),
+            ("10.0.0.0/8", true),
+            ("10.86.1.0/24", false),
+            ("0.0.0.0/1", false),
+        ] {
+            assert_eq!(overlap(subnet, route.parse().unwrap()), expected, "{route}");
+        }
     }
 }

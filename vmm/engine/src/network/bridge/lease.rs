@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -53,6 +54,21 @@ impl Drop for Lease {
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// The right ends with it: where nobody has a lease, the file need not be there.
+    pub fn remove(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -75,8 +91,13 @@ impl Leases {
 
     pub fn lock(&self) -> Result<Lock, BridgeError> {
         let path = self.dir.join(LOCK);
-        let file = record::lock_file(&path, FlockOperation::LockExclusive)?;
-        Ok(Lock { _file: file })
+        loop {
+            let file = record::lock_file(&path, FlockOperation::LockExclusive)?;
+            // Whoever had it may have removed it: then it says nothing to those who come later.
+            if is_at(&file, &path) {
+                return Ok(Lock { _file: file, path });
+            }
+        }
     }
 
     /// There while it is we who have the host forward packets.
@@ -240,6 +261,28 @@ mod tests {
             Ipv4Addr::new(192, 0, 2, 5)
         );
         drop(rest);
+    }
+
+    #[test]
+    fn one_lock_also_where_it_goes_and_comes() {
+        const THREADS: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let leases = Leases::new(dir.path()).unwrap();
+        let inside = std::sync::Mutex::new(());
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let lock = leases.lock().unwrap();
+                        let alone = inside.try_lock().unwrap();
+                        std::thread::yield_now();
+                        drop(alone);
+                        lock.remove();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(&leases.dir).unwrap().count(), 0);
     }
 
     #[test]

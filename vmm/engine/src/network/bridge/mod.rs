@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! STATE/bridge/
-//!   lock              held while bridge, rules or leases change
+//!   lock              held while bridge, rules or leases change; there while a container is
 //!   made              the bridge that is there is ours
 //!   forwarding        the host forwarded nothing before
 //!   ADDRESS           one container's lease: locked by its supervisor as long as that lives
@@ -68,6 +68,15 @@ pub enum BridgeError {
     Outside { address: Ipv4Addr, subnet: Cidr },
     #[error("{BRIDGE} is on {was}; {SUBNET_VAR} can change when no container runs there")]
     OtherSubnet { was: Cidr },
+    #[error(
+        "the bridge's network {subnet} overlaps {route} of the interface {interface}, which is there \
+         already: {SUBNET_VAR}=CIDR names another one"
+    )]
+    Overlap {
+        subnet: Cidr,
+        route: Cidr,
+        interface: String,
+    },
     #[error("{BRIDGE} is there already, and no bridge of this --state")]
     Foreign,
     #[error("--network bridge publishes on IPv4 addresses of the host only, not on {0}")]
@@ -141,7 +150,18 @@ impl Port {
             let was = other.subnet.parse().unwrap_or(subnet);
             return Err(BridgeError::OtherSubnet { was });
         }
-        let lease = leases.take(&lock, subnet, &all, ask)?;
+        let free = match all.is_empty() {
+            true => host::check_free(subnet),
+            false => Ok(()),
+        };
+        let lease = match free.and_then(|()| leases.take(&lock, subnet, &all, ask)) {
+            Ok(lease) => lease,
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = settle(&leases, lock);
+                return Err(error);
+            }
+        };
         all.push(lease.terms.clone());
         let gateway = lease::gateway(subnet);
         let made = host::bring_up(&leases, gateway)
@@ -162,8 +182,7 @@ impl Port {
             }),
             Err(error) => {
                 drop(lease);
-                // The first error is the one to tell.
-                let _ = settle(&leases, &lock);
+                let _ = settle(&leases, lock);
                 Err(error)
             }
         }
@@ -177,7 +196,7 @@ impl Drop for Port {
         let done = self
             .leases
             .lock()
-            .and_then(|lock| settle(&self.leases, &lock));
+            .and_then(|lock| settle(&self.leases, lock));
         if let Err(error) = done {
             log::warn!("{}", walnut_protocol::chain(&error));
         }
@@ -192,7 +211,7 @@ pub fn installed() -> bool {
 /// Takes away what killed supervisors left.
 pub fn tidy(state: &Path) {
     let done = Leases::find(state).map_or(Ok(()), |leases| {
-        leases.lock().and_then(|lock| settle(&leases, &lock))
+        leases.lock().and_then(|lock| settle(&leases, lock))
     });
     if let Err(error) = done {
         log::warn!("{}", walnut_protocol::chain(&error));
@@ -200,13 +219,15 @@ pub fn tidy(state: &Path) {
 }
 
 /// Has bridge and rules be as the leases that hold say; with the last one, they go.
-fn settle(leases: &Leases, lock: &lease::Lock) -> Result<(), BridgeError> {
-    let all = leases.sweep(lock)?;
+fn settle(leases: &Leases, lock: lease::Lock) -> Result<(), BridgeError> {
+    let all = leases.sweep(&lock)?;
     match all.first().and_then(|lease| lease.subnet.parse().ok()) {
         Some(subnet) => rules::apply(subnet, &all),
         None => {
             rules::remove()?;
-            host::take_down(leases)
+            host::take_down(leases)?;
+            lock.remove();
+            Ok(())
         }
     }
 }
