@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use walnut_tests::harness::Home;
-use walnut_tests::harness::network::{ECHO, home, switches, wait_for_end};
+use walnut_tests::harness::network::{ECHO, free_ports, home, switches, wait_for_end};
 
 /// In a container: its own addresses; whether a name answers on port 80 within some seconds.
 const REACH: &str = "own() { echo $(grep \"$(hostname)\\$\" /etc/hosts | cut -f1); }; reach() { if [ \"$(echo hello | nc -w $2 $1 80 2>/dev/null)\" = hello ]; \
@@ -225,7 +225,8 @@ fn restarted_and_user() {
     let Some(home) = home() else { return };
     network(&home, &["back"]);
     echo_on(&home, "db", "back");
-    home.background_with("web", &[], ECHO);
+    let [port] = free_ports();
+    home.background_with("web", &["-p", &format!("{port}:80")], ECHO);
     wait_for_port_80(&home, "web");
     change(&home, &["connect", "--alias", "x", "back", "web"]);
     let both = "10.0.2.100 10.89.0.3";
@@ -240,7 +241,11 @@ fn restarted_and_user() {
     );
     let script = format!("{REACH} reach x 20");
     assert_eq!(inside(&home, "db", &script), "x");
-    change(&home, &["disconnect", "user", "web"]);
+    let went = format!("127.0.0.1:{port}->80/tcp went with the network user");
+    home.walnut(["network", "disconnect", "user", "web"])
+        .run()
+        .succeeded()
+        .complains(&[&went]);
     change(&home, &["connect", "user", "web"]);
     assert_eq!(own(&home, "web"), "10.89.0.3 10.0.2.100");
     // One that has nothing can come to have something.

@@ -15,7 +15,7 @@ use crate::cli::shared::{InspectArgs, PruneArgs, RmArgs};
 use crate::container::label;
 use crate::events::Event;
 use crate::format::{Inspect, Listing};
-use crate::network::{Mode, Other, Wanted as Attach};
+use crate::network::{Bound, Mode, Other, Wanted as Attach};
 use crate::networks::{Networks, NetworksError, Wanted};
 use crate::paths::Paths;
 use crate::record::{Config, Entry, Registry};
@@ -126,6 +126,7 @@ fn disconnect(
         Err(NetworksError::NotFound(name)) => Mode::Network(name),
         found => found?,
     };
+    let lost = published_by(&mode, &args.container, paths)?;
     let told = Request::Disconnect(mode.clone());
     let entry = change(&args.container, paths, told, |config| {
         let id = config.container.id.to_string();
@@ -138,7 +139,36 @@ fn disconnect(
         }
     })?;
     changed(&entry, "disconnect", &mode.name(), paths);
+    if let [first, others @ ..] = lost.as_slice() {
+        let more = match others.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        log::warn!(
+            "{first}{more} went with the network {}: what {} publishes is published again when it is \
+             restarted",
+            mode.name(),
+            args.container
+        );
+    }
     Ok(0)
+}
+
+/// The ports of a container that runs which go with a network.
+fn published_by(mode: &Mode, container: &str, paths: &Paths) -> Result<Vec<String>, VerbError> {
+    let state = Registry::new(paths).find(container)?.state()?;
+    let name = mode.name();
+    let all = state.network.all().filter(|one| one.network == name);
+    let ports = all.flat_map(|one| &one.ports).filter(|_| state.is_up());
+    let port = |port: &Bound| {
+        format!(
+            "{}->{}/{}",
+            std::net::SocketAddr::new(port.address, port.host),
+            port.container,
+            port.protocol
+        )
+    };
+    Ok(ports.map(port).collect())
 }
 
 /// Changes what a container is to be and, where it runs, what it is.
