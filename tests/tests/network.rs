@@ -388,7 +388,12 @@ fn a_passt_that_was_killed_takes_the_link_down() {
         .unwrap()
         .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("monitor.log")).ok())
         .collect();
-    assert!(logs.contains("net: the link is down"), "{logs}");
+    assert!(
+        logs.contains(
+            "net: the link is down: the network's other end (passt, its switch or the tap) is gone"
+        ),
+        "{logs}"
+    );
     home.remove_all();
 }
 

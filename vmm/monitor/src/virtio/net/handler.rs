@@ -115,7 +115,10 @@ impl NetHandler {
             Ok(()) => Ok(()),
             Err(Stop::Queue(error)) => Err(error),
             Err(Stop::Backend(error)) => {
-                log::warn!("net: the link is down: {error}");
+                log::warn!(
+                    "net: the link is down: the network's other end (passt, its switch or the tap) is \
+                     gone ({error}); the container goes on without it, and has it again when restarted"
+                );
                 self.link.up.store(false, Ordering::SeqCst);
                 self.blocked = false;
                 self.unwatch();
