@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use walnut_tests::harness::Home;
 use walnut_tests::harness::network::{
@@ -212,16 +213,21 @@ fn the_way_out_and_in() {
     home.remove_all();
 }
 
+/// The one that there is.
+fn kill_the_switch(home: &Home) {
+    let switches = switches(home.path());
+    assert_eq!(switches.len(), 1);
+    rustix::process::kill_process(switches[0], rustix::process::Signal::KILL).unwrap();
+    wait_for_end(&switches);
+}
+
 #[test]
 fn a_switch_that_was_killed_takes_the_links_down() {
     let Some(home) = home() else { return };
     home.walnut(["network", "create", "net"]).run().succeeded();
     home.background_with("web", &["--network", "net"], ECHO);
     wait_for_port_80(&home, "web");
-    let switches = switches(home.path());
-    assert_eq!(switches.len(), 1);
-    rustix::process::kill_process(switches[0], rustix::process::Signal::KILL).unwrap();
-    wait_for_end(&switches);
+    kill_the_switch(&home);
     let script = "while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do :; done; echo down";
     assert_eq!(home.says(&["exec", "web", "sh", "-c", script]), "down");
     // The next one brings another up, and a restart joins it.
@@ -230,7 +236,20 @@ fn a_switch_that_was_killed_takes_the_links_down() {
     wait_for_port_80(&home, "web");
     let script = "echo hello | nc -w 20 web 80";
     assert_eq!(home.says(&["exec", "next", "sh", "-c", script]), "hello");
+    // What it leaves goes with the network, where no other has come; that of a container's own with it.
+    kill_the_switch(&home);
     home.remove_all();
+    assert_eq!(home.says(&["network", "rm", "net"]), "net");
+    home.background_with("alone", &["--egress", "deny"], "sleep 1000");
+    kill_the_switch(&home);
+    home.remove_all();
+    // By its supervisor, at its end.
+    let since = Instant::now();
+    let left = || std::fs::read_dir(home.state().join("net")).unwrap().count();
+    while left() > 0 {
+        assert!(since.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -264,6 +283,25 @@ fn connect_and_disconnect() {
         .complains(&["is not connected to network net"]);
     let mode = ["inspect", "-f", "{{.HostConfig.NetworkMode}}", "web"];
     assert_eq!(home.says(&mode), "none");
+    home.remove_all();
+}
+
+#[test]
+fn a_new_name_is_found_at_once() {
+    let Some(home) = home() else { return };
+    home.walnut(["network", "create", "--internal", "net"])
+        .run()
+        .succeeded();
+    let flags = ["--network", "net", "--network-alias", "store"];
+    home.background_with("old", &flags, ECHO);
+    wait_for_port_80(&home, "old");
+    home.walnut(["rename", "old", "new"]).run().succeeded();
+    let script = "for name in new store; do echo to $name | nc -w 20 $name 80; done; \
+                  nslookup old >/dev/null || echo no old";
+    assert_eq!(
+        run(&home, &["--network", "net"], script),
+        "to new\nto store\nno old"
+    );
     home.remove_all();
 }
 

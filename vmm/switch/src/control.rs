@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a container joins, and how its networks are made known to each other: one message with its
-//! descriptors, one answer. SOCK_SEQPACKET, so that each
-//! comes whole.
+//! How a container joins, how its networks are made known to each other, and how it gets another name:
+//! one message with its descriptors, one answer. SOCK_SEQPACKET, so that each comes whole.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -28,6 +27,11 @@ pub enum Request {
     /// With a socket to the switch of another network that the container is on.
     Introduce {
         container: String,
+    },
+    /// The container on the network has these names from now on.
+    Rename {
+        container: String,
+        names: Vec<String>,
     },
 }
 
@@ -62,6 +66,7 @@ pub struct Joined {
 pub enum Reply {
     Joined(Joined),
     Introduced,
+    Renamed,
     /// In words.
     Refused(String),
 }
@@ -110,6 +115,22 @@ pub fn introduce(
     }
 }
 
+/// Gives a container that is on the network other names; over a fresh connection.
+///
+/// # Errors
+/// The switch is gone, or refuses.
+pub fn rename(
+    connection: BorrowedFd<'_>,
+    container: &str,
+    names: Vec<String>,
+) -> Result<(), ControlError> {
+    let container = container.to_owned();
+    match exchange(connection, &Request::Rename { container, names }, &[])? {
+        Reply::Renamed => Ok(()),
+        other => Err(refused(other)),
+    }
+}
+
 fn refused(reply: Reply) -> ControlError {
     match reply {
         Reply::Refused(words) => ControlError::Refused(words),
@@ -125,7 +146,9 @@ fn exchange(
     let bytes = serde_json::to_vec(request).map_err(ControlError::Parse)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
     let failed = |error: rustix::io::Errno| ControlError::Exchange(error.into());
     let data = [IoSlice::new(&bytes)];
     sendmsg(connection, &data, &mut ancillary, SendFlags::NOSIGNAL).map_err(failed)?;
@@ -170,4 +193,29 @@ pub(crate) fn reply(connection: impl AsFd, reply: &Reply) -> io::Result<()> {
     let bytes = serde_json::to_vec(reply)?;
     send(connection, &bytes, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn a_request_without_descriptors() {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let switch = std::thread::spawn(move || {
+            let (request, fds) = receive_request(&theirs).unwrap();
+            reply(&theirs, &Reply::Renamed).unwrap();
+            (request, fds.len())
+        });
+        rename(ours.as_fd(), "id", vec!["new".into()]).unwrap();
+        let expected = Request::Rename {
+            container: "id".into(),
+            names: vec!["new".into()],
+        };
+        assert_eq!(switch.join().unwrap(), (expected, 0));
+    }
 }

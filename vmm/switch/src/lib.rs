@@ -34,7 +34,7 @@ mod policy;
 mod port;
 mod switch;
 
-pub use control::{ControlError, Join, Joined, Reply, Request, introduce, join};
+pub use control::{ControlError, Join, Joined, Reply, Request, introduce, join, rename};
 pub use jail::{JailError, confine};
 pub use policy::{Policy, PolicyError, Rule, Target};
 pub use port::GATEWAY_MAC;

@@ -127,6 +127,11 @@ impl Directory for Others<'_> {
     }
 }
 
+fn lower(names: &[String]) -> Vec<String> {
+    let all = names.iter().map(|name| name.to_ascii_lowercase());
+    all.collect()
+}
+
 impl Switch {
     fn new(network: Network) -> Self {
         Self {
@@ -164,11 +169,7 @@ impl Switch {
             ));
         }
         let mut port = Port::new(machine, uplink, mac, address);
-        port.names = join
-            .names
-            .iter()
-            .map(|name| name.to_ascii_lowercase())
-            .collect();
+        port.names = lower(&join.names);
         port.container = join.container;
         port.host = join.host;
         port.resolvers = join.resolvers;
@@ -312,15 +313,25 @@ impl Switch {
         way
     }
 
-    /// The port of a container that is on another network, too, and which of its peers that is.
-    fn introduce(&mut self, container: &str, fds: Vec<OwnedFd>) -> Result<(usize, usize), String> {
+    fn port_of(&mut self, container: &str) -> Result<(usize, &mut Port), String> {
         let is_it = |port: &Port| !container.is_empty() && port.container == container;
         let mut ports = self.ports.iter_mut().enumerate();
         let found = ports.find_map(|(at, port)| {
             let port = port.as_mut().filter(|port| is_it(port))?;
             Some((at, port))
         });
-        let (at, port) = found.ok_or("the container is not on the network")?;
+        found.ok_or_else(|| "the container is not on the network".to_owned())
+    }
+
+    fn rename(&mut self, container: &str, names: &[String]) -> Result<(), String> {
+        let (_, port) = self.port_of(container)?;
+        port.names = lower(names);
+        Ok(())
+    }
+
+    /// The port of a container that is on another network, too, and which of its peers that is.
+    fn introduce(&mut self, container: &str, fds: Vec<OwnedFd>) -> Result<(usize, usize), String> {
+        let (at, port) = self.port_of(container)?;
         let socket = fds.into_iter().next().ok_or("there is no other network")?;
         Ok((at, port.peers.add(socket)?))
     }

@@ -3,8 +3,9 @@
 
 mod switched;
 
+pub use switched::renamed;
+
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
 
 use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -12,6 +13,7 @@ use walnut_vmm_config::{Mac, NetBackend, NetConfig};
 
 use super::attachment::Attachment;
 use super::bridge::{self, Port};
+use super::member::Remains;
 use super::passt::{self, Passt, Plan};
 use super::{
     Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, Tap, Wanted, mac_of,
@@ -31,22 +33,10 @@ pub struct End {
     /// Of the switch that it is on.
     pub(super) switch: Option<String>,
     _bridge: Option<Port>,
-    _lone: Option<Lone>,
+    /// Of a switch that has this container alone: nobody else ever joins it.
+    _remains: Option<Remains>,
     /// Holds the other end open, where nobody else does.
     _silent: Option<OwnedFd>,
-}
-
-/// What is left of a switch that has one container alone, when it is gone.
-#[derive(Debug)]
-struct Lone {
-    lock: PathBuf,
-}
-
-impl Drop for Lone {
-    fn drop(&mut self) {
-        // Nobody else ever waits for it.
-        let _ = std::fs::remove_file(&self.lock);
-    }
 }
 
 /// Room for frames in a socket: what does not fit, passt drops, and the system's default holds three

@@ -53,6 +53,7 @@ const LOG: &str = "log";
 const BACKLOG: i32 = 16;
 
 /// Where a network is while it is up.
+#[derive(Debug)]
 struct Place {
     dir: PathBuf,
     lock: PathBuf,
@@ -72,15 +73,29 @@ impl Place {
     }
 }
 
-/// For who is alone there, to be removed afterwards.
-pub(super) fn lock_of(paths: &Paths, key: &str) -> PathBuf {
-    Place::new(paths, key).lock
+/// What is left of a network that is no more, to be removed.
+#[derive(Debug)]
+pub struct Remains(Place);
+
+impl Remains {
+    pub(super) fn of(paths: &Paths, key: &str) -> Self {
+        Self(Place::new(paths, key))
+    }
 }
 
-/// Removes the lock of a network that is no more: its key is never another's. Who is about to join
+impl Drop for Remains {
+    fn drop(&mut self) {
+        // A switch that is about to end removes the directory, too: one of the two comes first. One that
+        // was killed has left it.
+        let _ = fs::remove_dir_all(&self.0.dir);
+        let _ = fs::remove_file(&self.0.lock);
+    }
+}
+
+/// Removes what is left of a network that is no more: its key is never another's. Who is about to join
 /// finds no such network.
 pub fn forget(paths: &Paths, key: &str) {
-    let _ = fs::remove_file(Place::new(paths, key).lock);
+    drop(Remains::of(paths, key));
 }
 
 /// Joins a network by its key, which comes up if it has to.
@@ -136,6 +151,25 @@ pub(super) fn introduce(
     container: &str,
     socket: BorrowedFd<'_>,
 ) -> Result<(), MemberError> {
+    let connection = reach(paths, key)?;
+    walnut_switch::introduce(connection.as_fd(), container, socket)?;
+    Ok(())
+}
+
+/// Tells the switch of that key by which names the container is found from now on.
+pub(super) fn rename(
+    paths: &Paths,
+    key: &str,
+    container: &str,
+    names: Vec<String>,
+) -> Result<(), MemberError> {
+    let connection = reach(paths, key)?;
+    walnut_switch::rename(connection.as_fd(), container, names)?;
+    Ok(())
+}
+
+/// A connection to a switch that is up.
+fn reach(paths: &Paths, key: &str) -> Result<OwnedFd, MemberError> {
     let place = Place::new(paths, key);
     let failed = |source: Errno| MemberError::Socket {
         path: place.dir.clone(),
@@ -146,8 +180,7 @@ pub(super) fn introduce(
     let connection =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed)?;
     connect(&connection, &address).map_err(failed)?;
-    walnut_switch::introduce(connection.as_fd(), container, socket)?;
-    Ok(())
+    Ok(connection)
 }
 
 fn spawn(
@@ -209,4 +242,29 @@ fn inherited(fd: RawFd) -> OwnedFd {
     // SAFETY: whoever started this says that the number is ours alone; a wrong one fails at its
     // first use.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_switch_leaves_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            root: dir.path().join("root"),
+            state: dir.path().join("state"),
+        };
+        let (one, other) = (Place::new(&paths, "one"), Place::new(&paths, "other"));
+        for place in [&one, &other] {
+            fs::create_dir_all(&place.dir).unwrap();
+            for file in [&place.socket(), &place.dir.join(LOG), &place.lock] {
+                fs::write(file, "").unwrap();
+            }
+        }
+        forget(&paths, "one");
+        forget(&paths, "nosuch");
+        assert!(!one.dir.exists() && !one.lock.exists());
+        assert!(other.socket().exists() && other.lock.exists());
+    }
 }

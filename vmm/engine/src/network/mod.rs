@@ -34,6 +34,7 @@ use walnut_netlink::Cidr;
 use walnut_vmm_config::Mac;
 
 pub use attachment::Attachment;
+pub use end::renamed;
 pub use mode::{MAX_NETWORKS, Mode, Other, Tap, check_others};
 pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
 pub use ports::Bound;

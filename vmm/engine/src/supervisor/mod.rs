@@ -265,7 +265,7 @@ impl Supervisor<'_> {
         policy.wants_another(code, state.restart_count)
     }
 
-    /// With the networks that it has come to have in its runs so far.
+    /// With the networks and the name that it has come to have in its runs so far.
     fn container_now(&self, runs: u64) -> Cow<'_, Container> {
         let container = &self.config.container;
         let config = match runs {
@@ -273,11 +273,12 @@ impl Supervisor<'_> {
             _ => self.entry.config(),
         };
         match config {
-            Ok(config) if config.container.network != container.network => Cow::Owned(Container {
+            Ok(config) => Cow::Owned(Container {
+                name: config.container.name,
                 network: config.container.network,
                 ..container.clone()
             }),
-            _ => Cow::Borrowed(container),
+            Err(_) => Cow::Borrowed(container),
         }
     }
 

@@ -4,12 +4,15 @@
 
 use std::os::unix::net::UnixStream;
 
+use walnut_protocol::chain;
+
 use super::{Known, VerbError, each, each_says, happened, refused};
 use crate::cli::life::{
     AttachArgs, KillArgs, NamesArgs, RenameArgs, StopArgs, WaitArgs, WaitCondition,
 };
 use crate::container::{check_name, signal};
 use crate::events::Event;
+use crate::network::renamed;
 use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry};
 use crate::run::attach::{Seat, SendSignal, attach as sit_down};
@@ -151,7 +154,16 @@ pub fn rename(args: &RenameArgs, paths: &Paths) -> Result<u8, VerbError> {
         return refused("Renaming a container with the same name as its current name");
     }
     registry.rename(&entry, new)?;
-    let event = Event::container(&entry, &entry.config()?, "rename");
+    let config = entry.config()?;
+    if entry.state()?.is_up() {
+        for (network, error) in renamed(&config.container, paths) {
+            log::warn!(
+                "on the network {network} the container keeps its old name until it is restarted: {}",
+                chain(&error)
+            );
+        }
+    }
+    let event = Event::container(&entry, &config, "rename");
     event
         .with("oldName", format!("/{}", before.name()))
         .emit(paths);

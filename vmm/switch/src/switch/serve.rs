@@ -159,6 +159,12 @@ impl Server {
                 Ok(()) => Reply::Introduced,
                 Err(words) => Reply::Refused(words),
             },
+            Ok((Request::Rename { container, names }, _)) => {
+                match self.switch.rename(&container, &names) {
+                    Ok(()) => Reply::Renamed,
+                    Err(words) => Reply::Refused(words),
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
             Err(error) => Reply::Refused(error.to_string()),
         };

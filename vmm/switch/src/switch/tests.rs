@@ -377,6 +377,22 @@ fn addresses_that_cannot_be() {
     assert!(mac.unwrap_err().contains("MAC address"));
 }
 
+#[test]
+fn a_container_gets_another_name() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, true);
+    let two = join(&mut switch, &["old", "id"], None, false);
+    switch.ports[two.at].as_mut().unwrap().container = "id".into();
+    assert_eq!(switch.rename("id", &["New".into(), "id".into()]), Ok(()));
+    assert!(switch.rename("nobody", &[]).is_err());
+    let dns = gateway([10, 89, 0, 1], 53);
+    for (name, found) in [("new", 1), ("id", 1), ("old", 0)] {
+        let asked = udp(&one.end.clone(), &dns, &question(name, TYPE::A));
+        one.send(&mut switch, &asked);
+        assert_eq!(one.got().len(), found, "{name}");
+    }
+}
+
 /// A container that is on two networks: what the first does not know, the other one is asked for.
 #[test]
 fn names_of_the_container_s_other_network() {

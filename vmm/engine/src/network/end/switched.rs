@@ -9,11 +9,12 @@ use walnut_netlink::Cidr;
 use walnut_switch::{Join, Network as Switched};
 use walnut_vmm_config::{MAX_MTU, NetBackend, NetConfig};
 
-use super::{End, Lone, pair};
+use super::{End, pair};
 use crate::container::{Container, ContainerId};
 use crate::network::attachment::{Attachment, USER};
+use crate::network::member::{self, Remains};
 use crate::network::passt::{self, Passt, Plan};
-use crate::network::{Bound, HOST_GATEWAY, NetworkError, Protocol, Resolver, member, ports};
+use crate::network::{Bound, HOST_GATEWAY, Mode, NetworkError, Protocol, Resolver, ports};
 use crate::networks::Networks;
 use crate::paths::Paths;
 
@@ -72,11 +73,9 @@ impl End {
             internal: false,
             address: Some(passt::ADDRESS),
         };
-        let lone = Lone {
-            lock: member::lock_of(paths, &place.key),
-        };
+        let remains = Remains::of(paths, &place.key);
         let mut session = Self::switched(container, paths, place)?;
-        session._lone = Some(lone);
+        session._remains = Some(remains);
         Ok(session)
     }
 
@@ -156,6 +155,31 @@ impl End {
             ..Self::default()
         })
     }
+}
+
+/// Tells the switches of a container that runs its name as it is now; of the networks where that fails,
+/// why.
+pub fn renamed(container: &Container, paths: &Paths) -> Vec<(String, NetworkError)> {
+    let mut failed = Vec::new();
+    for one in container.network.each() {
+        let Mode::Network(name) = one.mode.clone() else {
+            continue;
+        };
+        let mut container = container.clone();
+        container.network = one;
+        let names = names_of(&container);
+        let told = Networks::new(paths)
+            .find(&name)
+            .map_err(NetworkError::from)
+            .and_then(|network| {
+                let told = member::rename(paths, network.key(), container.id.as_str(), names);
+                Ok(told?)
+            });
+        if let Err(error) = told {
+            failed.push((name, error));
+        }
+    }
+    failed
 }
 
 /// By which others find it.
