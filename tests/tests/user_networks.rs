@@ -156,6 +156,11 @@ fn networks_are_isolated() {
     .run()
     .exited(125)
     .complains(&["port publishing and the network inside, which is internal"]);
+    let line = ["run", "--rm", "-p", "[::1]:0:80", "--network", "two"];
+    home.walnut([&line[..], &[&image, "true"]].concat())
+        .run()
+        .exited(125)
+        .complains(&["the network two publishes on IPv4 addresses of the host only, not on ::1"]);
     home.remove_all();
     let pruned = home.says(&["network", "prune", "-f"]);
     assert_eq!(pruned, "Deleted Networks:\ninside\none\ntwo");

@@ -113,7 +113,12 @@ impl End {
     }
 
     fn user(container: &Container, host: &Resolver) -> Result<Self, NetworkError> {
-        let ports = ports::choose(&container.network.all_published())?;
+        let published = container.network.all_published();
+        let ipv6 = passt::ipv6_interface();
+        if let (None, Some(address)) = (&ipv6, ports::ipv6(&published)) {
+            return Err(NetworkError::PublishIpv6(address));
+        }
+        let ports = ports::choose(&published)?;
         let forward_dns = host.is_local();
         let mut names = container.hosts.iter();
         let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
@@ -121,7 +126,6 @@ impl End {
         let by_answer = |port: &Bound| port.protocol == Protocol::Udp && port.address.is_loopback();
         let host_loopback = by_name || ports.iter().any(by_answer);
         let mac = container.network.mac.unwrap_or(mac_of(passt::ADDRESS));
-        let ipv6 = passt::ipv6_interface();
         let attachment = Attachment {
             resolvers: if forward_dns {
                 vec![passt::RESOLVER.into()]

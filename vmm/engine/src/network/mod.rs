@@ -64,6 +64,18 @@ pub enum NetworkError {
     },
     #[error("Bind for {address}:{port} failed: port is already published by this container")]
     Twice { address: IpAddr, port: u16 },
+    #[error(
+        "{wanted} ports are too many for passt, which may have {possible} at most: publish fewer, or \
+         raise the limit of open files (ulimit -Hn)"
+    )]
+    TooManyPorts { wanted: usize, possible: u64 },
+    #[error(
+        "--network user publishes on IPv4 addresses of the host only, not on {0}: no interface of the \
+         host has a link-local address of IPv6, which passt needs for it"
+    )]
+    PublishIpv6(IpAddr),
+    #[error("{network} publishes on IPv4 addresses of the host only, not on {address}")]
+    SwitchedIpv6 { network: String, address: IpAddr },
     #[error("start passt")]
     Spawn(#[source] io::Error),
     #[error("passt failed{}", said(.0))]

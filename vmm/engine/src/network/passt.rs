@@ -7,6 +7,8 @@
 //! It takes some time to start and 20 MiB while it lives. So it is started when it is needed: at
 //! once where ports are published, otherwise when the guest has sent its first frame.
 
+mod listening;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,7 +21,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use walnut_netlink::Cidr;
 use walnut_vmm_config::Mac;
 
-use super::{Bound, NetworkError, Protocol, program};
+use super::{Bound, NetworkError, program};
 
 const PROGRAM: &str = "passt";
 
@@ -111,19 +113,11 @@ impl Plan {
         if !self.host_loopback {
             add(&["--no-map-gw"]);
         }
-        for port in &self.ports {
-            let flag = match port.protocol {
-                Protocol::Tcp => "--tcp-ports",
-                Protocol::Udp => "--udp-ports",
-            };
-            let Bound {
-                address,
-                host,
-                container,
-                ..
-            } = port;
-            add(&[flag, &format!("{address}/{host}:{container}")]);
-        }
+        all.extend(
+            listening::arguments(&self.ports)
+                .into_iter()
+                .map(OsString::from),
+        );
         all
     }
 }
@@ -139,6 +133,7 @@ pub(super) enum Passt {
     Starting {
         child: Child,
         stderr: File,
+        ports: Vec<Bound>,
     },
     Running,
 }
@@ -169,15 +164,23 @@ impl Passt {
 
     /// Waits until it listens: it goes into the background then.
     pub(super) fn settle(&mut self) -> Result<(), NetworkError> {
-        if let Self::Starting { child, stderr } = self {
+        if let Self::Starting {
+            child,
+            stderr,
+            ports,
+        } = self
+        {
             let mut said = Vec::new();
             // It closes its end when it goes into the background, or ends.
             let read = stderr.take(MAX_SAID).read_to_end(&mut said);
             let status = child.wait().map_err(NetworkError::Spawn)?;
             read.map_err(NetworkError::Spawn)?;
+            let ports = std::mem::take(ports);
             *self = Self::Running;
             if !status.success() {
-                return Err(NetworkError::Passt(reason(&String::from_utf8_lossy(&said))));
+                let said = reason(&String::from_utf8_lossy(&said));
+                let about_ports = listening::failure(&said, &ports);
+                return Err(about_ports.unwrap_or(NetworkError::Passt(said)));
             }
         }
         Ok(())
@@ -200,7 +203,11 @@ fn start(plan: &Plan, socket: OwnedFd) -> Result<Passt, NetworkError> {
     drop(socket);
     let stderr = child.stderr.take().map(OwnedFd::from).map(File::from);
     let stderr = stderr.ok_or_else(|| NetworkError::Spawn(io::ErrorKind::BrokenPipe.into()))?;
-    Ok(Passt::Starting { child, stderr })
+    Ok(Passt::Starting {
+        child,
+        stderr,
+        ports: plan.ports.clone(),
+    })
 }
 
 /// What is about the failure, of all that it says.
@@ -256,6 +263,7 @@ fn parse_addresses(table: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Protocol;
 
     #[test]
     fn what_passt_is_told() {

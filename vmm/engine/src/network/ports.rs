@@ -42,6 +42,20 @@ pub(super) fn choose(wanted: &[Publish]) -> Result<Vec<Bound>, NetworkError> {
     Ok(chosen)
 }
 
+/// Whether it can be bound now.
+pub(super) fn check(port: &Bound) -> Result<(), NetworkError> {
+    let probed = probe(port.address, port.host, port.protocol);
+    probed
+        .map(drop)
+        .map_err(|errno| bind_error(port.address, port.host, errno))
+}
+
+/// The first that is by IPv6.
+pub(super) fn ipv6(wanted: &[Publish]) -> Option<IpAddr> {
+    let mut all = wanted.iter().map(|publish| publish.address);
+    all.find(IpAddr::is_ipv6)
+}
+
 fn first_free(
     publish: &Publish,
     first: u16,

@@ -14,7 +14,9 @@ use crate::container::{Container, ContainerId};
 use crate::network::attachment::{Attachment, USER};
 use crate::network::member::{self, Remains};
 use crate::network::passt::{self, Passt, Plan};
-use crate::network::{Bound, HOST_GATEWAY, Mode, NetworkError, Protocol, Resolver, ports};
+use crate::network::{
+    Bound, HOST_GATEWAY, Mode, NetworkError, Protocol, Publish, Resolver, Wanted, ports,
+};
 use crate::networks::Networks;
 use crate::paths::Paths;
 
@@ -28,6 +30,24 @@ struct Place {
 }
 
 impl Place {
+    /// Before anything is made.
+    fn check(&self, wanted: &Wanted, published: &[Publish]) -> Result<(), NetworkError> {
+        if self.internal && !published.is_empty() {
+            return Err(NetworkError::Internal(self.name.clone()));
+        }
+        if !self.internal && !passt::installed() {
+            return Err(NetworkError::NoPasstOn(self.name.clone()));
+        }
+        let Some(address) = ports::ipv6(published) else {
+            return Ok(());
+        };
+        let network = match wanted.mode {
+            Mode::Network(_) => format!("the network {}", self.name),
+            _ => "--network user with --egress".to_owned(),
+        };
+        Err(NetworkError::SwitchedIpv6 { network, address })
+    }
+
     /// What all containers have there.
     fn attachment(&self, gateway: IpAddr) -> Attachment {
         Attachment {
@@ -82,12 +102,7 @@ impl End {
     fn switched(container: &Container, paths: &Paths, place: Place) -> Result<Self, NetworkError> {
         let wanted = &container.network;
         let published = wanted.all_published();
-        if place.internal && !published.is_empty() {
-            return Err(NetworkError::Internal(place.name));
-        }
-        if !place.internal && !passt::installed() {
-            return Err(NetworkError::NoPasstOn(place.name));
-        }
+        place.check(wanted, &published)?;
         let ports = ports::choose(&published)?;
         let mut names = container.hosts.iter();
         let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
