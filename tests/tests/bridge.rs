@@ -435,7 +435,7 @@ fn what_cannot_be() {
             .exited(125)
             .complains(&["is no IPv4 network with room"]);
         nothing_is_left();
-        host("ip link add there0 type dummy");
+        host("ip link add there0 type bridge");
         host("ip addr add 10.86.0.77/24 dev there0");
         host("ip link set there0 up");
         refused(
