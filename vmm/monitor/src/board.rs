@@ -5,13 +5,14 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_ioctls::{IoEventAddress, VmFd};
-use vm_superio::Trigger;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::x86_64::layout::{GSI_FIRST, MMIO_START, SLOTS};
 use crate::machine::{MachineError, kvm};
 use crate::memory::Memory;
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::MmioTransport;
+use crate::virtio::queue::Line;
 use crate::virtio::registers::{MMIO_LEN, QUEUE_NOTIFY, RegisterPages};
 
 pub struct Board {
@@ -36,9 +37,14 @@ impl Board {
         name: &str,
         device: Box<dyn VirtioDevice>,
     ) -> Result<MmioTransport, MachineError> {
+        let irqfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(MachineError::Events)?;
+        self.vm
+            .register_irqfd(&irqfd, gsi(slot))
+            .map_err(kvm("wire up an interrupt"))?;
         let line = Gsi {
             vm: Arc::clone(&self.vm),
             number: gsi(slot),
+            irqfd,
         };
         let (memory, registers) = (Arc::clone(&self.memory), self.registers.place(slot));
         let transport = MmioTransport::new(name, device, memory, registers, Arc::new(line))
@@ -73,20 +79,23 @@ fn gsi(slot: u32) -> u32 {
     GSI_FIRST + slot
 }
 
-/// An interrupt line of the IOAPIC, edge-triggered. An irqfd would do, but KVM leaves those of an IOAPIC
-/// to a kernel thread, which has to be waited for.
+/// An interrupt line of the IOAPIC, edge-triggered.
 struct Gsi {
     vm: Arc<VmFd>,
     number: u32,
+    /// KVM leaves those of an IOAPIC to a kernel thread.
+    irqfd: EventFd,
 }
 
-impl Trigger for Gsi {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
+impl Line for Gsi {
+    fn raise(&self) -> io::Result<()> {
         for level in [true, false] {
             self.vm.set_irq_line(self.number, level)?;
         }
         Ok(())
+    }
+
+    fn raise_soon(&self) -> io::Result<()> {
+        self.irqfd.write(1)
     }
 }

@@ -31,8 +31,8 @@ const VCPU_IOCTLS: &[u64] = &[
 ];
 
 /// `TCSETS`, `TCSETS2`: the user's terminal, restored at the end; `KVM_GET_IRQCHIP`,
-/// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot; `KVM_IOEVENTFD`, `FIONBIO` for a device that
-/// comes while the machine runs.
+/// `KVM_GET_PIT2`, `KVM_GET_CLOCK` for a snapshot; `KVM_IRQFD`, `KVM_IOEVENTFD`, `FIONBIO` for a device
+/// that comes while the machine runs.
 const EVENT_LOOP_IOCTLS: &[u64] = &[
     KVM_IRQ_LINE,
     0x5402,
@@ -40,6 +40,7 @@ const EVENT_LOOP_IOCTLS: &[u64] = &[
     0xc208_ae62,
     0x8070_ae9f,
     0x8030_ae7c,
+    0x4020_ae76,
     0x4040_ae79,
     0x5421,
 ];

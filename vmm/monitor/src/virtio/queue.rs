@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
-use vm_superio::Trigger;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::{
@@ -45,22 +44,33 @@ pub enum QueueError {
 }
 
 /// Wired to the guest's interrupt controller.
-pub type Line = Arc<dyn Trigger<E = io::Error> + Send + Sync>;
+pub trait Line: Send + Sync {
+    fn raise(&self) -> io::Result<()>;
+
+    /// A little later will do: then one may be for several.
+    fn raise_soon(&self) -> io::Result<()>;
+}
 
 /// The device's one interrupt: status bits, then the line.
 #[derive(Clone)]
 pub struct Interrupt {
     registers: Registers,
-    line: Line,
+    line: Arc<dyn Line>,
 }
 
 impl Interrupt {
-    pub fn new(registers: Registers, line: Line) -> Self {
+    pub fn new(registers: Registers, line: Arc<dyn Line>) -> Self {
         Self { registers, line }
     }
 
     pub fn signal_used(&self) -> Result<(), QueueError> {
         self.signal(INTERRUPT_USED)
+    }
+
+    /// Of buffers that nobody waits for.
+    fn signal_used_soon(&self) -> Result<(), QueueError> {
+        self.registers.add(INTERRUPT_STATUS, INTERRUPT_USED);
+        self.line.raise_soon().map_err(QueueError::Interrupt)
     }
 
     pub fn signal_config(&self) -> Result<(), QueueError> {
@@ -84,7 +94,7 @@ impl Interrupt {
 
     /// The line alone.
     pub fn raise(&self) -> io::Result<()> {
-        self.line.trigger()
+        self.line.raise()
     }
 
     fn signal(&self, bit: u32) -> Result<(), QueueError> {
@@ -275,14 +285,24 @@ impl<'a> Ring<'a> {
 
     /// Interrupts the driver once, if chains were completed and it wants to know.
     pub fn finish(self) -> Result<(), QueueError> {
-        let index = self.index;
-        let wanted = self
-            .wants_interrupt()
-            .map_err(|source| QueueError::Ring { index, source })?;
-        if wanted {
-            self.interrupt.signal_used()?;
+        match self.is_wanted()? {
+            true => self.interrupt.signal_used(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// As [`Self::finish`], where the driver has nothing but its buffers back.
+    pub fn finish_soon(self) -> Result<(), QueueError> {
+        match self.is_wanted()? {
+            true => self.interrupt.signal_used_soon(),
+            false => Ok(()),
+        }
+    }
+
+    fn is_wanted(&self) -> Result<bool, QueueError> {
+        let index = self.index;
+        self.wants_interrupt()
+            .map_err(|source| QueueError::Ring { index, source })
     }
 
     /// §2.7.7.2: with EVENT_IDX, when the used ring has passed the entry that the driver named.

@@ -11,9 +11,9 @@ use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress};
-use vm_superio::Trigger;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::queue::Line;
 use super::registers::{INTERRUPT_STATUS, Registers};
 use super::{Activation, Interrupt, QueueHandler, VirtQueue, VirtioDevice};
 use crate::memory::{Memory, allocate};
@@ -34,12 +34,14 @@ impl Counter {
     }
 }
 
-impl Trigger for Counter {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
+impl Line for Counter {
+    fn raise(&self) -> io::Result<()> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn raise_soon(&self) -> io::Result<()> {
+        self.raise()
     }
 }
 

@@ -58,7 +58,7 @@ impl MmioTransport {
         device: Box<dyn VirtioDevice>,
         memory: Memory,
         registers: Registers,
-        line: Line,
+        line: Arc<dyn Line>,
     ) -> std::io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let kicks = device

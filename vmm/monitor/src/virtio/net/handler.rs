@@ -17,6 +17,9 @@ use crate::virtio::{Activation, Interrupt, QueueError, QueueHandler, VirtQueue};
 /// Packets that are given to the backend at once.
 const BATCH: usize = 16;
 
+/// What has more bytes is part of a stream: its driver has other buffers, and more to send.
+const A_FEW: usize = 4096;
+
 pub(super) struct NetHandler {
     queues: Vec<VirtQueue>,
     link: Arc<Link>,
@@ -101,8 +104,17 @@ impl NetHandler {
         let mut limits = hold(&self.link.limits);
         // Of what nobody gets, there is nothing to limit.
         let limit = up.then_some(&mut limits.tx);
-        let stop = send(&mut **hold(&self.link.backend), limit, &mut ring);
-        ring.finish()?;
+        let mut bytes = 0;
+        let stop = send(
+            &mut **hold(&self.link.backend),
+            limit,
+            &mut ring,
+            &mut bytes,
+        );
+        match bytes > A_FEW {
+            true => ring.finish_soon()?,
+            false => ring.finish()?,
+        }
         limits.arm().map_err(QueueError::Events)?;
         drop(limits);
         let stop = stop.map(|blocked| self.blocked = blocked);
@@ -289,11 +301,12 @@ fn receive<'a>(
 }
 
 /// Gives the driver's packets to the backend, as fast as the limit lets them go; without one, to
-/// nobody. Whether the backend takes no more.
+/// nobody. Whether the backend takes no more; `bytes` grows by what it has taken.
 fn send(
     backend: &mut dyn Backend,
     mut limit: Option<&mut Limit>,
     ring: &mut Ring<'_>,
+    bytes: &mut usize,
 ) -> Result<bool, Stop> {
     loop {
         let (mut heads, mut packets) = (Vec::new(), Vec::new());
@@ -320,6 +333,8 @@ fn send(
         for &head in &heads[..done] {
             ring.complete(head, 0)?;
         }
+        let gone = packets[..done].iter();
+        *bytes += gone.map(|one| frame_len(one)).sum::<usize>();
         ring.put_back(heads.len() - done);
         if let Some(limit) = &mut limit {
             let left = &packets[done..];
