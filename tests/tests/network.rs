@@ -65,13 +65,7 @@ fn a_published_port() {
         format!("10.0.2.100 {{\"80/tcp\":[{{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"{port}\"}}]}}");
     assert_eq!(inspected, expected);
     // A second one can't have it, and is not started.
-    let image = home.busybox();
-    let taken = format!("Bind for {place} failed: port is already allocated");
-    home.walnut(["run", "--rm", "-p", &publish, &image, "echo", "ran"])
-        .run()
-        .exited(125)
-        .says("")
-        .complains(&[&taken]);
+    is_refused_as_taken(&home, &publish, &place);
     let found = passts(&place.replace(':', "/"));
     assert_eq!(found.len(), 1);
     home.walnut(["rm", "-f", "web"]).run().succeeded();
@@ -94,21 +88,24 @@ fn listened_on_before_run_returns() {
 #[test]
 fn a_port_that_another_program_has() {
     let Some(home) = home() else { return };
-    let image = home.busybox();
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let tcp = listener.local_addr().unwrap().port();
     let udp_port = udp.local_addr().unwrap().port();
     for (port, protocol) in [(tcp, "tcp"), (udp_port, "udp")] {
         let publish = format!("{port}:80/{protocol}");
-        let taken = format!("Bind for 127.0.0.1:{port} failed: port is already allocated");
-        home.walnut(["run", "--rm", "-p", &publish, &image, "echo", "ran"])
-            .run()
-            .exited(125)
-            .says("")
-            .complains(&[&taken]);
+        is_refused_as_taken(&home, &publish, &format!("127.0.0.1:{port}"));
     }
     home.assert_clean();
+}
+
+fn is_refused_as_taken(home: &Home, publish: &str, place: &str) {
+    let taken = format!("Bind for {place} failed: port is already allocated");
+    home.walnut(["run", "--rm", "-p", publish, &home.busybox(), "echo", "ran"])
+        .run()
+        .exited(125)
+        .says("")
+        .complains(&[&taken]);
 }
 
 /// As a mail server or MySQL does: the other side has nothing to say before. On a network of its own,

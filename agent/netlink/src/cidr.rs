@@ -42,6 +42,12 @@ impl Cidr {
             && Self { address, ..self }.network() == self.network()
     }
 
+    /// Whether any address is in both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
     /// IPv4's last address, where the network has one for that.
     #[must_use]
     pub fn broadcast(self) -> Option<Ipv4Addr> {

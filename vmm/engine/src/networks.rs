@@ -242,14 +242,20 @@ impl<'a> Networks<'a> {
 
     /// Where containers on a predefined one have addresses, and the gateways there.
     pub fn ranges(&self, name: &str) -> Vec<(Cidr, IpAddr)> {
-        // A bridge that is there may have been made with another subnet than is asked for now.
-        let members = self.members(&Mode::Bridge.name());
+        let there = match name == Mode::Bridge.name() {
+            true => self.range_there(name),
+            false => None,
+        };
+        there.map_or_else(|| network::ranges(name), |range| vec![range])
+    }
+
+    /// As it is for a container on it: a bridge may have been made with another subnet than is asked
+    /// for now.
+    fn range_there(&self, name: &str) -> Option<(Cidr, IpAddr)> {
+        let members = self.members(name);
         let mut places = members.iter().flat_map(|(_, _, state)| state.network.all());
-        let place = places.find(|place| place.network == name);
-        match place.and_then(|place| Some((place.cidr()?.network(), *place.gateways.first()?))) {
-            Some(range) if name == Mode::Bridge.name() => vec![range],
-            _ => network::ranges(name),
-        }
+        let place = places.find(|place| place.network == name)?;
+        Some((place.cidr()?.network(), *place.gateways.first()?))
     }
 
     /// The containers that are on it now; on a predefined one, too.
@@ -314,14 +320,10 @@ pub fn check_name(name: &str) -> Result<(), NetworksError> {
     }
 }
 
-fn overlap(one: Cidr, other: Cidr) -> bool {
-    one.contains(other.address) || other.contains(one.address)
-}
-
 fn choose_subnet(wanted: &Wanted, others: &[Network]) -> Result<Cidr, NetworksError> {
     let overlapping = |subnet: Cidr| {
         let mut others = others.iter();
-        others.find(|other| overlap(other.subnet(), subnet))
+        others.find(|other| other.subnet().overlaps(subnet))
     };
     let Some(text) = &wanted.subnet else {
         if wanted.gateway.is_some() {
@@ -345,7 +347,7 @@ fn choose_subnet(wanted: &Wanted, others: &[Network]) -> Result<Cidr, NetworksEr
             address: (*address).into(),
             prefix: *prefix,
         };
-        if overlap(range, subnet) {
+        if range.overlaps(subnet) {
             return Err(NetworksError::Useless {
                 subnet,
                 range,

@@ -41,6 +41,15 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// Both of a test's own.
+    #[cfg(test)]
+    pub(crate) fn within(dir: &Path) -> Self {
+        Self {
+            root: dir.join("r"),
+            state: dir.join("s"),
+        }
+    }
+
     /// The given ones, or root's, or this user's own. Nothing is created yet.
     pub fn resolve(root: Option<PathBuf>, state: Option<PathBuf>) -> Result<Self, PathError> {
         let uid = rustix::process::geteuid();

@@ -48,6 +48,7 @@ pub use load::Loaded;
 pub use names::{Details, Removed, User};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Progress, Quiet, Step, Tell, Terminal};
+pub(crate) use publish::is_at;
 pub use publish::write_file;
 pub use pull::{HUB, Pulled, connect, connect_to};
 pub use reference::{DEFAULT_REGISTRY, Name, Reference, ReferenceError, Stored};

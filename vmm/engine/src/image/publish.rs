@@ -182,7 +182,7 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
 }
 
 /// Whether the name still belongs to this very file.
-pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::symlink_metadata(path) {
         Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),

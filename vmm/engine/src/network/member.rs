@@ -251,10 +251,7 @@ mod tests {
     #[test]
     fn what_a_killed_switch_leaves_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            root: dir.path().join("root"),
-            state: dir.path().join("state"),
-        };
+        let paths = Paths::within(dir.path());
         let (one, other) = (Place::new(&paths, "one"), Place::new(&paths, "other"));
         for place in [&one, &other] {
             fs::create_dir_all(&place.dir).unwrap();

@@ -9,7 +9,7 @@ use walnut_protocol::agent::Interface;
 use walnut_protocol::chain;
 use walnut_vmm_config::{Mac, NetBackend, NetConfig, Plug, PlugBackend};
 
-use super::attachment::{Attachment, USER};
+use super::attachment::Attachment;
 use super::end::End;
 use super::passt::{self, Passt};
 use super::{Mode, NetworkError, Other, Resolver, mac_of, member};
@@ -144,10 +144,7 @@ impl Session {
 
     /// One network less, and what has kept it up.
     pub fn leave(&mut self, mode: &Mode) -> Option<End> {
-        let name = match mode {
-            Mode::Default | Mode::User => USER.to_owned(),
-            other => other.name(),
-        };
+        let name = mode.network();
         let mut all = self.ends.iter();
         let at = all.position(|end| end.attachment.network == name)?;
         Some(self.ends.remove(at))
@@ -202,7 +199,7 @@ impl Session {
     fn check(&self, new: &Attachment) -> Result<(), NetworkError> {
         for one in self.ends.iter().map(|end| &end.attachment) {
             if let (Some(a), Some(b)) = (one.cidr(), new.cidr())
-                && (a.network().contains(b.address) || b.network().contains(a.address))
+                && a.overlaps(b)
             {
                 let (one, other) = (one.network.clone(), new.network.clone());
                 return Err(NetworkError::Overlap { one, other });

@@ -14,10 +14,7 @@ struct Place {
 
 fn place() -> Place {
     let temp = tempfile::tempdir().unwrap();
-    let paths = Paths {
-        root: temp.path().join("r"),
-        state: temp.path().join("s"),
-    };
+    let paths = Paths::within(temp.path());
     Place {
         registry: Registry::new(&paths),
         dir: paths.containers(),

@@ -98,17 +98,10 @@ fn queue(
 mod tests {
     use super::*;
 
-    fn paths(dir: &tempfile::TempDir) -> Paths {
-        Paths {
-            root: dir.path().join("root"),
-            state: dir.path().join("state"),
-        }
-    }
-
     #[test]
     fn the_next_comes_when_one_is_done() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::within(dir.path());
         let long = Duration::from_secs(60);
         let first = take(&paths, 2, &[], long).unwrap().unwrap();
         let second = take(&paths, 2, &[], long).unwrap().unwrap();
@@ -122,7 +115,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_ever_or_against_their_will() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::within(dir.path());
         let first = take(&paths, 1, &[], PATIENCE).unwrap().unwrap();
         let short = Duration::from_millis(1);
         assert!(take(&paths, 1, &[], short).unwrap().is_none());

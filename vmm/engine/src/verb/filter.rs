@@ -195,10 +195,7 @@ mod tests {
     #[test]
     fn containers() {
         let temp = tempfile::tempdir().unwrap();
-        let registry = Registry::new(&Paths {
-            root: temp.path().join("r"),
-            state: temp.path().join("s"),
-        });
+        let registry = Registry::new(&Paths::within(temp.path()));
         let flags = [
             "-l", "a=1", "-l", "b=2", "--expose", "53/udp", "--name", "web",
         ];

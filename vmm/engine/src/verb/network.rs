@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use self::shown::{DRIVER, Shown};
 use super::filter::{self, has_label};
+use super::ports::way;
 use super::{VerbError, complain, confirmed, refused, say, say_gone};
 use crate::cli::network::{ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, NetworkCommand};
 use crate::cli::shared::{InspectArgs, PruneArgs, RmArgs};
 use crate::container::label;
 use crate::events::Event;
 use crate::format::{Inspect, Listing};
-use crate::network::{Bound, Mode, Other, Wanted as Attach};
+use crate::network::{Mode, Other, Wanted as Attach};
 use crate::networks::{Networks, NetworksError, Wanted};
 use crate::paths::Paths;
 use crate::record::{Config, Entry, Registry};
@@ -157,18 +158,12 @@ fn disconnect(
 /// The ports of a container that runs which go with a network.
 fn published_by(mode: &Mode, container: &str, paths: &Paths) -> Result<Vec<String>, VerbError> {
     let state = Registry::new(paths).find(container)?.state()?;
-    let name = mode.name();
+    if !state.is_up() {
+        return Ok(Vec::new());
+    }
+    let name = mode.network();
     let all = state.network.all().filter(|one| one.network == name);
-    let ports = all.flat_map(|one| &one.ports).filter(|_| state.is_up());
-    let port = |port: &Bound| {
-        format!(
-            "{}->{}/{}",
-            std::net::SocketAddr::new(port.address, port.host),
-            port.container,
-            port.protocol
-        )
-    };
-    Ok(ports.map(port).collect())
+    Ok(all.flat_map(|one| &one.ports).map(way).collect())
 }
 
 /// Changes what a container is to be and, where it runs, what it is.
@@ -348,10 +343,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let temp = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            root: temp.path().join("r"),
-            state: temp.path().join("s"),
-        };
+        let paths = Paths::within(temp.path());
         for (line, said) in [
             (
                 "create --subnet 10.7.0.0/24 --subnet 10.8.0.0/24 x",

@@ -47,9 +47,7 @@ pub fn port(args: &PortArgs, paths: &Paths) -> Result<u8, VerbError> {
 
 /// `ps`'s column: what is published, then what is exposed only.
 pub fn listed(container: &Container, network: &Attachment) -> String {
-    let published = network
-        .bound()
-        .map(|bound| format!("{}->{}", outside(bound), inside(bound)));
+    let published = network.bound().map(way);
     let exposed = container
         .network
         .exposed
@@ -144,6 +142,11 @@ fn place(network: &Attachment) -> Value {
         "IPv6Gateway": gateway(std::net::IpAddr::is_ipv6),
         "MacAddress": network.mac.map(|mac| mac.to_string()).unwrap_or_default(),
     })
+}
+
+/// `127.0.0.1:8080->80/tcp`
+pub(super) fn way(bound: &Bound) -> String {
+    format!("{}->{}", outside(bound), inside(bound))
 }
 
 fn inside(bound: &Bound) -> String {

@@ -179,17 +179,10 @@ pub fn remove_dead(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn paths(dir: &Path) -> Paths {
-        Paths {
-            root: dir.join("root"),
-            state: dir.join("s"),
-        }
-    }
-
     #[test]
     fn a_dead_commands_directory_goes_a_living_ones_stays() {
         let temp = tempfile::tempdir().unwrap();
-        let paths = paths(temp.path());
+        let paths = Paths::within(temp.path());
         let (alive, _) = RunDir::create(&paths, "alive").unwrap();
         let stale = paths.machines().join("stale");
         fs::create_dir_all(stale.join("sub")).unwrap();
@@ -206,7 +199,7 @@ mod tests {
     #[test]
     fn a_long_path_is_refused_in_words() {
         let temp = tempfile::tempdir().unwrap();
-        let paths = paths(&temp.path().join("x".repeat(100)));
+        let paths = Paths::within(&temp.path().join("x".repeat(100)));
         let said = RunDir::create(&paths, "n").unwrap_err().to_string();
         assert!(said.contains("too long for a unix socket"), "{said}");
     }

@@ -39,10 +39,7 @@ impl Bench {
             kernel: "/kernel".into(),
             guest: "/guest".into(),
         };
-        let paths = Paths {
-            root: self.temp.path().join("r"),
-            state: self.temp.path().join("s"),
-        };
+        let paths = Paths::within(self.temp.path());
         let dir = Arc::new(RunDir::create(&paths, "m").unwrap().0);
         let machine = Machine {
             cpus: 1,

@@ -14,10 +14,7 @@ fn place() -> Option<Place> {
         return None;
     }
     let temp = tempfile::tempdir().unwrap();
-    let paths = Paths {
-        root: temp.path().join("r"),
-        state: temp.path().join("s"),
-    };
+    let paths = Paths::within(temp.path());
     Some(Place { _temp: temp, paths })
 }
 

@@ -44,7 +44,7 @@ pub(super) fn check_free(subnet: Cidr) -> Result<(), BridgeError> {
 
 /// Half of all addresses is how a VPN says all.
 fn overlap(subnet: Cidr, route: Cidr) -> bool {
-    route.prefix > 1 && (subnet.contains(route.address) || route.contains(subnet.address))
+    route.prefix > 1 && subnet.overlaps(route)
 }
 
 /// Makes it, where it is not there; what was left half made is finished.

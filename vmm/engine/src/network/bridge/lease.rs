@@ -4,7 +4,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -14,6 +13,7 @@ use walnut_switch::Policy;
 use walnut_vmm_config::Mac;
 
 use super::{Ask, BridgeError};
+use crate::image::is_at;
 use crate::network::Bound;
 use crate::paths::private_dir;
 use crate::record;
@@ -64,13 +64,6 @@ impl Lock {
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
-}
-
 #[derive(Clone, Debug)]
 pub(super) struct Leases {
     dir: PathBuf,
@@ -94,8 +87,10 @@ impl Leases {
         loop {
             let file = record::lock_file(&path, FlockOperation::LockExclusive)?;
             // Whoever had it may have removed it: then it says nothing to those who come later.
-            if is_at(&file, &path) {
-                return Ok(Lock { _file: file, path });
+            match is_at(&file, &path) {
+                Ok(true) => return Ok(Lock { _file: file, path }),
+                Ok(false) => {}
+                Err(source) => return Err(BridgeError::Look { path, source }),
             }
         }
     }

@@ -174,10 +174,7 @@ mod tests {
     #[test]
     fn predefined_ones_say_who_is_there() {
         let temp = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            root: temp.path().join("r"),
-            state: temp.path().join("s"),
-        };
+        let paths = Paths::within(temp.path());
         let (networks, registry) = (Networks::new(&paths), Registry::new(&paths));
         let document = |name| Shown::predefined(name).document(&networks);
         assert_eq!(

@@ -126,7 +126,6 @@ impl MmioTransport {
         match <[u8; 4]>::try_from(data) {
             Ok(word) if offset.is_multiple_of(4) => {
                 self.write_register(offset, u32::from_le_bytes(word));
-                self.show_selected();
             }
             _ => log::debug!(
                 "{}: write of {} bytes at {offset:#x}",
@@ -144,16 +143,18 @@ impl MmioTransport {
         }
         self.registers.show(self.device.device_type());
         self.registers.set_config(&self.device.config());
-        self.show_selected();
+        self.show_features();
+        self.show_queue();
     }
 
-    /// What the selectors choose.
-    fn show_selected(&self) {
-        if !self.device.is_present() {
-            return;
-        }
+    /// The half that is selected.
+    fn show_features(&self) {
         let features = half(self.device_features(), self.device_features_sel);
         self.registers.set(DEVICE_FEATURES, features);
+    }
+
+    /// The one that is selected.
+    fn show_queue(&self) {
         let (size, ready) = self
             .queue()
             .map_or((0, false), |queue| (queue.max_size(), queue.ready()));
@@ -163,10 +164,16 @@ impl MmioTransport {
 
     fn write_register(&mut self, offset: u64, value: u32) {
         match offset {
-            DEVICE_FEATURES_SEL => self.device_features_sel = value,
+            DEVICE_FEATURES_SEL => {
+                self.device_features_sel = value;
+                self.show_features();
+            }
             DRIVER_FEATURES_SEL => self.driver_features_sel = value,
             DRIVER_FEATURES => self.write_driver_features(value),
-            QUEUE_SEL => self.queue_sel = value,
+            QUEUE_SEL => {
+                self.queue_sel = value;
+                self.show_queue();
+            }
             QUEUE_NOTIFY => self.notify(value),
             INTERRUPT_ACK => self.registers.clear(INTERRUPT_STATUS, value),
             STATUS => self.write_status(value),
@@ -198,6 +205,7 @@ impl MmioTransport {
             QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
             _ => {}
         }
+        self.show_queue();
     }
 
     fn write_driver_features(&mut self, value: u32) {
