@@ -13,9 +13,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
+use rustix::pipe::fcntl_getpipe_size;
 
 /// More than a vsock packet (64 KiB) and a good part of a pipe.
 const BUFFER: usize = 128 << 10;
+/// As much as either holds at most.
+const SOCKET_OR_TERMINAL: usize = 256 << 10;
 
 /// Why a pump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +79,8 @@ impl Stop {
     }
 }
 
-/// Pumps until one side ends or `stop` says so. `drain_at_most` bounds what is moved after
-/// [`Stop::drain`]: the source's capacity, since what comes beyond it was written later.
+/// Pumps until one side ends or `stop` says so. After [`Stop::drain`] no more is moved than the source
+/// holds: what comes beyond it was written later.
 ///
 /// # Errors
 /// The source or poll fails in a way that is no end.
@@ -85,30 +88,31 @@ pub fn pump(
     source: BorrowedFd<'_>,
     destination: BorrowedFd<'_>,
     stop: &Stop,
-    drain_at_most: usize,
 ) -> Result<Ended, Errno> {
     // Not filled beforehand: what the stream never needs stays the host's.
     let mut buffer = Vec::with_capacity(BUFFER);
-    let mut left = drain_at_most;
+    let mut left = None;
     loop {
-        match stop.current() {
-            FINISH => return Ok(Ended::Told),
-            DRAIN if left == 0 => return Ok(Ended::Source),
-            _ => {}
+        // Looked at before the read: what a process writes last is there when draining is wished for,
+        // and may not have been when we read before.
+        let wish = stop.current();
+        if wish == FINISH {
+            return Ok(Ended::Told);
+        }
+        if wish == DRAIN && *left.get_or_insert_with(|| capacity(source)) == 0 {
+            return Ok(Ended::Source);
         }
         buffer.clear();
         match rustix::io::read(source, spare_capacity(&mut buffer)) {
             // A terminal whose last user is gone reads as EIO, a reset connection is an end too.
             Ok(0) | Err(Errno::IO | Errno::CONNRESET) => return Ok(Ended::Source),
             Ok(len) => {
-                if stop.current() == DRAIN {
-                    left = left.saturating_sub(len);
-                }
+                left = left.map(|left| left.saturating_sub(len));
                 if let Some(ended) = write_all(destination, &buffer, stop)? {
                     return Ok(ended);
                 }
             }
-            Err(Errno::AGAIN) if stop.current() == DRAIN => return Ok(Ended::Source),
+            Err(Errno::AGAIN) if wish == DRAIN => return Ok(Ended::Source),
             Err(Errno::AGAIN) => {
                 if wait(source, PollFlags::IN, destination, stop)? {
                     return Ok(Ended::Destination);
@@ -118,6 +122,11 @@ pub fn pump(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Of a pipe as it is now: its writer may have made it larger.
+fn capacity(source: BorrowedFd<'_>) -> usize {
+    fcntl_getpipe_size(source).unwrap_or(SOCKET_OR_TERMINAL)
 }
 
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], stop: &Stop) -> Result<Option<Ended>, Errno> {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::Shutdown;
-use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use walnut_protocol::stream::Stdio;
 
 use crate::lock;
@@ -21,8 +21,6 @@ use crate::pump::{Ended, Stop, pump};
 
 /// Room in a pipe; Linux's default of 64 KiB means four times the wake-ups.
 const PIPE_SIZE: usize = 256 << 10;
-/// What a terminal holds at most.
-const TERMINAL_SIZE: usize = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamsError {
@@ -158,11 +156,9 @@ impl Streams {
     fn run(&self, fd: Stdio, end: OwnedFd, host: &OwnedFd) {
         let stop = &self.stops[fd as usize];
         let ended = if fd == Stdio::Stdin {
-            // What the host sent is in the socket: no more than this fits there.
-            pump(host.as_fd(), end.as_fd(), stop, PIPE_SIZE)
+            pump(host.as_fd(), end.as_fd(), stop)
         } else {
-            let holds = fcntl_getpipe_size(&end).unwrap_or(TERMINAL_SIZE);
-            pump(end.as_fd(), host.as_fd(), stop, holds)
+            pump(end.as_fd(), host.as_fd(), stop)
         };
         // The container sees the end of its input, or that nobody takes its output.
         drop(end);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::CpuSet;
 
 use super::*;
 
@@ -15,7 +16,7 @@ type Pumping = JoinHandle<Result<Ended, Errno>>;
 
 fn spawn(source: OwnedFd, destination: OwnedFd, stop: &Arc<Stop>) -> Pumping {
     let stop = Arc::clone(stop);
-    thread::spawn(move || pump(source.as_fd(), destination.as_fd(), &stop, 1 << 20))
+    thread::spawn(move || pump(source.as_fd(), destination.as_fd(), &stop))
 }
 
 fn nonblocking(stream: UnixStream) -> OwnedFd {
@@ -85,6 +86,52 @@ fn draining_moves_what_is_there_and_ends() {
     assert_eq!(got, b"before");
     // The writer is still there: it is a survivor of the process whose output this was.
     drop(write);
+}
+
+/// On one processor the writer often goes on, and ends, between a read of the pump's and its next step.
+#[test]
+fn what_was_written_last_arrives() {
+    let mut one = CpuSet::new();
+    one.set(rustix::thread::sched_getcpu());
+    rustix::thread::sched_setaffinity(None, &one).unwrap();
+    for _ in 0..200 {
+        let stop = Arc::new(Stop::new().unwrap());
+        let (read, write) = pipe();
+        rustix::pipe::fcntl_setpipe_size(&write, 2 * BUFFER).unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let pumping = spawn(read, nonblocking(near), &stop);
+        let writer = thread::spawn(move || {
+            let mut write = File::from(write);
+            for _ in 0..160 {
+                write.write_all(&[7; 4096]).unwrap();
+            }
+            stop.drain();
+            // A survivor has it, too: there is no end of file.
+            write
+        });
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), 160 * 4096);
+        assert_eq!(pumping.join().unwrap(), Ok(Ended::Source));
+        drop(writer.join().unwrap());
+    }
+}
+
+#[test]
+fn as_much_as_a_pipe_that_was_made_larger_holds() {
+    let stop = Arc::new(Stop::new().unwrap());
+    let (read, write) = pipe();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let pumping = spawn(read, nonblocking(near), &stop);
+    let len = rustix::pipe::fcntl_setpipe_size(&write, 1 << 20).unwrap();
+    // The pump has taken what the socket and its own buffer hold when this is through.
+    let mut write = File::from(write);
+    write.write_all(&vec![7; len + BUFFER]).unwrap();
+    stop.drain();
+    let mut got = Vec::new();
+    far.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), len + BUFFER);
+    assert_eq!(pumping.join().unwrap(), Ok(Ended::Source));
 }
 
 #[test]
