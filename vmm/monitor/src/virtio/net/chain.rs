@@ -2,6 +2,8 @@
 //! A descriptor chain as the guest memory of one packet, or of a part of one (§5.1.6). A driver may
 //! frame it in any way (§2.7.4.1). Nothing is executed here.
 
+use std::ops::RangeInclusive;
+
 use thiserror::Error;
 use virtio_queue::DescriptorChain;
 use vm_memory::bitmap::MS;
@@ -27,63 +29,63 @@ pub(super) enum ChainError {
     Length(usize),
 }
 
-#[derive(Debug)]
-pub(super) struct Chain<'a> {
-    pub head: u16,
-    pub slices: Vec<Slice<'a>>,
-    pub len: usize,
+/// Appends the chain of the tx queue to `slices`, a header and a frame: its bytes.
+pub(super) fn packet<'a>(
+    memory: &'a GuestMemory,
+    chain: DescriptorChain<&'a GuestMemory>,
+    slices: &mut Vec<Slice<'a>>,
+) -> Result<usize, ChainError> {
+    let long = HEADER_LEN + ETHERNET_HEADER_LEN..=HEADER_LEN + MAX_FRAME;
+    append(memory, chain, false, long, slices)
 }
 
-impl<'a> Chain<'a> {
-    /// On the tx queue: a header and a frame.
-    pub(super) fn packet(
-        memory: &'a GuestMemory,
-        chain: DescriptorChain<&'a GuestMemory>,
-    ) -> Result<Self, ChainError> {
-        let packet = Self::of(memory, chain, false)?;
-        match packet.len.checked_sub(HEADER_LEN) {
-            Some(ETHERNET_HEADER_LEN..=MAX_FRAME) => Ok(packet),
-            _ => Err(ChainError::Length(packet.len)),
-        }
-    }
+/// Appends the chain of the rx queue to `slices`, room for a header at least: its bytes.
+pub(super) fn room<'a>(
+    memory: &'a GuestMemory,
+    chain: DescriptorChain<&'a GuestMemory>,
+    slices: &mut Vec<Slice<'a>>,
+) -> Result<usize, ChainError> {
+    append(memory, chain, true, HEADER_LEN..=usize::MAX, slices)
+}
 
-    /// On the rx queue: room for a header at least.
-    pub(super) fn room(
-        memory: &'a GuestMemory,
-        chain: DescriptorChain<&'a GuestMemory>,
-    ) -> Result<Self, ChainError> {
-        let room = Self::of(memory, chain, true)?;
-        if room.len < HEADER_LEN {
-            return Err(ChainError::Length(room.len));
-        }
-        Ok(room)
+/// Nothing is appended where that fails.
+fn append<'a>(
+    memory: &'a GuestMemory,
+    chain: DescriptorChain<&'a GuestMemory>,
+    write_only: bool,
+    long: RangeInclusive<usize>,
+    slices: &mut Vec<Slice<'a>>,
+) -> Result<usize, ChainError> {
+    let start = slices.len();
+    let len = append_all(memory, chain, write_only, slices).and_then(|len| {
+        let fits = long.contains(&len);
+        fits.then_some(len).ok_or(ChainError::Length(len))
+    });
+    if len.is_err() {
+        slices.truncate(start);
     }
+    len
+}
 
-    fn of(
-        memory: &'a GuestMemory,
-        chain: DescriptorChain<&'a GuestMemory>,
-        write_only: bool,
-    ) -> Result<Self, ChainError> {
-        let mut all = Self {
-            head: chain.head_index(),
-            slices: Vec::with_capacity(2),
-            len: 0,
-        };
-        for desc in chain {
-            if desc.is_write_only() != write_only {
-                continue;
+fn append_all<'a>(
+    memory: &'a GuestMemory,
+    chain: DescriptorChain<&'a GuestMemory>,
+    write_only: bool,
+    slices: &mut Vec<Slice<'a>>,
+) -> Result<usize, ChainError> {
+    let most = slices.len() + MAX_PIECES;
+    let mut len = 0;
+    for desc in chain.filter(|desc| desc.is_write_only() == write_only) {
+        for slice in memory.get_slices(desc.addr(), desc.len() as usize) {
+            let slice = slice.map_err(|_| ChainError::Memory)?;
+            if slices.len() == most {
+                return Err(ChainError::Pieces);
             }
-            for slice in memory.get_slices(desc.addr(), desc.len() as usize) {
-                let slice = slice.map_err(|_| ChainError::Memory)?;
-                if all.slices.len() == MAX_PIECES {
-                    return Err(ChainError::Pieces);
-                }
-                all.len += slice.len();
-                all.slices.push(slice);
-            }
+            len += slice.len();
+            slices.push(slice);
         }
-        Ok(all)
     }
+    Ok(len)
 }
 
 /// `slices` without their first `skip` bytes.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::backend::Backend;
-use super::chain::{self, Chain, Slice};
+use super::chain::{self, Slice};
 use super::limit::Limit;
 use super::{F_MRG_RXBUF, HEADER_LEN, Link, NUM_BUFFERS, RX, TX, hold};
 use crate::virtio::queue::Ring;
@@ -16,6 +16,9 @@ use crate::virtio::{Activation, Interrupt, QueueError, QueueHandler, VirtQueue};
 
 /// Packets that are given to the backend at once.
 const BATCH: usize = 16;
+
+/// Buffers that Linux's driver has a packet in, at most.
+const MANY: usize = 19;
 
 /// What has more bytes is part of a stream: its driver has other buffers, and more to send.
 const A_FEW: usize = 4096;
@@ -77,15 +80,16 @@ impl NetHandler {
         }
         let mut ring = queue.ring();
         let mut room = Room {
-            chains: Vec::new(),
+            buffers: Vec::new(),
+            slices: Vec::new(),
             len: 0,
-            most_chains: if self.mergeable { usize::MAX } else { 1 },
+            most_buffers: if self.mergeable { usize::MAX } else { 1 },
         };
         let mut limits = hold(&self.link.limits);
         let mut backend = hold(&self.link.backend);
         let stop = receive(&mut **backend, &mut ring, &mut room, &mut limits.rx);
         drop(backend);
-        ring.put_back(room.chains.len());
+        ring.put_back(room.buffers.len());
         ring.finish()?;
         limits.arm().map_err(QueueError::Events)?;
         drop(limits);
@@ -104,20 +108,14 @@ impl NetHandler {
         let mut limits = hold(&self.link.limits);
         // Of what nobody gets, there is nothing to limit.
         let limit = up.then_some(&mut limits.tx);
-        let mut bytes = 0;
-        let stop = send(
-            &mut **hold(&self.link.backend),
-            limit,
-            &mut ring,
-            &mut bytes,
-        );
-        match bytes > A_FEW {
-            true => ring.finish_soon()?,
-            false => ring.finish()?,
+        let sent = send(&mut **hold(&self.link.backend), limit, &mut ring);
+        match &sent {
+            Ok(sent) if sent.bytes > A_FEW => ring.finish_soon()?,
+            _ => ring.finish()?,
         }
         limits.arm().map_err(QueueError::Events)?;
         drop(limits);
-        let stop = stop.map(|blocked| self.blocked = blocked);
+        let stop = sent.map(|sent| self.blocked = sent.blocked);
         self.after(stop)
     }
 
@@ -189,27 +187,36 @@ impl QueueHandler for NetHandler {
 
 /// rx buffers that were taken, and hold no packet yet.
 struct Room<'a> {
-    chains: Vec<Chain<'a>>,
+    buffers: Vec<Buffer>,
+    /// Theirs, one after the other.
+    slices: Vec<Slice<'a>>,
     len: usize,
     /// That make one packet's buffer.
-    most_chains: usize,
+    most_buffers: usize,
+}
+
+struct Buffer {
+    head: u16,
+    slices: usize,
+    len: usize,
 }
 
 impl<'a> Room<'a> {
     /// Takes buffers until they hold `wanted` bytes; whether they do.
     fn grow(&mut self, ring: &mut Ring<'a>, wanted: usize) -> Result<bool, QueueError> {
-        while self.len < wanted && self.chains.len() < self.most_chains {
+        while self.len < wanted && self.buffers.len() < self.most_buffers {
             let Some(chain) = ring.take()? else { break };
-            let head = chain.head_index();
-            match Chain::room(ring.memory(), chain) {
-                Ok(chain) => {
-                    self.len += chain.len;
-                    self.chains.push(chain);
+            let (head, before) = (chain.head_index(), self.slices.len());
+            match chain::room(ring.memory(), chain, &mut self.slices) {
+                Ok(len) => {
+                    let slices = self.slices.len() - before;
+                    self.buffers.push(Buffer { head, slices, len });
+                    self.len += len;
                 }
                 Err(error) => {
                     // In the order in which they were taken: those before it stay the driver's.
                     log::debug!("net: an rx buffer was returned: {error}");
-                    if self.chains.is_empty() {
+                    if self.buffers.is_empty() {
                         ring.complete(head, 0)?;
                     } else {
                         ring.put_back(1);
@@ -223,41 +230,27 @@ impl<'a> Room<'a> {
 
     /// The driver has given all that it can.
     fn is_all(&self, ring: &Ring<'_>) -> bool {
-        self.chains.len() >= self.most_chains.min(usize::from(ring.size()))
-    }
-
-    fn slices(&self) -> Vec<Slice<'a>> {
-        self.chains
-            .iter()
-            .flat_map(|chain| &chain.slices)
-            .cloned()
-            .collect()
+        self.buffers.len() >= self.most_buffers.min(usize::from(ring.size()))
     }
 
     /// Returns the first buffers, which hold a packet of `len` bytes now.
-    fn complete(
-        &mut self,
-        ring: &mut Ring<'a>,
-        slices: &[Slice<'a>],
-        len: usize,
-    ) -> Result<(), QueueError> {
-        let (mut used, mut rest) = (Vec::new(), len);
-        for chain in &self.chains {
+    fn complete(&mut self, ring: &mut Ring<'a>, len: usize) -> Result<(), QueueError> {
+        let (mut used, mut slices, mut rest) = (Vec::new(), 0, len);
+        for buffer in &self.buffers {
             if rest == 0 {
                 break;
             }
-            let filled = chain.len.min(rest);
+            let filled = buffer.len.min(rest);
             rest -= filled;
-            used.push((chain.head, u32::try_from(filled).unwrap_or(u32::MAX)));
+            slices += buffer.slices;
+            self.len -= buffer.len;
+            used.push((buffer.head, u32::try_from(filled).unwrap_or(u32::MAX)));
         }
         let count = u16::try_from(used.len()).unwrap_or(u16::MAX);
-        chain::write(slices, NUM_BUFFERS, &count.to_le_bytes());
+        chain::write(&self.slices, NUM_BUFFERS, &count.to_le_bytes());
         ring.complete_all(&used)?;
-        self.len -= self
-            .chains
-            .drain(..used.len())
-            .map(|chain| chain.len)
-            .sum::<usize>();
+        self.buffers.drain(..used.len());
+        self.slices.drain(..slices);
         Ok(())
     }
 }
@@ -273,7 +266,7 @@ fn receive<'a>(
         && let Some(most) = backend.most()?
     {
         if !room.grow(ring, most)? {
-            if room.chains.is_empty() {
+            if room.buffers.is_empty() {
                 break;
             }
             // Perhaps it is a small one.
@@ -287,11 +280,10 @@ fn receive<'a>(
                 _ => break,
             }
         }
-        let slices = room.slices();
-        match backend.receive(&slices)? {
+        match backend.receive(&room.slices)? {
             Some(len) if len >= HEADER_LEN => {
                 limit.spend(len - HEADER_LEN);
-                room.complete(ring, &slices, len)?;
+                room.complete(ring, len)?;
             }
             Some(_) => {}
             None => break,
@@ -300,26 +292,31 @@ fn receive<'a>(
     Ok(())
 }
 
+/// What a backend has taken.
+struct Sent {
+    bytes: usize,
+    /// It takes no more for now.
+    blocked: bool,
+}
+
 /// Gives the driver's packets to the backend, as fast as the limit lets them go; without one, to
-/// nobody. Whether the backend takes no more; `bytes` grows by what it has taken.
+/// nobody.
 fn send(
     backend: &mut dyn Backend,
     mut limit: Option<&mut Limit>,
     ring: &mut Ring<'_>,
-    bytes: &mut usize,
-) -> Result<bool, Stop> {
+) -> Result<Sent, Stop> {
+    let mut bytes = 0;
     loop {
-        let (mut heads, mut packets) = (Vec::new(), Vec::new());
+        let (mut heads, mut packets) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         while heads.len() < BATCH && limit.as_ref().is_none_or(|limit| limit.allows()) {
             let Some(chain) = ring.take()? else { break };
             heads.push(chain.head_index());
-            packets.push(match Chain::packet(ring.memory(), chain) {
-                Ok(packet) => packet.slices,
-                Err(error) => {
-                    log::debug!("net: a packet was dropped: {error}");
-                    Vec::new()
-                }
-            });
+            let mut packet = Vec::with_capacity(MANY);
+            if let Err(error) = chain::packet(ring.memory(), chain, &mut packet) {
+                log::debug!("net: a packet was dropped: {error}");
+            }
+            packets.push(packet);
             if let (Some(limit), Some(packet)) = (&mut limit, packets.last()) {
                 limit.spend(frame_len(packet));
             }
@@ -334,18 +331,16 @@ fn send(
             ring.complete(head, 0)?;
         }
         let gone = packets[..done].iter();
-        *bytes += gone.map(|one| frame_len(one)).sum::<usize>();
+        bytes += gone.map(|one| frame_len(one)).sum::<usize>();
         ring.put_back(heads.len() - done);
         if let Some(limit) = &mut limit {
             let left = &packets[done..];
             limit.give_back(left.len(), left.iter().map(|one| frame_len(one)).sum());
         }
         sent?;
-        if done < heads.len() {
-            return Ok(true);
-        }
-        if heads.len() < BATCH {
-            return Ok(false);
+        let blocked = done < heads.len();
+        if blocked || heads.len() < BATCH {
+            return Ok(Sent { bytes, blocked });
         }
     }
 }

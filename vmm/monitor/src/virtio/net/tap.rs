@@ -43,13 +43,19 @@ pub(super) const OFFLOADS: u64 = F_CSUM
 /// Since Linux 6.2.
 pub(super) const USO: u64 = F_GUEST_USO4 | F_GUEST_USO6 | F_HOST_USO;
 
+/// Bytes that a packet has at most.
+const MOST: usize = HEADER_LEN + MAX_FRAME;
+/// Behind such a packet there are others like it, as a rule: to copy one costs less than to gather the
+/// buffers that hold the largest.
+const SMALL: usize = 4096;
+
 pub(super) struct Tap {
     fd: OwnedFd,
     mtu: u16,
     offloads: u64,
-    /// Bytes that a packet has at most, by what was negotiated.
-    most: usize,
-    /// Its first bytes are a packet that there was no room for.
+    /// Bytes of the packet before the next one.
+    last_len: usize,
+    /// Its first bytes are a packet that is the guest's next.
     fetched: Vec<u8>,
     fetched_len: Option<usize>,
 }
@@ -73,8 +79,8 @@ impl Tap {
             fd,
             mtu,
             offloads: OFFLOADS | USO,
-            most: HEADER_LEN + MAX_FRAME,
-            fetched: Vec::new(),
+            last_len: 0,
+            fetched: vec![0; MOST],
             fetched_len: None,
         };
         if tap.set_offloads(tap.offloads).is_err() {
@@ -109,7 +115,6 @@ impl Tap {
 
     /// The packet that is next, into our own memory.
     fn read(&mut self) -> Result<Option<usize>> {
-        self.fetched.resize(HEADER_LEN + MAX_FRAME, 0);
         loop {
             match rustix::io::read(&self.fd, &mut *self.fetched) {
                 Ok(len) => return Ok(Some(len)),
@@ -135,7 +140,10 @@ impl Backend for Tap {
     }
 
     fn most(&mut self) -> Result<Option<usize>> {
-        Ok(Some(self.fetched_len.unwrap_or(self.most)))
+        if self.last_len <= SMALL {
+            return self.fetch();
+        }
+        Ok(Some(self.fetched_len.unwrap_or(MOST)))
     }
 
     fn fetch(&mut self) -> Result<Option<usize>> {
@@ -146,10 +154,12 @@ impl Backend for Tap {
     }
 
     fn receive(&mut self, slices: &[Slice<'_>]) -> Result<Option<usize>> {
-        match self.fetched_len.take() {
-            Some(len) => Ok(Some(chain::write(slices, 0, &self.fetched[..len]))),
-            None => vectors::read(self.fd(), slices),
-        }
+        let len = match self.fetched_len.take() {
+            Some(len) => Some(chain::write(slices, 0, &self.fetched[..len])),
+            None => vectors::read(self.fd(), slices)?,
+        };
+        self.last_len = len.unwrap_or(self.last_len);
+        Ok(len)
     }
 
     fn discard(&mut self) {
@@ -203,4 +213,53 @@ fn checked(done: libc::c_int) -> Result<()> {
         return Err(Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use vm_memory::{GuestAddress, GuestMemory as _};
+    use walnut_vmm_config::MAX_MTU;
+
+    use super::*;
+    use crate::memory::allocate;
+
+    /// Keeps the bounds of packets, as a tap does.
+    fn tap() -> (Tap, UnixDatagram) {
+        let (ours, far) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let tap = Tap {
+            fd: ours.into(),
+            mtu: MAX_MTU,
+            offloads: OFFLOADS,
+            last_len: 0,
+            fetched: vec![0; MOST],
+            fetched_len: None,
+        };
+        (tap, far)
+    }
+
+    #[test]
+    fn small_ones_are_known_before_there_is_room() {
+        let (mut tap, far) = tap();
+        let memory = allocate(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let slices: Vec<_> = memory
+            .get_slices(GuestAddress(0), MOST)
+            .map(|slice| slice.unwrap())
+            .collect();
+        assert_eq!(tap.most().unwrap(), None);
+        for (len, most, next) in [
+            (60, 60, None),
+            (SMALL + 1, SMALL + 1, Some(MOST)),
+            (70, MOST, None),
+        ] {
+            far.send(&vec![7; len]).unwrap();
+            assert_eq!(tap.most().unwrap(), Some(most), "{len} bytes");
+            assert_eq!(tap.receive(&slices).unwrap(), Some(len));
+            // Behind a large one it may be another: there is one more system call otherwise.
+            assert_eq!(tap.most().unwrap(), next, "after {len} bytes");
+            assert_eq!(tap.receive(&slices).unwrap(), None);
+        }
+    }
 }
