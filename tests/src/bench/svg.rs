@@ -13,24 +13,38 @@ const PLOT: usize = 440;
 const RIGHT: usize = 90;
 const TOP: usize = 40;
 
-/// An SVG document with the entries of one metric, in their order.
+/// An SVG document with the entries of each metric, in their order and on a scale of its own, below its
+/// name where there are several.
 #[must_use]
-pub fn bars(row: &Row, metric: &str) -> String {
-    let entries: Vec<_> = row
-        .entries
-        .iter()
-        .filter(|entry| entry.metric == metric)
-        .collect();
+pub fn bars(row: &Row, metrics: &[&str]) -> String {
+    let mut y = TOP;
+    let mut body = String::new();
+    for metric in metrics {
+        if metrics.len() > 1 {
+            // Writing to a String can't fail.
+            let _ = writeln!(
+                body,
+                "<text x=\"{LEFT}\" y=\"{}\" font-style=\"italic\">{}</text>",
+                y + BAR - 6,
+                escape(metric)
+            );
+            y += BAR;
+        }
+        let entries = row.entries.iter().filter(|entry| entry.metric == *metric);
+        y = on_one_scale(&entries.collect::<Vec<_>>(), y, &mut body);
+    }
+    format!("{}{body}</svg>\n", head(&row.title, y + GAP))
+}
+
+/// From `y` down; where it ends.
+fn on_one_scale(entries: &[&Entry], mut y: usize, out: &mut String) -> usize {
     let most = entries
         .iter()
         .map(|entry| entry.summary.max)
         .fold(f64::MIN_POSITIVE, f64::max);
-    let height = TOP + entries.len() * (BAR + GAP) + GAP;
     #[expect(clippy::cast_precision_loss, reason = "pixels")]
     let x = |value: f64| LEFT as f64 + value / most * PLOT as f64;
-    let mut out = head(&row.title, height);
-    for (n, entry) in entries.iter().enumerate() {
-        let y = TOP + n * (BAR + GAP);
+    for entry in entries {
         let (text, middle) = (y + BAR - 6, y + BAR / 2);
         let summary = entry.summary;
         let [from, to, end] = [summary.min, summary.max, summary.median].map(x);
@@ -39,7 +53,6 @@ pub fn bars(row: &Row, metric: &str) -> String {
         } else {
             "#9aa5b1"
         };
-        // Writing to a String can't fail.
         let _ = write!(
             out,
             "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\">{}</text>\n\
@@ -53,9 +66,9 @@ pub fn bars(row: &Row, metric: &str) -> String {
             Number(summary.median),
             entry.unit,
         );
+        y += BAR + GAP;
     }
-    out.push_str("</svg>\n");
-    out
+    y
 }
 
 /// The colours of pieces, in turns: neighbours differ.
@@ -169,7 +182,7 @@ mod tests {
         row.sample("walnut run", "first byte", Unit::Ms, 100.0);
         row.sample("podman run", "first byte", Unit::Ms, 400.0);
         row.sample("podman run", "something else", Unit::Ms, 9000.0);
-        let svg = bars(&row, "first byte");
+        let svg = bars(&row, &["first byte"]);
         assert!(svg.contains("A &lt; B &amp; C"), "{svg}");
         assert!(
             svg.contains("width=\"110.0\"") && svg.contains("width=\"440.0\""),
@@ -177,6 +190,18 @@ mod tests {
         );
         assert_eq!(svg.matches("<path").count(), 2);
         assert!(svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn each_metric_has_a_scale_of_its_own() {
+        let mut row = Row::new("net", "");
+        row.sample("walnut", "there", Unit::MibPerS, 100.0);
+        row.sample("walnut", "back", Unit::Us, 9.0);
+        row.sample("QEMU", "back", Unit::Us, 4.5);
+        let svg = bars(&row, &["there", "back"]);
+        assert_eq!(svg.matches("width=\"440.0\"").count(), 2, "{svg}");
+        assert!(svg.contains("width=\"220.0\""), "{svg}");
+        assert!(svg.contains(">there<") && svg.contains(">back<"), "{svg}");
     }
 
     #[test]
@@ -203,7 +228,7 @@ mod tests {
     #[test]
     fn an_empty_row_is_an_empty_picture() {
         let empty = Row::new("start", "");
-        for svg in [bars(&empty, "first byte"), stacked(&empty, &[])] {
+        for svg in [bars(&empty, &["first byte"]), stacked(&empty, &[])] {
             assert!(
                 svg.starts_with("<svg") && !svg.contains("NaN") && !svg.contains("inf"),
                 "{svg}"

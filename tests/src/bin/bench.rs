@@ -150,12 +150,16 @@ fn write(report: &Report, directory: &Path) -> anyhow::Result<()> {
     fs::write(directory.join("bench.txt"), report.to_string())?;
     let found = |id| report.rows.iter().find(|found| found.id == id);
     if let Some(start) = found(row::START) {
-        let picture = svg::bars(start, metric::FIRST_BYTE);
+        let picture = svg::bars(start, &[metric::FIRST_BYTE]);
         fs::write(directory.join("start.svg"), picture)?;
     }
     if let Some(phases) = found(row::PHASES) {
         let picture = svg::stacked(phases, &[metric::ALL, metric::TO_AGENT]);
         fs::write(directory.join("phases.svg"), picture)?;
+    }
+    if let Some(net) = found(row::NET) {
+        let picture = svg::bars(net, &[metric::IN, metric::OUT, metric::ROUND_TRIP]);
+        fs::write(directory.join("net.svg"), picture)?;
     }
     Ok(())
 }
