@@ -190,7 +190,7 @@ pub struct Ring<'a> {
     memory: &'a GuestMemory,
     interrupt: &'a Interrupt,
     kick: &'a EventFd,
-    /// Chains that this visit may still take.
+    /// Chains that this visit may still take, or packets that it may drop.
     budget: usize,
     /// The driver's notifications are off.
     quiet: bool,
@@ -215,9 +215,7 @@ impl<'a> Ring<'a> {
         if !self.queue.ready() {
             return Ok(None);
         }
-        if self.budget == 0 {
-            // A driver that never stops must not keep this thread from its other work.
-            self.kick.write(1).map_err(QueueError::Interrupt)?;
+        if !self.goes_on()? {
             return Ok(None);
         }
         loop {
@@ -226,7 +224,6 @@ impl<'a> Ring<'a> {
                 self.quiet = true;
             }
             if let Some(chain) = self.queue.iter(self.memory).map_err(ring)?.next() {
-                self.budget -= 1;
                 return Ok(Some(chain));
             }
             self.quiet = false;
@@ -234,6 +231,17 @@ impl<'a> Ring<'a> {
                 return Ok(None);
             }
         }
+    }
+
+    /// One piece of work more in this visit. Where that is too much, the queue's event comes for the rest:
+    /// neither a driver that never stops nor whoever sends to it keeps this thread from its other work.
+    pub fn goes_on(&mut self) -> Result<bool, QueueError> {
+        let Some(left) = self.budget.checked_sub(1) else {
+            self.kick.write(1).map_err(QueueError::Interrupt)?;
+            return Ok(false);
+        };
+        self.budget = left;
+        Ok(true)
     }
 
     /// Makes the last `count` chains that were taken, and not completed, available again.

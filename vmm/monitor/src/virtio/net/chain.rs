@@ -15,16 +15,15 @@ use crate::memory::GuestMemory;
 /// A piece of guest memory that is contiguous on the host.
 pub(super) type Slice<'a> = VolatileSlice<'a, MS<'a, GuestMemory>>;
 
-/// A driver may not make a chain longer than its queue (§2.7.5.2); a descriptor can become two
-/// pieces where guest memory has a hole.
-const MAX_PIECES: usize = 512;
+/// A driver may not make a chain longer than its queue, nor an indirect one (§2.7.5.2, §2.7.5.3.1).
+const MAX_DESCS: usize = 256;
 
 #[derive(Debug, Error)]
 pub(super) enum ChainError {
     #[error("a buffer of the chain does not lie in guest memory")]
     Memory,
-    #[error("the chain has too many buffers")]
-    Pieces,
+    #[error("the chain is longer than its queue")]
+    Descs,
     #[error("a chain of {0} bytes")]
     Length(usize),
 }
@@ -73,14 +72,16 @@ fn append_all<'a>(
     write_only: bool,
     slices: &mut Vec<Slice<'a>>,
 ) -> Result<usize, ChainError> {
-    let most = slices.len() + MAX_PIECES;
     let mut len = 0;
-    for desc in chain.filter(|desc| desc.is_write_only() == write_only) {
+    for (at, desc) in chain.enumerate() {
+        if at == MAX_DESCS {
+            return Err(ChainError::Descs);
+        }
+        if desc.is_write_only() != write_only {
+            continue;
+        }
         for slice in memory.get_slices(desc.addr(), desc.len() as usize) {
             let slice = slice.map_err(|_| ChainError::Memory)?;
-            if slices.len() == most {
-                return Err(ChainError::Pieces);
-            }
             len += slice.len();
             slices.push(slice);
         }

@@ -12,7 +12,9 @@ use super::chain::{self, Slice};
 use super::limit::Limit;
 use super::{F_MRG_RXBUF, HEADER_LEN, Link, NUM_BUFFERS, RX, TX, hold};
 use crate::virtio::queue::Ring;
-use crate::virtio::{Activation, Interrupt, QueueError, QueueHandler, VirtQueue};
+use crate::virtio::{
+    ActivateError, Activation, DeviceState, Interrupt, QueueError, QueueHandler, VirtQueue,
+};
 
 /// Packets that are given to the backend at once.
 const BATCH: usize = 16;
@@ -100,10 +102,10 @@ impl NetHandler {
         let Some(queue) = self.queues.get_mut(TX) else {
             return Ok(());
         };
-        if self.blocked {
+        let up = self.link.up.load(Ordering::SeqCst);
+        if self.blocked && up {
             return Ok(());
         }
-        let up = self.link.up.load(Ordering::SeqCst);
         let mut ring = queue.ring();
         let mut limits = hold(&self.link.limits);
         // Of what nobody gets, there is nothing to limit.
@@ -182,6 +184,20 @@ impl QueueHandler for NetHandler {
 
     fn queues(&self) -> &[VirtQueue] {
         &self.queues
+    }
+
+    /// Whether the driver has been told that the link is up.
+    fn save(&self) -> io::Result<DeviceState> {
+        Ok(DeviceState::Bool(self.link.up.load(Ordering::SeqCst)))
+    }
+
+    fn restore(&mut self, state: DeviceState) -> Result<(), ActivateError> {
+        let was_up = state.as_bool().unwrap_or(true);
+        if was_up == self.link.up.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let told = self.interrupt.change_config(&self.link.config());
+        told.map_err(|error| ActivateError::State(error.to_string()))
     }
 }
 
@@ -275,6 +291,9 @@ fn receive<'a>(
                 Some(len) if room.is_all(ring) => {
                     log::debug!("net: no buffer of the driver's holds {len} bytes");
                     backend.discard();
+                    if !ring.goes_on()? {
+                        break;
+                    }
                     continue;
                 }
                 _ => break,
@@ -309,7 +328,7 @@ fn send(
     let mut bytes = 0;
     loop {
         let (mut heads, mut packets) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
-        while heads.len() < BATCH && limit.as_ref().is_none_or(|limit| limit.allows()) {
+        while heads.len() < BATCH && limit.as_mut().is_none_or(|limit| limit.allows()) {
             let Some(chain) = ring.take()? else { break };
             heads.push(chain.head_index());
             let mut packet = Vec::with_capacity(MANY);

@@ -19,6 +19,9 @@ use walnut_vmm_config::{Bucket, NetRate, Rate};
 /// A day: what is slower is no rate.
 const MAX_REFILL_MS: u64 = 24 * 3600 * 1000;
 
+/// A timer set to nothing is none.
+const AT_ONCE: Duration = Duration::from_nanos(1);
+
 /// One bucket, as the time at which it is full again.
 #[derive(Clone, Copy, Debug)]
 struct Level {
@@ -66,6 +69,8 @@ impl Level {
 pub(super) struct Limit {
     bytes: Option<Level>,
     packets: Option<Level>,
+    /// A packet waits, perhaps, since it was closed when last asked.
+    closed: bool,
 }
 
 impl Limit {
@@ -74,6 +79,7 @@ impl Limit {
         Self {
             bytes: rate.bytes.map(level),
             packets: rate.operations.map(level),
+            closed: false,
         }
     }
 
@@ -85,9 +91,17 @@ impl Limit {
         self.levels().filter_map(|level| level.wait(now)).max()
     }
 
-    /// Whether a packet may go now.
-    pub(super) fn allows(&self) -> bool {
-        self.levels().next().is_none() || self.wait(Instant::now()).is_none()
+    /// Whether a packet may go now; [`Limits::arm`] tells when, where it may not.
+    pub(super) fn allows(&mut self) -> bool {
+        self.closed = self.levels().next().is_some() && self.wait(Instant::now()).is_some();
+        !self.closed
+    }
+
+    /// Until whoever was told that it is closed is to ask again. It may have opened since, and then that
+    /// is at once: nobody else says so.
+    fn again(&self, now: Instant) -> Option<Duration> {
+        let wait = self.wait(now).unwrap_or_default();
+        self.closed.then_some(wait.max(AT_ONCE))
     }
 
     /// A packet of so many bytes goes.
@@ -135,13 +149,13 @@ impl Limits {
         })
     }
 
-    /// Has the timer tell when a way that is closed opens.
+    /// Has the timer tell when a way that was closed opens.
     pub(super) fn arm(&self) -> io::Result<()> {
         let Some(timer) = &self.timer else {
             return Ok(());
         };
         let now = Instant::now();
-        let waits = [self.rx.wait(now), self.tx.wait(now)];
+        let waits = [self.rx.again(now), self.tx.again(now)];
         let Some(wait) = waits.into_iter().flatten().min() else {
             return Ok(());
         };
@@ -170,6 +184,7 @@ pub(super) fn is_valid(rate: &NetRate) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
 
@@ -198,6 +213,33 @@ mod tests {
         // It holds no more than it does, however long nothing went.
         level.spend(1000, at(1_000_000));
         assert!(level.wait(at(1_000_000)).is_some());
+    }
+
+    #[test]
+    fn a_way_that_has_opened_meanwhile_is_told_of() {
+        let rate = Rate {
+            operations: Some(Bucket {
+                size: 1,
+                refill_ms: 1,
+            }),
+            ..Rate::default()
+        };
+        let both = NetRate { rx: rate, tx: rate };
+        let mut limits = Limits::new(&both).unwrap();
+        assert!(limits.tx.allows());
+        limits.tx.spend(60);
+        assert!(!limits.tx.allows());
+        while limits.tx.wait(Instant::now()).is_some() {
+            std::hint::spin_loop();
+        }
+        limits.arm().unwrap();
+        let timer = limits.timer.as_ref().unwrap();
+        let mut polled = [PollFd::new(timer, PollFlags::IN)];
+        let deadline = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(poll(&mut polled, Some(&deadline)), Ok(1));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 use walnut_vmm_config::{Bucket, Rate};
 
 use super::*;
+use crate::virtio::DeviceState;
 use crate::virtio::queue::INTERRUPT_CONFIG;
 use crate::virtio::registers::{CONFIG, CONFIG_GENERATION};
 use crate::virtio::test_driver::Driver;
@@ -643,6 +644,90 @@ fn chains_of_the_wrong_shape() {
         machine.driver.publish(TX, head);
         let served = machine.driver.handler().queue_ready(TX);
         assert!(served.is_err() || machine.driver.used_since(TX, 0).is_empty());
+    }
+}
+
+/// §2.7.5.3.1: what is not read counts, too.
+#[test]
+fn a_chain_is_no_longer_than_its_queue() {
+    let (at, table) = (Driver::buffers(), indirect_table());
+    for (passed_over, first) in [(255, 60), (256, 61)] {
+        let mut machine = machine(0);
+        let link = |flags, next| (at, 1, flags | VRING_DESC_F_NEXT, next);
+        let mut all: Vec<Raw> = (1..=passed_over)
+            .map(|next| link(VRING_DESC_F_WRITE, next))
+            .collect();
+        all.push((at, 72, 0, 0));
+        machine.driver.raw(table, &all);
+        let len = u32::try_from(all.len() * 16).unwrap();
+        let indirect = [(table, len, VRING_DESC_F_INDIRECT, 0)];
+        machine.driver.raw(Driver::table(TX), &indirect);
+        machine.driver.publish(TX, 0);
+        machine.driver.handler().queue_ready(TX).unwrap();
+        assert_eq!(machine.driver.used_since(TX, 0), [(0, 0)]);
+        machine.send(&frame(61, 1));
+        assert_eq!(machine.sent().len(), first);
+    }
+}
+
+/// A network that says nothing but what is too long.
+struct Endless;
+
+impl Backend for Endless {
+    fn fd(&self) -> BorrowedFd<'_> {
+        rustix::stdio::stdin()
+    }
+
+    fn offloads(&self) -> u64 {
+        0
+    }
+
+    fn negotiated(&mut self, _features: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn most(&mut self) -> std::io::Result<Option<usize>> {
+        Ok(Some(1514))
+    }
+
+    fn fetch(&mut self) -> std::io::Result<Option<usize>> {
+        Ok(Some(1514))
+    }
+
+    fn receive(&mut self, _slices: &[chain::Slice<'_>]) -> std::io::Result<Option<usize>> {
+        Ok(None)
+    }
+
+    fn discard(&mut self) {}
+
+    fn send(&mut self, packets: &[Vec<chain::Slice<'_>>]) -> std::io::Result<usize> {
+        Ok(packets.len())
+    }
+}
+
+#[test]
+fn a_network_without_end_gets_its_turn_and_no_more() {
+    let mut machine = machine(0);
+    machine.offer(0, &[100]);
+    *hold(&machine.device.link.backend) = Box::new(Endless);
+    // It comes back, and goes on when its turn comes again.
+    machine.driver.handler().queue_ready(RX).unwrap();
+    machine.driver.handler().queue_ready(RX).unwrap();
+    assert_eq!(machine.driver.used_since(RX, 0), []);
+}
+
+#[test]
+fn a_link_that_is_up_again_after_a_restore_is_told_of() {
+    let up = machine(F_STATUS).driver.handler().save().unwrap();
+    let mut down = machine(F_STATUS);
+    down.peer = UnixStream::pair().unwrap().1;
+    down.ready();
+    let down = down.driver.handler().save().unwrap();
+    for (saved, told) in [(up, 0), (DeviceState::Null, 0), (down, INTERRUPT_CONFIG)] {
+        let mut machine = machine(F_STATUS);
+        machine.driver.handler().restore(saved).unwrap();
+        assert_eq!(machine.driver.interrupted(), told);
+        assert_eq!(machine.status(), S_LINK_UP);
     }
 }
 
