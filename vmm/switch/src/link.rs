@@ -5,18 +5,20 @@ use std::io::{self, Error, ErrorKind};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 pub(crate) const LENGTH_LEN: usize = 4;
 /// Destination, source, type.
 pub(crate) const ETHERNET_LEN: usize = 14;
-/// A whole IP packet, its Ethernet header, and a VLAN's.
-const MAX_FRAME: usize = 65_535 + ETHERNET_LEN + 4;
+/// A whole IP packet, and its Ethernet header.
+const MAX_FRAME: usize = 65_535 + ETHERNET_LEN;
 /// Read at once.
 const BUFFER_LEN: usize = 256 << 10;
 /// What waits for a slow reader; more is dropped, as by any switch.
 const MAX_QUEUE: usize = 4 << 20;
-/// Above it, whoever can wait does.
+/// Above it, whoever can wait does, and neighbours' frames are dropped: they are not to take the room of
+/// what the uplink and the gateway have to say.
 const HIGH_WATER: usize = 512 << 10;
 
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Link {
     /// Bytes of `outbox` that are gone.
     sent: usize,
     pub dropped: u64,
+    /// What is waited for.
+    pub interest: EventFlags,
 }
 
 impl Link {
@@ -41,6 +45,7 @@ impl Link {
             outbox: Vec::new(),
             sent: 0,
             dropped: 0,
+            interest: EventFlags::IN,
         })
     }
 
@@ -75,6 +80,15 @@ impl Link {
 
     /// Sends frames with their lengths; what the socket does not take waits, or is dropped.
     pub fn send(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.send_within(MAX_QUEUE, frames)
+    }
+
+    /// As [`Self::send`], for a neighbour.
+    pub fn send_of_neighbour(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.send_within(HIGH_WATER, frames)
+    }
+
+    fn send_within(&mut self, most: usize, frames: &[u8]) -> io::Result<()> {
         let mut frames = frames;
         if self.waiting() == 0 {
             let sent = self.write(frames)?;
@@ -86,7 +100,7 @@ impl Link {
             self.outbox.extend_from_slice(frames);
             return Ok(());
         }
-        if self.waiting() + frames.len() > MAX_QUEUE {
+        if self.waiting() + frames.len() > most {
             self.dropped += 1;
             return Ok(());
         }

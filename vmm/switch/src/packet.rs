@@ -13,6 +13,10 @@ use walnut_vmm_config::Mac;
 
 use crate::link::ETHERNET_LEN;
 
+/// IEEE 802.1Q, 802.1ad, and what came before that. A receiver that has no VLANs takes a tag of the
+/// number 0 for nothing, and what is behind it for a frame: it would be one that nobody here has seen.
+const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+
 /// As far as anybody here looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
@@ -79,6 +83,7 @@ impl Packet {
         match ethernet.ethertype() {
             EthernetProtocol::Arp => arp(ethernet.payload()).map_or(Self::Nonsense, Self::Arp),
             EthernetProtocol::Ipv4 => ipv4(ethernet.payload()).map_or(Self::Nonsense, Self::Ipv4),
+            EthernetProtocol::Unknown(kind) if TAGS.contains(&kind) => Self::Nonsense,
             _ => Self::Other,
         }
     }

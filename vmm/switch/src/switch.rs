@@ -24,8 +24,8 @@ use crate::port::{GATEWAY_MAC, Port, Way};
 
 pub use serve::serve;
 
-/// Ethernet addresses besides the machines' own, of bridges inside of them.
-const MAX_LEARNT: usize = 1024;
+/// Ethernet addresses of one machine besides its own, of bridges inside of it.
+const MAX_LEARNT: usize = 128;
 
 /// What a network is.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -127,13 +127,24 @@ impl Directory for Others<'_> {
     }
 }
 
+/// Docker's for an address; the one that is the gateway's, on each network, is not to be had.
+fn mac_of(address: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    match Mac([0x02, 0x42, a, b, c, d]) {
+        GATEWAY_MAC => Mac([0x06, 0x42, a, b, c, d]),
+        mac => mac,
+    }
+}
+
 fn lower(names: &[String]) -> Vec<String> {
     let all = names.iter().map(|name| name.to_ascii_lowercase());
     all.collect()
 }
 
 impl Switch {
-    fn new(network: Network) -> Self {
+    fn new(mut network: Network) -> Self {
+        // As all names here.
+        network.name.make_ascii_lowercase();
         Self {
             network,
             ports: Vec::new(),
@@ -160,8 +171,7 @@ impl Switch {
             self.leave(last);
         }
         let address = self.choose(join.address)?;
-        let [a, b, c, d] = address.octets();
-        let mac = join.mac.unwrap_or(Mac([0x02, 0x42, a, b, c, d]));
+        let mac = join.mac.unwrap_or_else(|| mac_of(address));
         if mac == GATEWAY_MAC || self.ports.iter().flatten().any(|port| port.mac == mac) {
             return Err(format!(
                 "MAC address {mac} is already in use on the network {}",
@@ -362,8 +372,8 @@ impl Switch {
             if taken || source == GATEWAY_MAC || source.is_multicast() || source.is_zero() {
                 return false;
             }
-            if self.learnt.len() < MAX_LEARNT || self.learnt.contains_key(&source) {
-                self.learnt.insert(source, at);
+            if !self.learn(source, at) {
+                return false;
             }
         }
         let address = match Packet::of(frame) {
@@ -374,6 +384,18 @@ impl Switch {
         };
         let mut others = self.ports.iter().flatten();
         address != self.network.gateway && !others.any(|other| other.address == address)
+    }
+
+    /// Remembers who has sent from there, as far as there is room; whether it was nobody else.
+    fn learn(&mut self, source: Mac, at: usize) -> bool {
+        if let Some(known) = self.learnt.get(&source) {
+            return *known == at;
+        }
+        let of_it = self.learnt.values().filter(|port| **port == at);
+        if of_it.count() < MAX_LEARNT {
+            self.learnt.insert(source, at);
+        }
+        true
     }
 
     fn send(&mut self, port: &mut Port, way: &Way, frames: &[u8]) {
@@ -389,7 +411,7 @@ impl Switch {
             }
             Way::All => {
                 for other in self.ports.iter_mut().flatten() {
-                    let _ = other.machine.send(frames);
+                    let _ = other.machine.send_of_neighbour(frames);
                 }
                 Ok(())
             }
@@ -398,7 +420,7 @@ impl Switch {
                 let at = self.ports.iter().position(own);
                 let at = at.or_else(|| self.learnt.get(mac).copied());
                 match at.and_then(|at| self.ports.get_mut(at)?.as_mut()) {
-                    Some(other) => other.machine.send(frames),
+                    Some(other) => other.machine.send_of_neighbour(frames),
                     None => Ok(()),
                 }
             }

@@ -21,6 +21,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use walnut_switch::{ControlError, JailError, Join, Joined, Network, SwitchError};
 
@@ -226,6 +227,14 @@ fn spawn(
 pub fn serve(args: &SwitchArgs) -> Result<u8, MemberError> {
     // A new session: no terminal's signals, no shell that waits. It fails for a leader alone.
     let _ = rustix::process::setsid();
+    // Each container takes two descriptors and more; with the usual bound there are some 500 of them.
+    let bound = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: bound.maximum,
+        ..bound
+    };
+    // It goes on with what it has otherwise.
+    let _ = setrlimit(Resource::Nofile, all);
     // Landlock takes away what is beneath a directory: the lock is beside the network's own.
     let place = args.lock.parent().unwrap_or(&args.dir);
     walnut_switch::confine(place)?;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The loop: epoll over ports, joining containers, and the network's end.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,18 +40,7 @@ pub fn serve(
     dir: &Path,
     lock: &Path,
 ) -> Result<(), SwitchError> {
-    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)
-        .map_err(|error| SwitchError::Events(error.into()))?;
-    let locked = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|error| SwitchError::Events(error.into()))?;
-    let mut server = Server {
-        switch: Switch::new(network),
-        poll,
-        listener,
-        locked: Arc::new(locked),
-        joining: Vec::new(),
-        lock: None,
-    };
+    let mut server = Server::new(network, listener)?;
     server.begin(lock)?;
     let mut events = Vec::with_capacity(EVENTS);
     loop {
@@ -62,9 +54,10 @@ pub fn serve(
             Err(error) => return Err(SwitchError::Events(error.into())),
         }
         for event in &events {
-            if server.handle(event.data.u64(), event.flags, lock)? {
-                // Nobody can have come: whoever wants to holds the lock.
+            if let Some(held) = server.handle(event.data.u64(), event.flags, lock)? {
+                // Nobody can have come, nor comes to this one any more: whoever wants to waits for the lock.
                 let _ = std::fs::remove_dir_all(dir);
+                drop((server, held));
                 return Ok(());
             }
         }
@@ -79,10 +72,31 @@ struct Server {
     locked: Arc<OwnedFd>,
     joining: Vec<Option<OwnedFd>>,
     /// A thread that waits for the lock, while there is no port.
-    lock: Option<std::thread::JoinHandle<io::Result<Option<File>>>>,
+    lock: Option<std::thread::JoinHandle<io::Result<Held>>>,
+    /// There were no descriptors for who wants to join; it is tried again when somebody has left.
+    deaf: bool,
 }
 
+/// The lock of the network; nothing where that is no more, and nobody can want to join.
+type Held = Option<File>;
+
 impl Server {
+    fn new(network: Network, listener: OwnedFd) -> Result<Self, SwitchError> {
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|error| SwitchError::Events(error.into()))?;
+        let locked = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| SwitchError::Events(error.into()))?;
+        Ok(Self {
+            switch: Switch::new(network),
+            poll,
+            listener,
+            locked: Arc::new(locked),
+            joining: Vec::new(),
+            lock: None,
+            deaf: false,
+        })
+    }
+
     fn begin(&mut self, lock: &Path) -> Result<(), SwitchError> {
         rustix::io::ioctl_fionbio(&self.listener, true)
             .map_err(io::Error::from)
@@ -97,12 +111,18 @@ impl Server {
         Ok(())
     }
 
-    /// Whether it is over.
-    fn handle(&mut self, about: u64, flags: EventFlags, lock: &Path) -> Result<bool, SwitchError> {
+    /// The lock, where it is over.
+    fn handle(
+        &mut self,
+        about: u64,
+        flags: EventFlags,
+        lock: &Path,
+    ) -> Result<Option<Held>, SwitchError> {
         match about {
             LISTENER => {
                 if let Err(error) = self.accept() {
                     log::warn!("somebody who wants to join: {error}");
+                    self.listen(false);
                 }
             }
             LOCKED => return self.is_over(lock),
@@ -130,7 +150,20 @@ impl Server {
                 }
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    fn listen(&mut self, listens: bool) {
+        self.deaf = !listens;
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, listens);
+        // It is watched, so that can't fail.
+        let _ = epoll::modify(
+            &self.poll,
+            &self.listener,
+            EventData::new_u64(LISTENER),
+            flags,
+        );
     }
 
     fn accept(&mut self) -> io::Result<()> {
@@ -170,6 +203,8 @@ impl Server {
         };
         // Who is gone needs none: its machine's socket says so, too.
         let _ = control::reply(&connection, &reply);
+        drop(connection);
+        self.hear_again();
     }
 
     fn admit(&mut self, join: control::Join, fds: Vec<OwnedFd>) -> Result<control::Joined, String> {
@@ -231,28 +266,28 @@ impl Server {
                 }
             }
         }
+        self.hear_again();
+    }
+
+    /// A descriptor is free again.
+    fn hear_again(&mut self) {
+        if self.deaf {
+            self.listen(true);
+        }
     }
 
     /// What is waited for: room, where something waits; what an uplink brings, where its machine
     /// keeps up; and what a machine sends, where its uplink does.
-    fn interests(&self) {
-        for (at, port) in self.switch.ports.iter().enumerate() {
+    fn interests(&mut self) {
+        for (at, port) in self.switch.ports.iter_mut().enumerate() {
             let Some(port) = port else { continue };
             let slow_uplink = port.uplink.as_ref().is_some_and(Link::is_slow);
             let about = (at as u64) << 1;
-            self.interest(&port.machine, about, !slow_uplink);
-            if let Some(uplink) = &port.uplink {
-                self.interest(uplink, about | 1, !port.machine.is_slow());
+            interest(&self.poll, &mut port.machine, about, !slow_uplink);
+            if let Some(uplink) = &mut port.uplink {
+                interest(&self.poll, uplink, about | 1, !port.machine.is_slow());
             }
         }
-    }
-
-    fn interest(&self, link: &Link, about: u64, wants_more: bool) {
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, wants_more);
-        flags.set(EventFlags::OUT, link.waiting() > 0);
-        // It fails for what is not watched: nothing here.
-        let _ = epoll::modify(&self.poll, link.fd(), EventData::new_u64(about), flags);
     }
 
     /// Without a port: has the lock taken by a thread, which can wait for it.
@@ -280,20 +315,35 @@ impl Server {
     }
 
     /// With the lock: nobody is about to join. It is over if nobody has.
-    fn is_over(&mut self, lock: &Path) -> Result<bool, SwitchError> {
+    fn is_over(&mut self, lock: &Path) -> Result<Option<Held>, SwitchError> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&*self.locked, &mut count);
         let Some(thread) = self.lock.take() else {
-            return Ok(false);
+            return Ok(None);
         };
         let held = thread
             .join()
             .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-        let _held = held.map_err(SwitchError::Lock)?;
-        let is_over = self.switch.is_empty() && self.joining.iter().all(Option::is_none);
-        if !is_over && self.switch.is_empty() {
-            self.want_lock(lock)?;
+        let held = held.map_err(SwitchError::Lock)?;
+        if !self.switch.is_empty() {
+            return Ok(None);
         }
-        Ok(is_over)
+        if self.joining.iter().all(Option::is_none) {
+            return Ok(Some(held));
+        }
+        self.want_lock(lock)?;
+        Ok(None)
+    }
+}
+
+/// Tells the kernel where something else is waited for than before.
+fn interest(poll: &OwnedFd, link: &mut Link, about: u64, wants_more: bool) {
+    let mut flags = EventFlags::empty();
+    flags.set(EventFlags::IN, wants_more);
+    flags.set(EventFlags::OUT, link.waiting() > 0);
+    if link.interest != flags {
+        link.interest = flags;
+        // It fails for what is not watched: nothing here.
+        let _ = epoll::modify(poll, link.fd(), EventData::new_u64(about), flags);
     }
 }

@@ -16,7 +16,7 @@ use crate::packet::{End, What, udp, udp_payload};
 
 fn switch() -> Switch {
     Switch::new(Network {
-        name: "net".into(),
+        name: "Net".into(),
         gateway: [10, 89, 0, 1].into(),
         prefix: 24,
     })
@@ -190,6 +190,25 @@ fn nobody_is_somebody_else() {
         }
     }
     assert!(three.got().is_empty());
+    // A tag of no VLAN, and one in another: what is behind it is a frame to whoever gets it.
+    let lies = [
+        udp(&address, &three.end, b"lie"),
+        packet::arp_reply(
+            one.end.mac,
+            two.end.address,
+            three.end.mac,
+            three.end.address,
+        ),
+    ];
+    for lie in lies {
+        for tag in [[0x81, 0, 0, 0], [0x88, 0xa8, 0, 0], [0x91, 0, 0, 0]] {
+            for tags in [tag.to_vec(), [tag, tag].concat()] {
+                let tagged = [&lie[..12], &tags, &lie[12..]].concat();
+                one.send(&mut switch, &tagged);
+                assert!(three.got().is_empty(), "{tags:x?}");
+            }
+        }
+    }
     // A bridge inside of the machine has addresses of its own, which lead back to it.
     let inner = End {
         mac: Mac([2, 9, 9, 9, 9, 9]),
@@ -209,7 +228,62 @@ fn nobody_is_somebody_else() {
         one.send(&mut switch, &udp(&many, &three.end, b""));
         three.got();
     }
-    assert!(switch.learnt.len() <= MAX_LEARNT);
+    assert_eq!(switch.learnt.len(), MAX_LEARNT);
+    // There is room for others, whose addresses stay theirs.
+    let theirs = End {
+        mac: Mac([2, 7, 7, 7, 7, 7]),
+        ..inner
+    };
+    two.send(&mut switch, &udp(&theirs, &three.end, b"hello"));
+    one.send(&mut switch, &udp(&theirs, &three.end, b"lie"));
+    assert_eq!(three.got().len(), 1);
+    three.send(&mut switch, &udp(&three.end, &theirs, b"answer"));
+    assert_eq!((one.got().len(), two.got().len()), (0, 1));
+}
+
+/// What a container does not take is dropped, its neighbours' frames first.
+#[test]
+fn a_flood_of_neighbours_leaves_room() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, false);
+    let mut two = join(&mut switch, &["two"], None, true);
+    let flood = udp(&one.end, &two.end, &[7; 60_000]);
+    for _ in 0..200 {
+        one.send(&mut switch, &flood);
+    }
+    let port = switch.ports[two.at].as_ref().unwrap();
+    assert!(port.machine.dropped > 0 && !port.machine.is_slow());
+    let outside = gateway([192, 0, 2, 1], 9);
+    let answer = udp(&outside, &two.end, b"answer");
+    two.bring(&mut switch, &answer);
+    let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        match two.machine.read(&mut chunk) {
+            Ok(len) => said.extend_from_slice(&chunk[..len]),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                let link = &mut switch.ports[two.at].as_mut().unwrap().machine;
+                if link.waiting() == 0 {
+                    break;
+                }
+                link.flush().unwrap();
+            }
+        }
+    }
+    assert!(said.ends_with(&with_length(&answer)));
+}
+
+/// On a network where the gateway's Ethernet address is an address' own.
+#[test]
+fn an_address_that_would_be_the_gateway_s() {
+    let mut switch = Switch::new(Network {
+        name: "net".into(),
+        gateway: [10, 0, 2, 1].into(),
+        prefix: 24,
+    });
+    let one = join(&mut switch, &["one"], None, false);
+    assert_eq!(one.end.address, Ipv4Addr::new(10, 0, 2, 2));
+    assert_eq!(one.end.mac, Mac([6, 0x42, 10, 0, 2, 2]));
 }
 
 #[test]
