@@ -475,6 +475,7 @@ fn doctor_finds_what_is_there() {
         "memory",
         "bridge",
         "/dev/net/tun",
+        "passt is there",
     ] {
         assert!(text.contains(word), "no {word}\n{}", done.story());
     }

@@ -131,11 +131,13 @@ fn files() -> Vec<Finding> {
 }
 
 fn passt() -> Finding {
-    if network::installed() {
-        finding(Verdict::Good, "network", network::DOCTOR_GOOD)
+    let (is_good, text) = network::diagnosis();
+    let verdict = if is_good {
+        Verdict::Good
     } else {
-        finding(Verdict::Weak, "network", network::DOCTOR_WEAK)
-    }
+        Verdict::Weak
+    };
+    finding(verdict, "network", text)
 }
 
 fn bridge() -> Finding {

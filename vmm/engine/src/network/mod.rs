@@ -36,7 +36,7 @@ use walnut_vmm_config::Mac;
 pub use attachment::Attachment;
 pub use end::renamed;
 pub use mode::{MAX_NETWORKS, Mode, Other, Tap, check_others};
-pub use passt::{DOCTOR_GOOD, DOCTOR_WEAK, installed};
+pub use passt::{diagnosis, installed};
 pub use ports::Bound;
 pub use publish::{Protocol, Publish, PublishError};
 pub use resolver::Resolver;

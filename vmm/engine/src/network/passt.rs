@@ -25,8 +25,13 @@ use super::{Bound, NetworkError, program};
 
 const PROGRAM: &str = "passt";
 
-pub const DOCTOR_GOOD: &str = "passt is there: containers have a network without root";
-pub const DOCTOR_WEAK: &str = "there is no passt: containers have no network unless it is --network tap:NAME; install the package passt";
+const GOOD: &str = "passt is there: containers have a network without root";
+const OLD: &str = "passt is there, an old one: a container that ends its half of a connection first may lose the answer; \
+                   that of August 2024 and later is better (docs/networking.md)";
+const MISSING: &str = "there is no passt: containers have no network unless it is --network tap:NAME; install the package passt";
+
+/// An option since then. Its version is not to be relied on: Debian 12's knows none of itself.
+const SINCE_AUGUST_2024: &str = "--map-host-loopback";
 
 /// Of every container on a network of its own; rarely anybody's LAN.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
@@ -224,6 +229,19 @@ pub fn installed() -> bool {
     find().is_some()
 }
 
+/// Whether it is as it should be, and words for the user.
+pub fn diagnosis() -> (bool, &'static str) {
+    match find().map(|program| Command::new(program).arg("--help").output()) {
+        None => (false, MISSING),
+        Some(Ok(help)) if !is_recent(&[&help.stdout[..], &help.stderr].concat()) => (false, OLD),
+        Some(_) => (true, GOOD),
+    }
+}
+
+fn is_recent(help: &[u8]) -> bool {
+    String::from_utf8_lossy(help).contains(SINCE_AUGUST_2024)
+}
+
 fn find() -> Option<PathBuf> {
     program::find(PROGRAM)
 }
@@ -288,6 +306,15 @@ mod tests {
         let line = plan.arguments(7).join(" ".as_ref()).into_string().unwrap();
         assert!(!line.contains("--ipv4-only") && line.contains("--interface wlan0 "));
         assert!(line.contains("--address fd57:616c:6e75:7400::64 "));
+    }
+
+    #[test]
+    fn what_an_old_one_says_of_itself() {
+        let new = "  --map-host-loopback ADDR\tTranslate ADDR to refer to host\n";
+        assert!(is_recent(new.as_bytes()));
+        assert!(
+            !is_recent(b"  --no-map-gw\t\tDon't map gateway address to host\n") && !is_recent(b"")
+        );
     }
 
     #[test]
