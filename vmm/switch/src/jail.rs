@@ -105,8 +105,15 @@ mod tests {
 
     use rustix::fs::{FlockOperation, flock};
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+    use simple_dns::TYPE;
+    use walnut_vmm_config::Mac;
 
     use super::*;
+    use crate::link::with_length;
+    use crate::names::tests::question;
+    use crate::stack::now;
+    use crate::stack::tests::Peer;
+    use crate::streams::with_length as with_prefix;
 
     /// What the child below is to do; its absence makes that test a no-op in ordinary runs.
     const ROLE: &str = "WALNUT_SWITCH_JAIL_TEST";
@@ -160,6 +167,32 @@ mod tests {
         std::process::exit(if went { 0 } else { REFUSED });
     }
 
+    /// Until there is an answer of the gateway's.
+    fn ask_by_tcp(machine: &mut UnixStream) {
+        let (own, gateway) = ([10, 89, 0, 2], [10, 89, 0, 1]);
+        let [a, b, c, d] = own;
+        let peer = Peer::client(own.into(), 4000, (gateway.into(), 53), now());
+        let mut peer = peer.with_macs(Mac([2, 66, a, b, c, d]), crate::GATEWAY_MAC);
+        let question = with_prefix(&question("example.org", TYPE::A));
+        let mut question = question.into_iter();
+        while peer.read().is_empty() {
+            for frame in peer.frames(now()) {
+                machine.write_all(&with_length(&frame)).unwrap();
+            }
+            let mut length = [0; 4];
+            machine.read_exact(&mut length).unwrap();
+            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+            machine.read_exact(&mut frame).unwrap();
+            peer.hear(&frame);
+            peer.frames(now()).iter().for_each(|frame| {
+                machine.write_all(&with_length(frame)).unwrap();
+            });
+            if peer.socket().may_send() {
+                question.by_ref().for_each(|bytes| peer.say(&bytes));
+            }
+        }
+    }
+
     /// A container joins, says something, and leaves; then it is over.
     fn whole_life(place: &Path, own: &Path) {
         let lock = place.join("key.lock");
@@ -184,6 +217,7 @@ mod tests {
             ];
             ours.write_all(&arp).unwrap();
             ours.read_exact(&mut [0; 4 + 42]).unwrap();
+            ask_by_tcp(&mut ours);
             drop(held);
         });
         confine(place).unwrap();

@@ -14,9 +14,10 @@
 //! - `link.rs`: frames on a socket, with bounded queues
 //! - `packet.rs`: what a frame is, read once; the packets that the gateway makes itself
 //! - `policy.rs`: what may leave
-//! - `names.rs`: DNS
+//! - `names.rs`: DNS, what is answered; `message.rs`: a message as bytes
 //! - `peer.rs`: names of the other networks that a container is on
-//! - `port.rs`: one container's place, and what becomes of its frames
+//! - `port.rs`: one container's place, and what becomes of its frames; `port/dns.rs`: of its questions
+//! - `streams.rs`: questions by TCP; `upstream.rs`: where they are passed on to; `stack.rs`: TCP
 //! - `switch.rs`: all ports, and the loop
 //!
 //! One thread, no daemon: it comes with the first container and goes with the last. Frames are hostile:
@@ -27,15 +28,20 @@
 mod control;
 mod jail;
 mod link;
+mod message;
 mod names;
 mod packet;
 mod peer;
 mod policy;
 mod port;
+mod stack;
+mod streams;
 mod switch;
+mod upstream;
 
 pub use control::{ControlError, Join, Joined, Reply, Request, introduce, join, rename};
 pub use jail::{JailError, confine};
 pub use policy::{Policy, PolicyError, Rule, Target};
 pub use port::GATEWAY_MAC;
 pub use switch::{Network, SwitchError, serve};
+pub use upstream::LINK_RESOLVER;

@@ -13,6 +13,8 @@ pub(crate) const MAX_QUESTION: usize = 4096;
 const TTL: u32 = 5;
 /// Of one answer: it fits any datagram.
 const MAX_ANSWERS: usize = 20;
+/// Of somebody else's, which may come by TCP.
+const MAX_LEARNT: usize = 256;
 
 /// Who is on the network.
 pub(crate) trait Directory {
@@ -92,7 +94,7 @@ pub(crate) fn learn(message: &[u8], id: u16, name: &str) -> Vec<Ipv4Addr> {
     if packet.id() != id || asked.as_deref() != Some(name) {
         return Vec::new();
     }
-    let answers = packet.answers.iter().take(MAX_ANSWERS);
+    let answers = packet.answers.iter().take(MAX_LEARNT);
     let address = |record: &ResourceRecord<'_>| match &record.rdata {
         RData::A(a) => Some(Ipv4Addr::from_bits(a.address)),
         _ => None,

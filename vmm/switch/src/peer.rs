@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use crate::names::MAX_QUESTION;
+use crate::port::Asker;
 
 /// More networks than a container is on.
 pub(crate) const MAX_PEERS: usize = 16;
@@ -56,8 +57,7 @@ impl Said {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Pending {
     number: u32,
-    /// The container's port.
-    pub from: u16,
+    pub from: Asker,
     pub message: Vec<u8>,
     /// Who is being asked.
     at: usize,
@@ -124,7 +124,7 @@ impl Peers {
     }
 
     /// Asks the first of them, from `first` on, that takes it; whether there is one.
-    pub fn ask(&mut self, from: u16, message: &[u8], first: usize) -> bool {
+    pub fn ask(&mut self, from: Asker, message: &[u8], first: usize) -> bool {
         let number = self.next;
         let message = message.to_vec();
         let question = Said::Question { number, message };
@@ -170,13 +170,13 @@ mod tests {
     #[test]
     fn one_after_the_other_is_asked() {
         let mut peers = Peers::default();
-        assert!(!peers.ask(7, b"q", 0), "nobody is there");
+        assert!(!peers.ask(Asker::Udp(7), b"q", 0), "nobody is there");
         let ((ours, theirs), (second, _kept)) = (pair(), pair());
         let mut other = Peers::default();
         peers.add(ours).unwrap();
         peers.add(second).unwrap();
         other.add(theirs).unwrap();
-        assert!(peers.ask(7, b"q", 0));
+        assert!(peers.ask(Asker::Udp(7), b"q", 0));
         let asked = other.receive(0).unwrap().unwrap();
         let message = b"q".to_vec();
         assert_eq!(asked, Said::Question { number: 0, message });
@@ -188,14 +188,14 @@ mod tests {
         };
         assert_eq!(message, b"a");
         assert_eq!(peers.take(1, number), None, "the other was not asked");
-        assert_eq!(peers.take(0, number).unwrap().from, 7);
+        assert_eq!(peers.take(0, number).unwrap().from, Asker::Udp(7));
         assert_eq!(peers.take(0, number), None);
         // One that is gone is not asked any more, and the next one is.
         drop(other);
         assert!(peers.receive(0).is_err());
         peers.remove(0);
-        assert!(peers.ask(8, b"q", 0) && !peers.ask(8, b"q", 2));
-        assert_eq!(peers.take(1, 1).unwrap().from, 8);
+        assert!(peers.ask(Asker::Udp(8), b"q", 0) && !peers.ask(Asker::Udp(8), b"q", 2));
+        assert_eq!(peers.take(1, 1).unwrap().from, Asker::Udp(8));
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
         }
         assert!(peers.add(pair().0).unwrap_err().contains("16 networks"));
         for _ in 0..2 * MAX_PENDING {
-            assert!(peers.ask(1, b"q", 0));
+            assert!(peers.ask(Asker::Udp(1), b"q", 0));
         }
         assert_eq!(peers.pending.len(), MAX_PENDING);
         assert!(!peers.say(

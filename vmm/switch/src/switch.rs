@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
+use smoltcp::time::Instant;
 use thiserror::Error;
 use walnut_netlink::Cidr;
 use walnut_vmm_config::Mac;
@@ -273,7 +274,10 @@ impl Switch {
                     way
                 }
                 Side::Uplink => {
-                    let way = port.uplink_says(&inbox[range.clone()], &self.network);
+                    let frame = &inbox[range.clone()];
+                    let way = self.directed(port, |port, network, directory| {
+                        port.uplink_says(frame, network, directory)
+                    });
                     if way == Way::Machine {
                         inbox[range.start..range.start + 6].copy_from_slice(&port.mac.0);
                     }
@@ -307,20 +311,20 @@ impl Switch {
     }
 
     /// What a port says to something, with who else is there.
-    fn directed(
+    fn directed<T>(
         &self,
         port: &mut Port,
-        say: impl FnOnce(&mut Port, &Network, &Others<'_>) -> Way,
-    ) -> Way {
+        say: impl FnOnce(&mut Port, &Network, &Others<'_>) -> T,
+    ) -> T {
         let names = std::mem::take(&mut port.names);
         let others = Others {
             network: &self.network,
             ports: &self.ports,
             own: (&names, port.address),
         };
-        let way = say(port, &self.network, &others);
+        let said = say(port, &self.network, &others);
         port.names = names;
-        way
+        said
     }
 
     fn port_of(&mut self, container: &str) -> Result<(usize, &mut Port), String> {
@@ -362,6 +366,26 @@ impl Switch {
             Err(_) => port.peers.remove(peer),
         }
         self.ports[at] = Some(port);
+    }
+
+    /// When [`Self::go_on`] is due, without anybody saying anything.
+    fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let ports = self.ports.iter_mut().flatten();
+        ports.filter_map(|port| port.deadline(now)).min()
+    }
+
+    /// What is due by now.
+    fn go_on(&mut self, now: Instant) {
+        for at in 0..self.ports.len() {
+            let is_due = |port: &mut Port| port.deadline(now).is_some_and(|due| due <= now);
+            let Some(mut port) = self.ports[at].take_if(is_due) else {
+                continue;
+            };
+            self.directed(&mut port, |port, network, directory| {
+                port.serve_streams(now, network, directory);
+            });
+            self.ports[at] = Some(port);
+        }
     }
 
     /// Whether it says to be from nobody else, by any address.

@@ -43,8 +43,8 @@ const PREFIX_V6: u8 = 64;
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd57, 0x616c, 0x6e75, 0x7400, 0, 0, 0, 2);
 /// Passed on to the host's own resolver, where that listens on the loopback.
 pub(super) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-/// The same, of a passt behind a switch: no container has an address like this.
-pub(super) const LINK_RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 53);
+/// The same, of a passt behind a switch.
+pub(super) const LINK_RESOLVER: Ipv4Addr = walnut_switch::LINK_RESOLVER;
 /// The other side's, on each of those networks. With an address and a link named, passt asks for no
 /// route of the host's: it starts on a host that is offline, and goes on when that changes.
 const GATEWAY_MAC: Mac = walnut_switch::GATEWAY_MAC;

@@ -9,9 +9,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -19,6 +20,7 @@ use rustix::net::{SocketFlags, accept_with};
 use super::{Link, Network, Side, Switch, SwitchError};
 use crate::control::{self, Reply, Request};
 use crate::peer::MAX_PEERS;
+use crate::stack;
 
 /// What an event is about, in its 64 bits.
 const LISTENER: u64 = u64::MAX;
@@ -45,11 +47,9 @@ pub fn serve(
     let mut events = Vec::with_capacity(EVENTS);
     loop {
         events.clear();
-        match epoll::wait(
-            &server.poll,
-            rustix::buffer::spare_capacity(&mut events),
-            None,
-        ) {
+        let patience = server.patience();
+        let room = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&server.poll, room, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(SwitchError::Events(error.into())),
         }
@@ -60,6 +60,10 @@ pub fn serve(
                 drop((server, held));
                 return Ok(());
             }
+        }
+        if patience.is_some() {
+            server.switch.go_on(stack::now());
+            server.interests();
         }
     }
 }
@@ -104,6 +108,15 @@ impl Server {
             .and_then(|()| self.watch(self.locked.as_fd(), LOCKED))
             .map_err(SwitchError::Events)?;
         self.want_lock(lock)
+    }
+
+    /// How long nothing has to be done: for ever, unless somebody asks for names by TCP.
+    fn patience(&mut self) -> Option<Timespec> {
+        let now = stack::now();
+        let due = self.switch.deadline(now)?;
+        // At least until the clock has moved.
+        let left = (due.total_micros() - now.total_micros()).max(1000);
+        Timespec::try_from(Duration::from_micros(left.unsigned_abs())).ok()
     }
 
     fn watch(&self, fd: impl AsFd, about: u64) -> io::Result<()> {
