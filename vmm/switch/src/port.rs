@@ -200,8 +200,32 @@ impl Port {
         {
             return way;
         }
+        if self.is_unasked(&packet) {
+            return Way::Nowhere;
+        }
         self.gate.came(&packet, packet.source == network.gateway);
         Way::Machine
+    }
+
+    /// Whether a resolver says it that the container may not ask itself: another answer to the same
+    /// question, perhaps. What it could answer to that would be a question that nobody has looked at.
+    fn is_unasked(&self, packet: &Ipv4) -> bool {
+        let What::Udp {
+            source: DNS,
+            target,
+        } = packet.what
+        else {
+            return false;
+        };
+        let back = Ipv4 {
+            source: packet.target,
+            target: packet.source,
+            what: What::Udp {
+                source: target,
+                target: DNS,
+            },
+        };
+        self.resolvers.contains(&packet.source) && !self.gate.allows(&back)
     }
 }
 

@@ -393,6 +393,33 @@ fn what_may_leave() {
     assert!(matches!(passed.what, What::Udp { target: 53, .. }));
 }
 
+/// Whoever is asked twice answers twice: the second answer opens no way round the gateway.
+#[test]
+fn a_resolver_is_asked_by_way_of_the_gateway_alone() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], Some("ok.test,192.0.2.54"), true);
+    let (dns, asked) = (gateway([10, 89, 0, 1], 53), question("ok.test", TYPE::A));
+    for _ in 0..2 {
+        one.send(&mut switch, &udp(&one.end.clone(), &dns, &asked));
+    }
+    assert_eq!(one.outside_got().len(), 2);
+    // The other one is allowed by its address.
+    for (server, comes) in [(53, [1, 0, 0]), (54, [1, 1, 1])] {
+        let server = gateway([192, 0, 2, server], 53);
+        let answer = udp(&server, &one.end, &asked);
+        let mut got = [0; 2];
+        for got in &mut got {
+            one.bring(&mut switch, &answer);
+            *got = one.got().len();
+        }
+        let secret = udp(&one.end, &server, &question("secret.evil", TYPE::A));
+        one.send(&mut switch, &secret);
+        let left = one.outside_got().len();
+        one.got();
+        assert_eq!([got[0], got[1], left], comes, "{server:?}");
+    }
+}
+
 /// Of a connection from outside; a neighbour finishes its own.
 #[test]
 fn handshakes_are_finished_for_the_uplink() {
