@@ -15,6 +15,7 @@ use super::attachment::Attachment;
 use super::bridge::{self, Port};
 use super::member::Remains;
 use super::passt::{self, Passt, Plan};
+use super::ports::Claim;
 use super::{
     Bound, HOST_GATEWAY, Mode, NetworkError, PACKAGE, Protocol, Resolver, Tap, Wanted, mac_of,
     ports,
@@ -33,6 +34,8 @@ pub struct End {
     /// Of the switch that it is on.
     pub(super) switch: Option<String>,
     _bridge: Option<Port>,
+    /// Given up after all that listens.
+    _claim: Option<Claim>,
     /// Of a switch that has this container alone: nobody else ever joins it.
     _remains: Option<Remains>,
     /// Holds the other end open, where nobody else does.
@@ -70,7 +73,7 @@ impl End {
             Mode::Default | Mode::User if wanted.egress.is_some() => {
                 Self::watched(container, paths)
             }
-            Mode::Default | Mode::User => Self::user(container, &Resolver::of_host()),
+            Mode::Default | Mode::User => Self::user(container, paths, &Resolver::of_host()),
             Mode::Network(name) => Self::on_network(container, paths, name),
             Mode::Tap(tap) => Ok(Self::tap(container, tap, &Resolver::of_host())),
             Mode::Bridge => Self::bridge(container, paths),
@@ -112,13 +115,13 @@ impl End {
         Ok(Self::default())
     }
 
-    fn user(container: &Container, host: &Resolver) -> Result<Self, NetworkError> {
+    fn user(container: &Container, paths: &Paths, host: &Resolver) -> Result<Self, NetworkError> {
         let published = container.network.all_published();
         let ipv6 = passt::ipv6_interface();
         if let (None, Some(address)) = (&ipv6, ports::ipv6(&published)) {
             return Err(NetworkError::PublishIpv6(address));
         }
-        let ports = ports::choose(&published)?;
+        let (ports, claim) = ports::choose(&published, paths)?;
         let forward_dns = host.is_local();
         let mut names = container.hosts.iter();
         let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
@@ -149,6 +152,7 @@ impl End {
             attachment,
             socket: Some(near),
             passt: Some(Passt::new(plan, far)?),
+            _claim: claim,
             ..Self::default()
         })
     }
@@ -182,11 +186,15 @@ impl End {
 
     fn bridge(container: &Container, paths: &Paths) -> Result<Self, NetworkError> {
         let wanted = &container.network;
+        let published = wanted.all_published();
+        let (ports, mut claim) = ports::choose(&published, paths)?;
+        // Nobody connects to these: packets are translated before they get there.
+        claim.iter_mut().try_for_each(|claim| claim.hold(&ports))?;
         let ask = bridge::Ask {
             container: container.id.as_str(),
             address: wanted.address,
             mac: wanted.mac,
-            ports: ports::choose(&wanted.all_published())?,
+            ports,
             egress: wanted.egress.clone(),
         };
         let mut port = Port::new(&paths.state, &ask)?;
@@ -212,6 +220,7 @@ impl End {
             config,
             socket: tap,
             _bridge: Some(port),
+            _claim: claim,
             ..Self::default()
         })
     }

@@ -4,7 +4,7 @@
 //!
 //! - `wanted.rs`: the flags, checked; `mode.rs`: `--network`
 //! - `publish.rs`: `-p`
-//! - `ports.rs`: ports of the host, looked at before anything is started
+//! - `ports.rs`: ports of the host, taken before anything is started
 //! - `passt.rs`: a network without root: passt(1)
 //! - `bridge/`: a network with root: a bridge, taps, nf_tables
 //! - `member.rs`: a place on a network of the user's own
@@ -28,6 +28,7 @@ mod wanted;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use thiserror::Error;
 use walnut_netlink::Cidr;
@@ -42,6 +43,8 @@ pub use publish::{Protocol, Publish, PublishError};
 pub use resolver::Resolver;
 pub use session::{Session, is_usual};
 pub use wanted::{HOST_GATEWAY, Wanted, WantedError};
+
+use crate::paths::PathError;
 
 /// How the package is called, for messages.
 pub const PACKAGE: &str = "install the package passt (Debian, Ubuntu, Fedora: passt)";
@@ -76,6 +79,10 @@ pub enum NetworkError {
     PublishIpv6(IpAddr),
     #[error("{network} publishes on IPv4 addresses of the host only, not on {address}")]
     SwitchedIpv6 { network: String, address: IpAddr },
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("lock ports in {path}")]
+    Claim { path: PathBuf, source: io::Error },
     #[error("start passt")]
     Spawn(#[source] io::Error),
     #[error("passt failed{}", said(.0))]

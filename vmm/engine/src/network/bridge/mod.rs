@@ -23,7 +23,7 @@ mod lease;
 mod rules;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ use walnut_vmm_config::Mac;
 use walnut_vmm_host::TapError;
 
 use self::lease::{Lease, Leases};
-use super::{Bound, Protocol};
+use super::Bound;
 use crate::record::RecordError;
 
 /// As Docker calls it.
@@ -96,12 +96,6 @@ pub enum BridgeError {
     Netlink(#[from] NetlinkError),
     #[error("set {path}")]
     Parameter { path: PathBuf, source: io::Error },
-    #[error("hold the port {address}:{port}")]
-    Hold {
-        address: IpAddr,
-        port: u16,
-        source: io::Error,
-    },
     #[error("run nft")]
     Nft(#[source] io::Error),
     #[error("nft refuses the rules: {0}")]
@@ -128,8 +122,6 @@ pub(super) struct Port {
     leases: Leases,
     /// For the monitor.
     pub tap: Option<OwnedFd>,
-    /// Nobody connects to these: they say that the ports are taken.
-    _held: Vec<OwnedFd>,
 }
 
 impl Port {
@@ -142,7 +134,10 @@ impl Port {
             return Err(BridgeError::EgressName(rule.to_string()));
         }
         let subnet = subnet()?;
-        let held = ask.ports.iter().map(hold).collect::<Result<_, _>>()?;
+        let mut addresses = ask.ports.iter().map(|port| port.address);
+        if let Some(address) = addresses.find(IpAddr::is_ipv6) {
+            return Err(BridgeError::PublishIpv6(address));
+        }
         let leases = Leases::new(state)?;
         let lock = leases.lock()?;
         let mut all = leases.sweep(&lock)?;
@@ -178,7 +173,6 @@ impl Port {
                 lease: Some(lease),
                 leases,
                 tap: Some(tap),
-                _held: held,
             }),
             Err(error) => {
                 drop(lease);
@@ -247,21 +241,4 @@ fn subnet() -> Result<Cidr, BridgeError> {
     // Itself, the bridge, the last one: what is between is the containers'.
     let fits = |cidr: &Cidr| cidr.address.is_ipv4() && (8..=30).contains(&cidr.prefix);
     parsed.filter(fits).ok_or(BridgeError::Subnet(text))
-}
-
-/// Has the port, so that nobody else gets it, and whoever asks is told.
-fn hold(port: &Bound) -> Result<OwnedFd, BridgeError> {
-    if port.address.is_ipv6() {
-        return Err(BridgeError::PublishIpv6(port.address));
-    }
-    let place = (port.address, port.host);
-    let held = match port.protocol {
-        Protocol::Tcp => TcpListener::bind(place).map(OwnedFd::from),
-        Protocol::Udp => UdpSocket::bind(place).map(OwnedFd::from),
-    };
-    held.map_err(|source| BridgeError::Hold {
-        address: port.address,
-        port: port.host,
-        source,
-    })
 }

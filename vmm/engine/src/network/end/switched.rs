@@ -103,7 +103,7 @@ impl End {
         let wanted = &container.network;
         let published = wanted.all_published();
         place.check(wanted, &published)?;
-        let ports = ports::choose(&published)?;
+        let (ports, claim) = ports::choose(&published, paths)?;
         let mut names = container.hosts.iter();
         let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
         let host = Resolver::of_host();
@@ -166,6 +166,7 @@ impl End {
             }),
             socket: Some(near),
             passt,
+            _claim: claim,
             switch: Some(place.key),
             ..Self::default()
         })
