@@ -118,6 +118,25 @@ fn from_the_start() {
 #[test]
 fn while_it_runs() {
     let Some(home) = home() else { return };
+/// Nobody is at the gateway's address of a network that is internal.
+#[test]
+fn the_host_is_where_there_is_a_way_out() {
+    let Some(home) = home() else { return };
+    network(&home, &["--internal", "inside"]);
+    network(&home, &["front"]);
+    let image = home.busybox();
+    let script = "grep -w host /etc/hosts || echo none";
+    for (networks, said) in [
+        (&["inside", "front"][..], "10.89.1.1\thost"),
+        (&["inside"], "none"),
+    ] {
+        let mut line = vec!["run", "--rm", "--add-host", "host:host-gateway"];
+        let flags = networks.iter().flat_map(|name| ["--network", name]);
+        line.extend(flags.chain([&*image, "sh", "-c", script]));
+        assert_eq!(home.says(&line), said);
+    }
+}
+
     network(&home, &["front"]);
     network(&home, &["back"]);
     echo_on(&home, "web", "front");

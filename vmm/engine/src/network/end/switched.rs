@@ -48,6 +48,12 @@ impl Place {
         Err(NetworkError::SwitchedIpv6 { network, address })
     }
 
+    /// Whether the host is looked for there by a name; inside, nobody is at the gateway's address.
+    fn knows_host(&self, container: &Container) -> bool {
+        let mut names = container.hosts.iter();
+        !self.internal && names.any(|(_, address)| address == HOST_GATEWAY)
+    }
+
     /// What all containers have there.
     fn attachment(&self, gateway: IpAddr) -> Attachment {
         Attachment {
@@ -104,8 +110,7 @@ impl End {
         let published = wanted.all_published();
         place.check(wanted, &published)?;
         let (ports, claim) = ports::choose(&published, paths)?;
-        let mut names = container.hosts.iter();
-        let by_name = names.any(|(_, address)| address == HOST_GATEWAY);
+        let by_name = place.knows_host(container);
         let host = Resolver::of_host();
         let IpAddr::V4(gateway) = place.gateway.address else {
             return Err(NetworkError::Internal(place.name));
@@ -226,5 +231,26 @@ fn resolvers(container: &Container, host: &Resolver) -> Vec<Ipv4Addr> {
         false => given,
         true if host.is_local() => vec![passt::LINK_RESOLVER],
         true => host.servers.iter().copied().filter_map(ipv4).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::testing;
+
+    #[test]
+    fn where_the_host_is() {
+        let place = |internal| Place {
+            key: String::new(),
+            name: "net".to_owned(),
+            gateway: "10.89.0.1/24".parse().unwrap(),
+            internal,
+            address: None,
+        };
+        let asks = testing::container(&["--add-host", "host:host-gateway"]);
+        let asks_not = testing::container(&["--add-host", "host:10.0.0.1"]);
+        assert!(place(false).knows_host(&asks) && !place(false).knows_host(&asks_not));
+        assert!(!place(true).knows_host(&asks));
     }
 }
