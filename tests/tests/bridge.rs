@@ -293,6 +293,35 @@ fn what_may_leave() {
         nothing_is_left();
     });
 }
+/// A host that has Docker has a bridge's frames go by its IP rules, too.
+#[test]
+fn a_neighbour_is_no_outside_on_a_host_with_br_netfilter() {
+    let Some(home) = home() else { return };
+    // A real machine's modules are its owner's.
+    let may_load = std::env::var_os("WALNUT_EMULATED_HOST").is_some();
+    if may_load {
+        host("modprobe br_netfilter");
+    }
+    if !Path::new("/sys/module/br_netfilter").exists() {
+        return skip("no br_netfilter");
+    }
+    in_namespace(|| {
+        host("sysctl -qw net.bridge.bridge-nf-call-iptables=1");
+        home.background_with("web", &BRIDGE, ECHO);
+        wait_for_port_80(&home, "web");
+        let image = home.busybox();
+        let line = ["run", "--rm", "--hostname", "box", "--egress", "deny"];
+        let script = "nc -w 20 10.86.0.2 80 </etc/hostname";
+        let line = [&line[..], &BRIDGE, &[&image, "sh", "-c", script]].concat();
+        assert_eq!(home.says(&line), "box");
+        home.remove_all();
+        nothing_is_left();
+    });
+    if may_load {
+        host("modprobe -r br_netfilter");
+    }
+}
+
 
 /// Neither to the host, nor by it to others, nor to a neighbour: the addresses that a container is
 /// held to are of IPv4.

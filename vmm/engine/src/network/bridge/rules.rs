@@ -116,7 +116,7 @@ table ip walnut {{
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    iifname \"{BRIDGE}\" jump leaving
+    iifname \"{BRIDGE}\" oifname != \"{BRIDGE}\" jump leaving
     oifname \"{BRIDGE}\" ct status dnat accept
     oifname \"{BRIDGE}\" iifname != \"{BRIDGE}\" ct state new drop
   }}
@@ -194,6 +194,10 @@ mod tests {
         let allowed = "ip saddr 10.86.0.2 ip daddr 192.0.2.0/24 meta l4proto { tcp, udp } th dport 443 return\n    \
                        ip saddr 10.86.0.2 reject with icmp type admin-prohibited\n";
         assert!(text.contains(allowed), "{text}");
+        // With br_netfilter, frames from neighbour to neighbour come by here, too.
+        assert!(
+            text.contains("iifname \"walnut0\" oifname != \"walnut0\" jump leaving\n    oifname")
+        );
         assert!(text.starts_with("table ip walnut\ndelete table ip walnut\n"));
     }
 }
