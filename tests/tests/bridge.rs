@@ -54,7 +54,6 @@ fn nothing_is_left() {
     assert!(!Path::new("/sys/class/net/walnut0").exists());
     assert_eq!(host("ip -o link").lines().count(), 1, "only the loopback");
     assert_eq!(host("nft list tables"), "");
-    assert_eq!(host("sysctl -n net.ipv4.ip_forward"), "0");
 }
 
 /// A cable from here, 198.51.100.1, to another host, 198.51.100.2, which knows the way to the
@@ -293,6 +292,7 @@ fn what_may_leave() {
         nothing_is_left();
     });
 }
+
 /// A host that has Docker has a bridge's frames go by its IP rules, too.
 #[test]
 fn a_neighbour_is_no_outside_on_a_host_with_br_netfilter() {
@@ -321,7 +321,6 @@ fn a_neighbour_is_no_outside_on_a_host_with_br_netfilter() {
         host("modprobe -r br_netfilter");
     }
 }
-
 
 /// Neither to the host, nor by it to others, nor to a neighbour: the addresses that a container is
 /// held to are of IPv4.
@@ -399,6 +398,29 @@ fn a_killed_supervisor_leaves_nothing_for_long() {
         assert_eq!(home.says(&shown), "10.86.0.2");
         home.remove_all();
         nothing_is_left();
+    });
+}
+
+/// What fails for one takes nothing from another, and whoever came later may rely on forwarding.
+#[test]
+fn others_keep_what_they_have() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        host("sysctl -qw net.ipv4.ip_forward=0");
+        home.background_with("web", &BRIDGE, ECHO);
+        wait_for_port_80(&home, "web");
+        let parameters = "/proc/sys/net/ipv4/conf/walnut0";
+        host(&format!("mount -t tmpfs -o ro tmpfs {parameters}"));
+        let image = home.busybox();
+        home.walnut(["run", "--rm", "--network", "bridge", &image, "true"])
+            .run()
+            .exited(125)
+            .complains(&["set /proc/sys/net/ipv4/conf/walnut0/route_localnet"]);
+        host(&format!("umount {parameters}"));
+        echo("10.86.0.2:80", 1000);
+        home.remove_all();
+        nothing_is_left();
+        assert_eq!(host("sysctl -n net.ipv4.ip_forward"), "1");
     });
 }
 

@@ -47,7 +47,8 @@ fn overlap(subnet: Cidr, route: Cidr) -> bool {
     route.prefix > 1 && subnet.overlaps(route)
 }
 
-/// Makes it, where it is not there; what was left half made is finished.
+/// Makes it, where it is not there; what was left half made is finished. What fails leaves it to the
+/// leases whether it stays.
 pub(super) fn bring_up(leases: &Leases, gateway: Cidr) -> Result<(), BridgeError> {
     let mut netlink = Netlink::open()?;
     // What has no mark is somebody else's.
@@ -60,20 +61,15 @@ pub(super) fn bring_up(leases: &Leases, gateway: Cidr) -> Result<(), BridgeError
         Ok(()) => {}
         Err(error) if error.errno() == Some(Errno::EXIST) && is_ours => {}
         Err(error) => {
-            let _ = fs::remove_file(mark);
+            if !is_ours {
+                let _ = fs::remove_file(mark);
+            }
             return Err(match error.errno() {
                 Some(Errno::EXIST) => BridgeError::Foreign,
                 _ => error.into(),
             });
         }
     }
-    set_up(&mut netlink, leases, gateway).inspect_err(|_| {
-        // The first error is the one to tell.
-        let _ = take_down(leases);
-    })
-}
-
-fn set_up(netlink: &mut Netlink, leases: &Leases, gateway: Cidr) -> Result<(), BridgeError> {
     let link = netlink.link(BRIDGE)?;
     // Containers are neighbours that the host must not take a router's word of; and what is published
     // on the loopback comes from there.
@@ -87,12 +83,11 @@ fn set_up(netlink: &mut Netlink, leases: &Leases, gateway: Cidr) -> Result<(), B
         ..Change::default()
     };
     netlink.set(link, &up)?;
-    if read(FORWARDING).as_deref() != Some("1") {
-        let note = leases.forwarding();
-        fs::write(&note, "").map_err(|source| BridgeError::Parameter { path: note, source })?;
-        set(FORWARDING, "1")?;
+    // It stays so: nobody can tell who came later and relies on it.
+    match read(FORWARDING).as_deref() {
+        Some("1") => Ok(()),
+        _ => set(FORWARDING, "1"),
     }
-    Ok(())
 }
 
 /// A new tap, which goes with the descriptor.
@@ -113,7 +108,7 @@ pub(super) fn tap(name: &str) -> Result<OwnedFd, BridgeError> {
     Ok(tap)
 }
 
-/// Leaves the host as it was.
+/// The bridge, and what is the kernel's for it.
 pub(super) fn take_down(leases: &Leases) -> Result<(), BridgeError> {
     if !leases.mark().exists() {
         return Ok(());
@@ -124,12 +119,7 @@ pub(super) fn take_down(leases: &Leases) -> Result<(), BridgeError> {
         Err(error) if is_missing(&error) => {}
         Err(error) => return Err(error.into()),
     }
-    let note = leases.forwarding();
-    if note.exists() {
-        set(FORWARDING, "0")?;
-    }
     // What can't be removed is looked at again by the next one.
-    let _ = fs::remove_file(note);
     let _ = fs::remove_file(leases.mark());
     Ok(())
 }

@@ -19,7 +19,6 @@ use crate::paths::private_dir;
 use crate::record;
 
 const LOCK: &str = "lock";
-const FORWARDING: &str = "forwarding";
 const MARK: &str = "made";
 
 /// One line of JSON in a file that is called as the address.
@@ -93,11 +92,6 @@ impl Leases {
                 Err(source) => return Err(BridgeError::Look { path, source }),
             }
         }
-    }
-
-    /// There while it is we who have the host forward packets.
-    pub fn forwarding(&self) -> PathBuf {
-        self.dir.join(FORWARDING)
     }
 
     /// There while there is a bridge of ours.

@@ -6,7 +6,6 @@
 //! STATE/bridge/
 //!   lock              held while bridge, rules or leases change; there while a container is
 //!   made              the bridge that is there is ours
-//!   forwarding        the host forwarded nothing before
 //!   ADDRESS           one container's lease: locked by its supervisor as long as that lives
 //! ```
 //!
