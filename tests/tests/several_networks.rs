@@ -4,8 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use walnut_tests::harness::Home;
-use walnut_tests::harness::network::{ECHO, free_ports, home, switches, wait_for_end};
+use std::time::Instant;
+
+use rustix::process::{Signal, kill_process};
+use walnut_tests::harness::network::{ECHO, PATIENCE, free_ports, home, switches, wait_for_end};
+use walnut_tests::harness::{Home, process};
 
 /// In a container: its own addresses; whether a name answers on port 80 within some seconds.
 const REACH: &str = "own() { echo $(grep \"$(hostname)\\$\" /etc/hosts | cut -f1); }; reach() { if [ \"$(echo hello | nc -w $2 $1 80 2>/dev/null)\" = hello ]; \
@@ -115,9 +118,6 @@ fn from_the_start() {
     home.assert_clean();
 }
 
-#[test]
-fn while_it_runs() {
-    let Some(home) = home() else { return };
 /// Nobody is at the gateway's address of a network that is internal.
 #[test]
 fn the_host_is_where_there_is_a_way_out() {
@@ -137,6 +137,9 @@ fn the_host_is_where_there_is_a_way_out() {
     }
 }
 
+#[test]
+fn while_it_runs() {
+    let Some(home) = home() else { return };
     network(&home, &["front"]);
     network(&home, &["back"]);
     echo_on(&home, "web", "front");
@@ -205,6 +208,54 @@ fn the_host_is_where_there_is_a_way_out() {
         .complains(&["is not connected to network front"]);
     home.remove_all();
     home.assert_clean();
+}
+
+/// The switch was started by a supervisor that lives on.
+#[test]
+fn no_zombie_of_a_switch() {
+    let Some(home) = home() else { return };
+    network(&home, &["--internal", "net"]);
+    home.background_with("web", &["--network", "net"], "sleep 1000");
+    let switches = switches(home.path());
+    assert_eq!(switches.len(), 1);
+    change(&home, &["disconnect", "net", "web"]);
+    wait_for_end(&switches);
+    let supervisor = home.supervisor("web");
+    let is_there = || process::children(supervisor).any(|pid| pid == switches[0]);
+    let since = Instant::now();
+    while is_there() {
+        assert!(since.elapsed() < PATIENCE, "it is a zombie");
+        std::thread::yield_now();
+    }
+    home.remove_all();
+}
+
+/// From the moment on that it is told to connect, its network is used.
+#[test]
+fn a_network_that_is_being_connected_stays() {
+    let Some(home) = home() else { return };
+    network(&home, &["--internal", "net"]);
+    home.background_with("web", &["--network", "none"], "sleep 1000");
+    let id = home.says(&["inspect", "-f", "{{.Id}}", "web"]);
+    let record = home.root().join(format!("containers/{id}/container.json"));
+    let supervisor = home.supervisor("web");
+    kill_process(supervisor, Signal::STOP).unwrap();
+    std::thread::scope(|scope| {
+        let connects = scope.spawn(|| change(&home, &["connect", "net", "web"]));
+        let since = Instant::now();
+        let is_told =
+            || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"net\""));
+        while !is_told() && since.elapsed() < PATIENCE {
+            std::thread::yield_now();
+        }
+        let removes = home.walnut(["network", "rm", "net"]).run();
+        kill_process(supervisor, Signal::CONT).unwrap();
+        connects.join().unwrap();
+        removes
+            .exited(1)
+            .complains(&["network net has active endpoints"]);
+    });
+    home.remove_all();
 }
 
 /// What can't be leaves all as it was.

@@ -163,7 +163,6 @@ impl<'a> Networks<'a> {
         if PREDEFINED.contains(&name) || RESERVED.contains(&name) {
             return Err(NetworksError::Predefined(name.to_owned()));
         }
-        private_dir(&self.dir)?;
         let _lock = self.lock()?;
         let others = self.list()?;
         if others.iter().any(|other| other.name == name) {
@@ -187,7 +186,9 @@ impl<'a> Networks<'a> {
         Ok(network)
     }
 
-    fn lock(&self) -> Result<File, NetworksError> {
+    /// As long as this is there, no network comes or goes. Before a container's own lock, not after it.
+    pub fn lock(&self) -> Result<File, NetworksError> {
+        private_dir(&self.dir)?;
         let path = self.dir.join(LOCK);
         Ok(record::lock_file(&path, FlockOperation::LockExclusive)?)
     }
@@ -276,7 +277,7 @@ impl<'a> Networks<'a> {
         if PREDEFINED.contains(&text) {
             return Err(NetworksError::Permanent(text.to_owned()));
         }
-        let network = self.find(text)?;
+        self.find(text)?;
         let _lock = self.lock()?;
         let members = self.members(&network.name);
         if !members.is_empty() {
@@ -284,6 +285,8 @@ impl<'a> Networks<'a> {
                 format!("name:{:?} id:{:?}", config.name(), entry.short())
             };
             let all: Vec<_> = members.iter().map(endpoint).collect();
+        // Another one may be called so by now.
+        let network = self.find(text)?;
             return Err(NetworksError::InUse {
                 name: network.name,
                 endpoints: all.join(", "),
@@ -401,6 +404,8 @@ mod tests {
     fn networks_come_and_go() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::resolve(Some(dir.path().join("r")), Some(dir.path().join("s"))).unwrap();
+    use std::os::unix::fs::MetadataExt;
+
         let networks = Networks::new(&paths);
         assert!(networks.list().unwrap().is_empty());
         let one = networks.create(&wanted("one", None, None)).unwrap();
@@ -467,3 +472,37 @@ mod tests {
         ));
     }
 }
+
+    /// It is another one's by the time that its turn has come.
+    #[test]
+    fn one_of_that_name_is_removed_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::within(dir.path());
+        let networks = Networks::new(&paths);
+        let old = create(&networks, &wanted("one", None, None)).unwrap();
+        let held = networks.lock().unwrap();
+        let number = held.metadata().unwrap().ino().to_string();
+        // proc_locks(5): `1: -> FLOCK ADVISORY WRITE 77 00:2f:1234 0 EOF` of one that waits.
+        let waits = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            let waiting = locks.lines().filter(|line| line.contains("->"));
+            waiting.into_iter().any(|line| {
+                let mut places = line.split(' ').filter(|word| word.contains(':'));
+                places.any(|place| place.rsplit(':').next() == Some(&number))
+            })
+        };
+        std::thread::scope(|scope| {
+            let removed = scope.spawn(|| networks.remove("one").unwrap());
+            while !waits() {
+                std::thread::yield_now();
+            }
+            let new = Network {
+                id: ContainerId::random().unwrap().to_string(),
+                ..old.clone()
+            };
+            record::write(&networks.dir, &file("one"), &new, true).unwrap();
+            drop(held);
+            assert_eq!(removed.join().unwrap().id, new.id);
+        });
+        assert!(networks.list().unwrap().is_empty());
+    }

@@ -15,6 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use rustix::fs::FlockOperation;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
@@ -52,6 +53,8 @@ pub enum MemberError {
 const SOCKET: &str = "s";
 const LOG: &str = "log";
 const BACKLOG: i32 = 16;
+/// Of a thread that does nothing but wait.
+const WAITER_STACK: usize = 64 << 10;
 
 /// Where a network is while it is up.
 #[derive(Debug)]
@@ -216,8 +219,15 @@ fn spawn(
         .process_group(0)
         .spawn();
     set(FdFlags::CLOEXEC)?;
-    // It outlives this process: init waits for it.
-    spawned.map(drop).map_err(MemberError::Spawn)
+    let mut switch = spawned.map_err(MemberError::Spawn)?;
+    // Whichever of the two ends first: it is no zombie of this process, or init waits for it.
+    let wait = move || switch.wait();
+    let waiter = thread::Builder::new().name("switch".to_owned());
+    waiter
+        .stack_size(WAITER_STACK)
+        .spawn(wait)
+        .map(drop)
+        .map_err(MemberError::Spawn)
 }
 
 /// `walnut switch`.

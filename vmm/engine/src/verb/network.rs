@@ -3,6 +3,7 @@
 
 mod shown;
 
+use std::fs::File;
 use std::io;
 
 use serde_json::{Value, json};
@@ -85,6 +86,8 @@ fn mode_of(name: &str, networks: &Networks<'_>) -> Result<Mode, NetworksError> {
 }
 
 fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result<u8, VerbError> {
+    // Nobody removes it before the container's record says that it is used.
+    let held = networks.lock()?;
     let mode = mode_of(&args.network, networks)?;
     let network = mode.name();
     if mode == Mode::None {
@@ -101,7 +104,10 @@ fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result
         mac: None,
         aliases: args.alias.clone(),
     };
-    let told = Request::Connect(other.clone());
+    let told = Told {
+        request: Request::Connect(other.clone()),
+        held: Some(held),
+    };
     let entry = change(&args.container, paths, told, |config| {
         let name = config.name().to_owned();
         let wanted = &mut config.container.network;
@@ -128,7 +134,10 @@ fn disconnect(
         found => found?,
     };
     let lost = published_by(&mode, &args.container, paths)?;
-    let told = Request::Disconnect(mode.clone());
+    let told = Told {
+        request: Request::Disconnect(mode.clone()),
+        held: None,
+    };
     let entry = change(&args.container, paths, told, |config| {
         let id = config.container.id.to_string();
         match config.container.network.disconnect(&mode) {
@@ -166,11 +175,17 @@ fn published_by(mode: &Mode, container: &str, paths: &Paths) -> Result<Vec<Strin
     Ok(all.flat_map(|one| &one.ports).map(way).collect())
 }
 
+/// What the supervisor of a container that runs is told, and what is held until the record says it.
+struct Told {
+    request: Request,
+    held: Option<File>,
+}
+
 /// Changes what a container is to be and, where it runs, what it is.
 fn change(
     name: &str,
     paths: &Paths,
-    told: Request,
+    told: Told,
     change: impl FnOnce(&mut Config) -> Result<(), VerbError>,
 ) -> Result<Entry, VerbError> {
     let entry = Registry::new(paths).find(name)?;
@@ -179,17 +194,22 @@ fn change(
     if state.starting {
         return refused(format!("container {name} is about to start: try again"));
     }
-    let mut config = entry.config()?;
-    if config.container.in_vm.is_some() {
+    let before = entry.config()?;
+    if before.container.in_vm.is_some() {
         return refused(format!(
             "container {name} is in the machine of another one, whose networks it has"
         ));
     }
+    let mut config = before.clone();
     change(&mut config)?;
-    if state.is_up() {
-        client::request(paths, &entry, told)?;
-    }
     entry.write_config(&config)?;
+    drop(told.held);
+    if state.is_up()
+        && let Err(error) = client::request(paths, &entry, told.request)
+    {
+        entry.write_config(&before)?;
+        return Err(error.into());
+    }
     Ok(entry)
 }
 
