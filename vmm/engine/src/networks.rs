@@ -21,6 +21,7 @@ use walnut_netlink::Cidr;
 
 use crate::container::ContainerId;
 use crate::events::Event;
+use crate::network::host_routes::{self, is_in_the_way};
 use crate::network::{self, Mode, member};
 use crate::paths::{PathError, Paths, private_dir};
 use crate::record::{self, Config, Entry, RecordError, Registry, State};
@@ -158,6 +159,11 @@ impl<'a> Networks<'a> {
     }
 
     pub fn create(&self, wanted: &Wanted) -> Result<Network, NetworksError> {
+        self.create_beside(wanted, &host_routes::known())
+    }
+
+    /// `routes` are the host's, to which containers would have no way then.
+    fn create_beside(&self, wanted: &Wanted, routes: &[Cidr]) -> Result<Network, NetworksError> {
         let name = wanted.name.as_str();
         check_name(name)?;
         if PREDEFINED.contains(&name) || RESERVED.contains(&name) {
@@ -168,7 +174,7 @@ impl<'a> Networks<'a> {
         if others.iter().any(|other| other.name == name) {
             return Err(NetworksError::Exists(name.to_owned()));
         }
-        let subnet = choose_subnet(wanted, &others)?;
+        let subnet = choose_subnet(wanted, &others, routes)?;
         let gateway = choose_gateway(wanted, subnet)?;
         let id = ContainerId::random().map_err(NetworksError::Random)?;
         let network = Network {
@@ -279,14 +285,14 @@ impl<'a> Networks<'a> {
         }
         self.find(text)?;
         let _lock = self.lock()?;
+        // Another one may be called so by now.
+        let network = self.find(text)?;
         let members = self.members(&network.name);
         if !members.is_empty() {
             let endpoint = |(entry, config, _): &Member| {
                 format!("name:{:?} id:{:?}", config.name(), entry.short())
             };
             let all: Vec<_> = members.iter().map(endpoint).collect();
-        // Another one may be called so by now.
-        let network = self.find(text)?;
             return Err(NetworksError::InUse {
                 name: network.name,
                 endpoints: all.join(", "),
@@ -323,7 +329,11 @@ pub fn check_name(name: &str) -> Result<(), NetworksError> {
     }
 }
 
-fn choose_subnet(wanted: &Wanted, others: &[Network]) -> Result<Cidr, NetworksError> {
+fn choose_subnet(
+    wanted: &Wanted,
+    others: &[Network],
+    routes: &[Cidr],
+) -> Result<Cidr, NetworksError> {
     let overlapping = |subnet: Cidr| {
         let mut others = others.iter();
         others.find(|other| other.subnet().overlaps(subnet))
@@ -336,7 +346,12 @@ fn choose_subnet(wanted: &Wanted, others: &[Network]) -> Result<Cidr, NetworksEr
             address: [10, 89, n, 0].into(),
             prefix: 24,
         });
-        let free = candidates.find(|subnet| overlapping(*subnet).is_none());
+        let routed = |subnet: Cidr| {
+            let mut routes = routes.iter();
+            routes.any(|route| is_in_the_way(*route, subnet))
+        };
+        let is_free = |subnet: &Cidr| overlapping(*subnet).is_none() && !routed(*subnet);
+        let free = candidates.find(is_free);
         return free.ok_or(NetworksError::Exhausted);
     };
     let invalid = || NetworksError::Subnet(text.chars().take(80).collect());
@@ -389,6 +404,8 @@ fn choose_gateway(wanted: &Wanted, subnet: Cidr) -> Result<Ipv4Addr, NetworksErr
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn wanted(name: &str, subnet: Option<&str>, gateway: Option<&str>) -> Wanted {
@@ -400,21 +417,49 @@ mod tests {
         }
     }
 
+    /// On a host that is on no network.
+    fn create(networks: &Networks<'_>, wanted: &Wanted) -> Result<Network, NetworksError> {
+        networks.create_beside(wanted, &[])
+    }
+
+    /// As long as there are some, and beside those that the host has a way to.
+    #[test]
+    fn ranges_for_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::within(dir.path());
+        let networks = Networks::new(&paths);
+        let routes: Vec<Cidr> = ["0.0.0.0/0", "128.0.0.0/1", "10.89.1.0/24", "10.89.128.0/17"]
+            .map(|route| route.parse().unwrap())
+            .into();
+        let create =
+            |n: u32| networks.create_beside(&wanted(&format!("n{n}"), None, None), &routes);
+        let first = create(0).unwrap();
+        let second = create(1).unwrap();
+        assert_eq!(first.subnet().to_string(), "10.89.0.0/24");
+        assert_eq!(second.subnet().to_string(), "10.89.2.0/24");
+        let last = (2..127).map(create).last().unwrap().unwrap();
+        assert_eq!(last.subnet().to_string(), "10.89.127.0/24");
+        assert!(matches!(create(127), Err(NetworksError::Exhausted)));
+        // What is asked for is given; and what has become free is taken again.
+        let asked = wanted("asked", Some("10.89.1.0/24"), None);
+        networks.create_beside(&asked, &routes).unwrap();
+        networks.remove("n1").unwrap();
+        assert_eq!(create(127).unwrap().subnet(), second.subnet());
+    }
+
     #[test]
     fn networks_come_and_go() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::resolve(Some(dir.path().join("r")), Some(dir.path().join("s"))).unwrap();
-    use std::os::unix::fs::MetadataExt;
-
         let networks = Networks::new(&paths);
         assert!(networks.list().unwrap().is_empty());
-        let one = networks.create(&wanted("one", None, None)).unwrap();
+        let one = create(&networks, &wanted("one", None, None)).unwrap();
         assert_eq!(one.gateway_cidr().to_string(), "10.89.0.1/24");
         let two = wanted("two", Some("10.7.0.5/16"), Some("10.7.0.9"));
-        let two = networks.create(&two).unwrap();
+        let two = create(&networks, &two).unwrap();
         assert_eq!(two.subnet().to_string(), "10.7.0.0/16");
         assert_eq!(networks.find(&two.id[..12]).unwrap().name, "two");
-        let three = networks.create(&wanted("three", None, None)).unwrap();
+        let three = create(&networks, &wanted("three", None, None)).unwrap();
         assert_eq!(three.subnet().to_string(), "10.89.1.0/24");
         for (bad, said) in [
             (
@@ -458,7 +503,7 @@ mod tests {
             ),
             (wanted("x", None, Some("10.9.0.1")), "without a subnet"),
         ] {
-            let error = networks.create(&bad).unwrap_err().to_string();
+            let error = create(&networks, &bad).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
         networks.remove("one").unwrap();
@@ -471,7 +516,6 @@ mod tests {
             Err(NetworksError::Permanent(_))
         ));
     }
-}
 
     /// It is another one's by the time that its turn has come.
     #[test]
@@ -506,3 +550,4 @@ mod tests {
         });
         assert!(networks.list().unwrap().is_empty());
     }
+}

@@ -11,11 +11,12 @@
 //! - `end.rs`: one run's place on one network
 //! - `session.rs`: all of one run's places
 //! - `attachment.rs`: what is recorded of them
-//! - `resolver.rs`: how the host looks names up
+//! - `resolver.rs`: how the host looks names up; `host_routes.rs`: which addresses it has a way to
 
 mod attachment;
 pub mod bridge;
 mod end;
+pub mod host_routes;
 pub mod member;
 mod mode;
 mod passt;

@@ -11,6 +11,7 @@ use walnut_vmm_host::open_tap;
 
 use super::lease::Leases;
 use super::{BRIDGE, BridgeError, MTU};
+use crate::network::host_routes::is_in_the_way;
 
 const PARAMETERS: &str = "/proc/sys/net";
 const FORWARDING: &str = "ipv4/ip_forward";
@@ -23,7 +24,7 @@ const MAC: [u8; 6] = [0x02, 0x42, 0x0a, 0x56, 0, 1];
 pub(super) fn check_free(subnet: Cidr) -> Result<(), BridgeError> {
     let mut netlink = Netlink::open()?;
     for (route, link) in netlink.routes_ipv4()? {
-        if !overlap(subnet, route) {
+        if !is_in_the_way(route, subnet) {
             continue;
         }
         match netlink.name(link) {
@@ -40,11 +41,6 @@ pub(super) fn check_free(subnet: Cidr) -> Result<(), BridgeError> {
         }
     }
     Ok(())
-}
-
-/// Half of all addresses is how a VPN says all.
-fn overlap(subnet: Cidr, route: Cidr) -> bool {
-    route.prefix > 1 && subnet.overlaps(route)
 }
 
 /// Makes it, where it is not there; what was left half made is finished. What fails leaves it to the
@@ -145,24 +141,5 @@ fn set(name: &str, value: &str) -> Result<(), BridgeError> {
             Ok(())
         }
         written => written.map_err(|source| BridgeError::Parameter { path, source }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_overlaps() {
-        let subnet = "10.86.0.0/24".parse().unwrap();
-        for (route, expected) in [
-            ("10.86.0.77/32", true),
-            ("10.86.0.0/24", true),
-            ("10.0.0.0/8", true),
-            ("10.86.1.0/24", false),
-            ("0.0.0.0/1", false),
-        ] {
-            assert_eq!(overlap(subnet, route.parse().unwrap()), expected, "{route}");
-        }
     }
 }
