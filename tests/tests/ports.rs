@@ -132,6 +132,8 @@ fn thousands_of_them() {
     let said = home.says(&["port", "many"]);
     assert_eq!(said.lines().count(), 4000);
     assert!(said.ends_with("\n23999/tcp -> 127.0.0.1:23999"));
+    let listed = home.says(&["ps", "--format", "{{.Ports}}"]);
+    assert_eq!(listed, "127.0.0.1:20000-23999->20000-23999/tcp");
     home.remove_all();
     home.assert_clean();
 }

@@ -57,6 +57,12 @@ fn names_and_addresses() {
         home.says(&["inspect", "-f", shown, "db"]),
         "10.89.0.77 back"
     );
+    let shown = "{{with .NetworkSettings.Networks.back}}{{.NetworkID}} {{json .DNSNames}} \
+                 {{len .EndpointID}} {{.IPAddress}}{{end}} {{json .NetworkSettings.Ports}}";
+    let short = home.says(&["ps", "-q", "--filter", "name=db"]);
+    let names = format!("{id} [\"db\",\"store\",\"{short}\"]");
+    let settings = || home.says(&["inspect", "-f", shown, "db"]);
+    assert_eq!(settings(), format!("{names} 64 10.89.0.77 {{}}"));
     let shown = "{{range .Containers}}{{.Name}} {{.IPv4Address}}{{end}} {{json .IPAM.Config}}";
     assert_eq!(
         home.says(&["network", "inspect", "-f", shown, "back"]),
@@ -96,12 +102,57 @@ fn names_and_addresses() {
     for held in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"] {
         assert!(status.contains(held), "{held}\n{status}");
     }
+    // It will be there again.
+    home.walnut(["stop", "-t", "0", "db"]).run().succeeded();
+    assert_eq!(settings(), format!("{names} 0  {{}}"));
     home.remove_all();
     assert_eq!(home.says(&["network", "rm", "back"]), "back");
     // Without a container there is no switch, a moment later.
     wait_for_end(&switches);
     let left = std::fs::read_dir(home.state().join("net")).unwrap();
     assert_eq!(left.count(), 0);
+    home.assert_clean();
+}
+
+/// Made all at once; some of them in use.
+#[test]
+fn many_of_them() {
+    let Some(home) = home() else { return };
+    let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| {
+                let line = ["network", "create", "--internal", name];
+                home.walnut(line).run().succeeded();
+            });
+        }
+    });
+    let shown = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+    let line = [
+        &["network", "inspect", "-f", shown][..],
+        &names.iter().map(String::as_str).collect::<Vec<_>>(),
+    ]
+    .concat();
+    let mut ranges: Vec<String> = home.says(&line).lines().map(str::to_owned).collect();
+    ranges.sort_unstable();
+    let mut expected: Vec<String> = (0..12).map(|n| format!("10.89.{n}.0/24")).collect();
+    expected.sort_unstable();
+    assert_eq!(ranges, expected);
+    let used = &names[..3];
+    for name in used {
+        home.background_with(&format!("on-{name}"), &["--network", name], ECHO);
+    }
+    for name in used {
+        wait_for_port_80(&home, &format!("on-{name}"));
+    }
+    let flags: Vec<&str> = used.iter().flat_map(|name| ["--network", name]).collect();
+    let script = "for n in 0 1 2; do echo to $n | nc -w 20 on-n$n 80; done";
+    assert_eq!(run(&home, &flags, script), "to 0\nto 1\nto 2");
+    let switches = switches(home.path());
+    assert_eq!(switches.len(), 3);
+    home.remove_all();
+    wait_for_end(&switches);
+    assert!(home.says(&["network", "prune", "-f"]).ends_with("\nn9"));
     home.assert_clean();
 }
 

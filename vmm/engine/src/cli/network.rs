@@ -112,6 +112,9 @@ pub struct ConnectArgs {
 Examples:
   walnut network disconnect backend web")]
 pub struct DisconnectArgs {
+    /// Also where the one that runs it does not let go
+    #[arg(short, long)]
+    pub force: bool,
     #[arg(value_name = "NETWORK")]
     pub network: String,
     #[arg(value_name = "CONTAINER")]

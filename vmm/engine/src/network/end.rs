@@ -3,7 +3,7 @@
 
 mod switched;
 
-pub use switched::renamed;
+pub use switched::{names_of, renamed};
 
 use std::os::fd::{AsRawFd, OwnedFd};
 

@@ -36,7 +36,7 @@ use walnut_netlink::Cidr;
 use walnut_vmm_config::Mac;
 
 pub use attachment::Attachment;
-pub use end::renamed;
+pub use end::{names_of, renamed};
 pub use mode::{MAX_NETWORKS, Mode, Other, Tap, check_others};
 pub use passt::{diagnosis, installed};
 pub use ports::Bound;

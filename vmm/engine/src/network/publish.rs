@@ -131,7 +131,8 @@ impl Publish {
 
 fn parse_protocol(text: &str) -> Result<Protocol, PublishError> {
     match text.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(Protocol::Tcp),
+        // To Docker, what is empty is not given.
+        "tcp" | "" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
         _ => Err(PublishError::Protocol(cut(text))),
     }
@@ -189,6 +190,7 @@ mod tests {
         assert_eq!(one("0:80").host, None);
         assert_eq!(one("127.0.0.2::80/udp").host, None);
         assert_eq!(one("127.0.0.2::80/UDP").protocol, Protocol::Udp);
+        assert_eq!(one("80/"), one("80/tcp"));
         assert_eq!(one("0.0.0.0:1:2").address, IpAddr::from([0, 0, 0, 0]));
         assert_eq!(
             one("[::1]:8080:80").address,
@@ -217,6 +219,7 @@ mod tests {
         for (text, said) in [
             ("", "no port specified: <empty>"),
             ("8080:", "no port specified: 8080:<empty>"),
+            ("/", "no port specified: /<empty>"),
             ("8080:http", "invalid containerPort: http"),
             ("80:0", "invalid containerPort: 0"),
             ("80:65536", "invalid containerPort: 65536"),

@@ -125,7 +125,7 @@ fn document(known: &Known, paths: &Paths, size: bool) -> Value {
         },
         "Mounts": mounts(container),
         "Config": config_document(config),
-        "NetworkSettings": ports::settings(known),
+        "NetworkSettings": ports::settings(known, paths),
         "Machine": {
             "Memory": u64::from(container.machine_memory_mib()) << 20,
             "Cpus": container.machine_cpus(),

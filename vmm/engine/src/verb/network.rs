@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 
 use serde_json::{Value, json};
+use walnut_protocol::chain;
 
 use self::shown::{DRIVER, Shown};
 use super::filter::{self, has_label};
@@ -107,6 +108,7 @@ fn connect(args: &ConnectArgs, networks: &Networks<'_>, paths: &Paths) -> Result
     let told = Told {
         request: Request::Connect(other.clone()),
         held: Some(held),
+        force: false,
     };
     let entry = change(&args.container, paths, told, |config| {
         let name = config.name().to_owned();
@@ -137,6 +139,7 @@ fn disconnect(
     let told = Told {
         request: Request::Disconnect(mode.clone()),
         held: None,
+        force: args.force,
     };
     let entry = change(&args.container, paths, told, |config| {
         let id = config.container.id.to_string();
@@ -179,6 +182,8 @@ fn published_by(mode: &Mode, container: &str, paths: &Paths) -> Result<Vec<Strin
 struct Told {
     request: Request,
     held: Option<File>,
+    /// Whatever the supervisor says.
+    force: bool,
 }
 
 /// Changes what a container is to be and, where it runs, what it is.
@@ -207,10 +212,20 @@ fn change(
     if state.is_up()
         && let Err(error) = client::request(paths, &entry, told.request)
     {
-        entry.write_config(&before)?;
-        return Err(error.into());
+        if !told.force {
+            entry.write_config(&before)?;
+            return Err(error.into());
+        }
+        log::warn!("{}: it stays there until it ends", chain(&error));
     }
     Ok(entry)
+}
+
+/// What `network ls` shows for that name.
+pub(super) fn id_of(name: &str, networks: &Networks<'_>) -> String {
+    let shown = Shown::find(name, networks).map(|shown| shown.id);
+    // A tap is none, nor is one that was removed.
+    shown.unwrap_or_default()
 }
 
 fn changed(entry: &Entry, action: &str, network: &str, paths: &Paths) {

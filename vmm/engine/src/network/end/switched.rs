@@ -203,8 +203,8 @@ pub fn renamed(container: &Container, paths: &Paths) -> Vec<(String, NetworkErro
     failed
 }
 
-/// By which others find it.
-fn names_of(container: &Container) -> Vec<String> {
+/// By which others find it on a network of its own.
+pub fn names_of(container: &Container) -> Vec<String> {
     let own = container.name.clone().into_iter();
     let mut all: Vec<String> = own
         .chain(container.network.aliases.iter().cloned())
