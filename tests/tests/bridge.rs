@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use walnut_tests::harness::network::HOST_PROGRAMS;
+use walnut_tests::harness::network::{HEAR, HOST_PROGRAMS, has_passt};
 use walnut_tests::harness::{Home, Program, host, in_namespace, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
@@ -289,6 +289,39 @@ fn what_may_leave() {
             .complains(&["--egress example.org on --network bridge"]);
         home.remove_all();
         unplug("wn-egress");
+        nothing_is_left();
+    });
+}
+
+/// To a container on another network, which a process of the host's speaks for, the bridge is
+/// outside.
+#[test]
+fn other_networks_reach_what_is_published_only() {
+    let Some(home) = home() else { return };
+    if !has_passt() {
+        return skip("no passt");
+    }
+    in_namespace(|| {
+        let flags = [&BRIDGE[..], &["-p", "8080:80"]].concat();
+        let script = "nc -ll -p 80 -e sh -c 'echo reached; cat'";
+        home.background_with("web", &flags, script);
+        wait_for_port_80(&home, "web");
+        home.walnut(["network", "create", "own"]).run().succeeded();
+        let image = home.busybox();
+        let script = format!("{HEAR} hear 10.86.0.2 80; hear host 8080");
+        for network in ["user", "own"] {
+            let line = ["run", "--rm", "--add-host", "host:host-gateway"];
+            let flags = ["--network", network, &image, "sh", "-c", &script];
+            let said = home.says(&[&line[..], &flags].concat());
+            assert_eq!(said, "nothing\nreached", "{network}");
+        }
+        // From the host itself, all is reached.
+        let mut said = [0; 8];
+        let mut stream = TcpStream::connect("10.86.0.2:80").unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"reached\n");
+        home.remove_all();
         nothing_is_left();
     });
 }

@@ -49,6 +49,12 @@ pub(super) const LINK_RESOLVER: Ipv4Addr = walnut_switch::LINK_RESOLVER;
 /// route of the host's: it starts on a host that is offline, and goes on when that changes.
 const GATEWAY_MAC: Mac = walnut_switch::GATEWAY_MAC;
 const LOOPBACK: &str = "lo";
+/// Of each passt that root starts, so that the host's packets filter knows its sockets: nobody has it
+/// (between what systemd gives away and what a signed number holds).
+pub(super) const GROUP: u32 = 2_002_873_454;
+const NOBODY: u32 = 65534;
+/// user_namespaces(7): where nobody has mapped anything.
+const INITIAL_MAP: [&str; 3] = ["0", "0", "4294967295"];
 
 /// What it is to do.
 #[derive(Clone, Debug)]
@@ -95,6 +101,9 @@ impl Plan {
         let mut all: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
         add(&["--quiet", "--fd", &fd.to_string()]);
+        if is_root() {
+            add(&["--runas", &format!("{NOBODY}:{GROUP}")]);
+        }
         let interface = self.ipv6.as_deref().unwrap_or(LOOPBACK);
         add(&[
             "--interface",
@@ -213,6 +222,12 @@ fn start(plan: &Plan, socket: OwnedFd) -> Result<Passt, NetworkError> {
         stderr,
         ports: plan.ports.clone(),
     })
+}
+
+/// Whether it would be nobody by itself.
+fn is_root() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    rustix::process::geteuid().is_root() && map.split_whitespace().eq(INITIAL_MAP)
 }
 
 /// What is about the failure, of all that it says.

@@ -11,6 +11,7 @@ use walnut_switch::{Policy, Target};
 
 use super::lease::Terms;
 use super::{BRIDGE, BridgeError};
+use crate::network::passt::GROUP;
 use crate::network::{Bound, program};
 
 const PROGRAM: &str = "nft";
@@ -108,6 +109,11 @@ table ip walnut {{
     ip saddr {subnet} oifname != \"{BRIDGE}\" masquerade
     ip saddr {{ 127.0.0.0/8, {subnet} }} oifname \"{BRIDGE}\" ct status dnat masquerade
   }}
+  chain others {{
+    type filter hook output priority filter; policy accept;
+    oifname \"{BRIDGE}\" ct status dnat accept
+    oifname \"{BRIDGE}\" meta skgid {GROUP} ct state new reject with icmp type admin-prohibited
+  }}
   chain leaving {{
 {policies}  }}
   chain input {{
@@ -194,6 +200,8 @@ mod tests {
         let allowed = "ip saddr 10.86.0.2 ip daddr 192.0.2.0/24 meta l4proto { tcp, udp } th dport 443 return\n    \
                        ip saddr 10.86.0.2 reject with icmp type admin-prohibited\n";
         assert!(text.contains(allowed), "{text}");
+        // What passt says for containers on other networks.
+        assert!(text.contains("oifname \"walnut0\" meta skgid 2002873454 ct state new reject"));
         // With br_netfilter, frames from neighbour to neighbour come by here, too.
         assert!(
             text.contains("iifname \"walnut0\" oifname != \"walnut0\" jump leaving\n    oifname")
