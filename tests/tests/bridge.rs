@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walnut_tests::harness::network::{HEAR, HOST_PROGRAMS, has_passt};
 use walnut_tests::harness::{Home, Program, host, in_namespace, skip};
@@ -289,6 +289,47 @@ fn what_may_leave() {
             .complains(&["--egress example.org on --network bridge"]);
         home.remove_all();
         unplug("wn-egress");
+        nothing_is_left();
+    });
+}
+
+/// A flow of datagrams that was there before the port was published, and one that was there before the
+/// next container came.
+#[test]
+fn whoever_sends_all_the_time_is_heard() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        // The kernel looks at flows as long as there are rules.
+        home.background_with("first", &BRIDGE, "sleep 1000");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect("127.0.0.1:5353").unwrap();
+        let wait = Duration::from_millis(100);
+        socket.set_read_timeout(Some(wait)).unwrap();
+        let echo = "perl -MIO::Socket -e '$s = IO::Socket::INET->new(Proto => \"udp\", LocalPort => 53); \
+                    $s->send($d) while $s->recv($d, 65535)'";
+        // Nobody is there yet, and it says so.
+        let _ = socket.send(b"before");
+        let flags = [&BRIDGE[..], &["-p", "5353:53/udp"], &HOST_PROGRAMS].concat();
+        for name in ["one", "two"] {
+            home.background_with(name, &flags, echo);
+            let since = Instant::now();
+            let is_heard = || {
+                let _ = socket.send(name.as_bytes());
+                let mut answer = [0; 9];
+                let len = socket.recv(&mut answer).unwrap_or(0);
+                answer[..len] == *name.as_bytes()
+            };
+            while !is_heard() {
+                assert!(since.elapsed() < PATIENCE, "{name}");
+            }
+            // The next one has another address.
+            let line = ["run", "-d", "--network", "bridge", &home.busybox(), "cat"];
+            home.walnut(["rm", "-f", name]).run().succeeded();
+            home.walnut([&line[..2], &["-i"], &line[2..]].concat())
+                .run()
+                .succeeded();
+        }
+        home.remove_all();
         nothing_is_left();
     });
 }

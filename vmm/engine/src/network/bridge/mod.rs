@@ -15,8 +15,9 @@
 //!
 //! - `lease.rs`: the leases
 //! - `host.rs`: the bridge itself, and what is set in the kernel for it
-//! - `rules.rs`: nf_tables
+//! - `rules.rs`: nf_tables; `conntrack.rs`: flows that were there before them
 
+mod conntrack;
 mod host;
 mod lease;
 mod rules;
@@ -161,6 +162,7 @@ impl Port {
         let made = host::bring_up(&leases, gateway)
             .and_then(|()| rules::apply(subnet, &all))
             .and_then(|()| host::tap(&lease.terms.tap));
+        forget_flows(&lease.terms.ports);
         match made {
             Ok(tap) => Ok(Self {
                 address: Cidr {
@@ -185,7 +187,8 @@ impl Port {
 impl Drop for Port {
     fn drop(&mut self) {
         // Its lock goes with it, so that it is nobody's.
-        drop(self.lease.take());
+        let lease = self.lease.take();
+        let ports = lease.map(|lease| lease.terms.ports.clone());
         let done = self
             .leases
             .lock()
@@ -193,6 +196,14 @@ impl Drop for Port {
         if let Err(error) = done {
             log::warn!("{}", walnut_protocol::chain(&error));
         }
+        forget_flows(&ports.unwrap_or_default());
+    }
+}
+
+/// Once the rules are as they are to be.
+fn forget_flows(ports: &[Bound]) {
+    if let Err(error) = conntrack::forget(ports) {
+        log::warn!("forget who sends datagrams to published ports: {error}");
     }
 }
 
