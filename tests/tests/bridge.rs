@@ -499,6 +499,22 @@ fn others_keep_what_they_have() {
 }
 
 #[test]
+fn an_ethernet_address_of_somebody_else() {
+    let Some(home) = home() else { return };
+    in_namespace(|| {
+        let image = home.busybox();
+        home.background_with("one", &["--network", "bridge"], "sleep 1000");
+        for mac in ["02:42:0a:56:00:02", "02:42:0a:56:00:01"] {
+            let line = ["run", "--rm", "--network", "bridge", "--mac-address", mac];
+            let said = format!("MAC address {mac} is already in use on the bridge");
+            let done = home.walnut([&line[..], &[&image, "true"]].concat()).run();
+            done.exited(125).complains(&[&said]);
+        }
+        home.remove_all();
+    });
+}
+
+#[test]
 fn what_cannot_be() {
     let Some(home) = home() else { return };
     in_namespace(|| {

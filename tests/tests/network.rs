@@ -203,6 +203,26 @@ fn the_host_where_it_is_asked_for() {
     assert!(listener.accept().is_err());
 }
 
+/// What passt of 2023 says of it, nobody who has asked believes.
+#[test]
+fn nobody_listens_there() {
+    let Some(home) = home() else { return };
+    let line = ["network", "create", "back"];
+    home.walnut(line).run().succeeded();
+    let [port] = free_ports();
+    let image = home.busybox();
+    let script = format!("timeout 60 nc host {port} </dev/null 2>&1 || true");
+    for flags in [
+        &["--network", "user"][..],
+        &["--network", "user", "--egress", "10.0.2.2"],
+        &["--network", "back"],
+    ] {
+        let host = ["run", "--rm", "--add-host", "host:host-gateway"];
+        let said = home.says(&[&host, flags, &[&image, "sh", "-c", &script]].concat());
+        assert!(said.ends_with("Connection refused"), "{flags:?}: {said}");
+    }
+}
+
 #[test]
 fn what_the_container_sees() {
     let Some(home) = home() else { return };

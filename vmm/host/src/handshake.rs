@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The last step of a TCP handshake (RFC 9293 §3.5), made of the one before.
+//! What passt of 2023 leaves out of a TCP handshake (RFC 9293 §3.5), said in its stead by whoever stands
+//! between it and the guest. `refusal.rs`: of a connection that is refused. Here: the last step of one from
+//! outside, made of the one before.
 //!
-//! passt of 2023 has a connection from outside be established when the guest has answered (SYN, ACK), but
+//! It has a connection from outside be established when the guest has answered (SYN, ACK), but
 //! tells the guest so with the first data alone (its later versions at once). A server that has to speak
 //! first waits for ever then: nobody has told it that there is anybody. So whoever stands between the two
 //! says it in passt's stead: when the guest answers once more, a second later, since it has not been told.
 //! Not sooner: that passt never comes back from one read that has both the answer and what follows it.
 
+mod refusal;
+
 use std::collections::VecDeque;
+
+use self::refusal::Opened;
 
 /// What of a frame is looked at: headers, IPv4's with all options.
 pub const LOOKED_AT: usize = ETHERNET_LEN + 60 + TCP_LEN;
@@ -34,17 +40,20 @@ const ACK: u8 = 0x10;
 /// 256 at most.
 const WINDOW: u16 = 256;
 
-/// Handshakes whose last step has perhaps been left out.
+/// Handshakes of which something has perhaps been left out.
 #[derive(Debug, Default)]
 pub struct Handshakes {
     /// The last steps of those that the guest has answered, the oldest first.
     answered: VecDeque<Vec<u8>>,
+    /// Those that the guest has begun.
+    opened: Opened,
 }
 
 impl Handshakes {
     /// What to tell the guest on this frame of its own; of the frame, at least its first [`LOOKED_AT`]
     /// bytes, or all.
-    pub fn last_step(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+    pub fn guest_says(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+        self.opened.guest_says(frame);
         let step = last_step(frame)?;
         if self.answered.contains(&step) {
             return Some(step);
@@ -55,16 +64,17 @@ impl Handshakes {
         self.answered.push_back(step);
         None
     }
+
+    /// Makes a whole of a frame for the guest, where something is missing.
+    pub fn passt_says(&mut self, frame: &mut [u8]) {
+        self.opened.passt_says(frame);
+    }
 }
 
 /// The frame that answers one of a guest's, where that one is the second step.
 fn last_step(frame: &[u8]) -> Option<Vec<u8>> {
-    let (ethernet, packet) = frame.split_at_checked(ETHERNET_LEN)?;
-    let (kind, header_len) = match [ethernet[12], ethernet[13]] {
-        IPV4 => (IPV4, ipv4_header_len(packet)?),
-        IPV6 => (IPV6, ipv6_header_len(packet)?),
-        _ => return None,
-    };
+    let (kind, header_len) = segment(frame)?;
+    let (ethernet, packet) = frame.split_at(ETHERNET_LEN);
     let tcp: &[u8; TCP_LEN] = packet.get(header_len..)?.first_chunk()?;
     if tcp[13] & (FIN | SYN | RST | ACK) != SYN | ACK {
         return None;
@@ -89,6 +99,16 @@ fn last_step(frame: &[u8]) -> Option<Vec<u8>> {
     step[16..18].copy_from_slice(&checksum);
     answer.extend(step);
     Some(answer)
+}
+
+/// Which IP a segment is in, and the length of its header.
+fn segment(frame: &[u8]) -> Option<([u8; 2], usize)> {
+    let (ethernet, packet) = frame.split_at_checked(ETHERNET_LEN)?;
+    match [ethernet[12], ethernet[13]] {
+        IPV4 => Some((IPV4, ipv4_header_len(packet)?)),
+        IPV6 => Some((IPV6, ipv6_header_len(packet)?)),
+        _ => None,
+    }
 }
 
 fn ipv4_header_len(packet: &[u8]) -> Option<usize> {
@@ -210,13 +230,13 @@ mod tests {
     fn it_is_made_when_the_guest_asks_again() {
         let mut handshakes = Handshakes::default();
         for frame in [ipv4(), ipv6()] {
-            assert_eq!(handshakes.last_step(&frame), None);
-            assert_eq!(handshakes.last_step(&frame), last_step(&frame));
+            assert_eq!(handshakes.guest_says(&frame), None);
+            assert_eq!(handshakes.guest_says(&frame), last_step(&frame));
         }
         for port in 0..1000_u16 {
             let mut other = ipv4();
             other[36..38].copy_from_slice(&port.to_be_bytes());
-            assert_eq!(handshakes.last_step(&other), None, "{port}");
+            assert_eq!(handshakes.guest_says(&other), None, "{port}");
         }
         assert_eq!(handshakes.answered.len(), MAX_ANSWERED);
     }

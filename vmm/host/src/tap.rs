@@ -77,7 +77,9 @@ fn interface_name(name: &str) -> Result<[libc::c_char; libc::IFNAMSIZ], TapError
 fn open_hint(errno: Errno) -> &'static str {
     match errno {
         Errno::NOENT | Errno::NODEV => " (is the kernel module loaded? modprobe tun)",
-        Errno::ACCESS | Errno::PERM => " (it is not this user's to open)",
+        Errno::ACCESS | Errno::PERM => {
+            " (it is not this user's to open: root can, or can chmod 666 /dev/net/tun)"
+        }
         _ => "",
     }
 }

@@ -41,7 +41,7 @@ pub enum Target {
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "invalid --egress {0:?}: expected deny, or ADDRESS[/PREFIX][:PORT], NAME[:PORT], separated by commas; IPv4 only"
+    "invalid --egress {0:?}: expected deny alone, or ADDRESS[/PREFIX][:PORT], NAME[:PORT], separated by commas; IPv4 only"
 )]
 pub struct PolicyError(String);
 

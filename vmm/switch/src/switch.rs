@@ -267,13 +267,14 @@ impl Switch {
                 Side::Machine => {
                     let way = self.way(at, port, &inbox[range.clone()]);
                     if way == Way::Uplink
-                        && let Some(step) = port.handshakes.last_step(&inbox[range])
+                        && let Some(step) = port.handshakes.guest_says(&inbox[range])
                     {
                         self.send(port, &Way::MachineThis(step), &[]);
                     }
                     way
                 }
                 Side::Uplink => {
+                    port.handshakes.passt_says(&mut inbox[range.clone()]);
                     let frame = &inbox[range.clone()];
                     let way = self.directed(port, |port, network, directory| {
                         port.uplink_says(frame, network, directory)

@@ -446,6 +446,23 @@ mod tests {
     }
 
     #[test]
+    fn names_are_said_where_the_network_is() {
+        for (flags, what) in [
+            (["--dns", "192.0.2.1"], "dns"),
+            (["--dns-search", "a"], "dns"),
+            (["--add-host", "a:1.1.1.1"], "custom host-to-IP mapping"),
+            (["--expose", "80"], "port exposing"),
+        ] {
+            let line = [&["--network", "container:web"], &flags[..], &["image"]].concat();
+            let error = resolve(&line).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("conflicting options: {what} and the network mode")
+            );
+        }
+    }
+
+    #[test]
     fn mistakes_name_what_is_wrong() {
         for (line, said) in [
             (

@@ -75,8 +75,24 @@ impl End {
             }
             Mode::Default | Mode::User => Self::user(container, paths, &Resolver::of_host()),
             Mode::Network(name) => Self::on_network(container, paths, name),
-            Mode::Tap(tap) => Ok(Self::tap(container, tap, &Resolver::of_host())),
+            Mode::Tap(tap) => Ok(Self::tap(container, tap, &Resolver::of_uplink())),
             Mode::Bridge => Self::bridge(container, paths),
+        }
+        .inspect(|end| end.warn_of_names(container))
+    }
+
+    /// Where the host resolves by its loopback and nobody knows who is behind that, an own address is no way
+    /// to it.
+    fn warn_of_names(&self, container: &Container) {
+        let given = !container.dns.servers.is_empty();
+        let is_own = matches!(container.network.mode, Mode::Tap(_) | Mode::Bridge);
+        let is_none = self.attachment.servers().is_empty() && Resolver::of_host().is_local();
+        if is_own && is_none && !given {
+            let network = container.network.mode.name();
+            log::warn!(
+                "the host's name server is on its loopback, where --network {network} does not reach: no names \
+                 are found without --dns ADDRESS"
+            );
         }
     }
 

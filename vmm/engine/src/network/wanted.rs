@@ -49,6 +49,8 @@ pub enum WantedError {
     Tap(String),
     #[error("conflicting options: port publishing and --network {0}")]
     PublishNothing(String),
+    #[error("conflicting options: {0} and the network mode")]
+    OfContainer(&'static str),
     #[error("conflicting options: mac-address and the network mode")]
     MacNothing,
     #[error("network-scoped alias is supported only for containers in user defined networks")]
@@ -109,6 +111,9 @@ impl Wanted {
         let others: Vec<_> = all.collect();
         check_others(&first.mode, &others)?;
         let mode = first.mode;
+        if matches!(mode, Mode::Container(_)) {
+            not_of_container(args)?;
+        }
         let mut publish = Vec::new();
         for text in &args.publish {
             let parsed = Publish::parse(text).map_err(|why| WantedError::Publish {
@@ -281,6 +286,20 @@ fn egress(texts: &[String], mode: &Mode) -> Result<Option<Policy>, WantedError> 
         Mode::Tap(_) => Err(WantedError::EgressFrames(mode.name())),
         Mode::Container(name) => Err(WantedError::EgressContainer(name.clone())),
         _ => Ok(Some(Policy::parse(texts)?)),
+    }
+}
+
+/// The files in /etc that say such things are those of the container whose network it is.
+fn not_of_container(args: &ContainerArgs) -> Result<(), WantedError> {
+    let dns = [&args.dns, &args.dns_search, &args.dns_option];
+    let given = [
+        ("dns", dns.iter().any(|all| !all.is_empty())),
+        ("custom host-to-IP mapping", !args.add_host.is_empty()),
+        ("port exposing", !args.expose.is_empty()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((what, _)) => Err(WantedError::OfContainer(what)),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use walnut_netlink::{Change, Cidr, Netlink, NetlinkError};
+use walnut_vmm_config::Mac;
 use walnut_vmm_host::open_tap;
 
 use super::lease::Leases;
@@ -17,7 +18,7 @@ const PARAMETERS: &str = "/proc/sys/net";
 const FORWARDING: &str = "ipv4/ip_forward";
 /// Of the bridge: locally administered, the same on each host, so that a neighbour's cache is right
 /// when the bridge was away.
-const MAC: [u8; 6] = [0x02, 0x42, 0x0a, 0x56, 0, 1];
+pub(super) const MAC: Mac = Mac([0x02, 0x42, 0x0a, 0x56, 0, 1]);
 
 /// # Errors
 /// [`BridgeError::Overlap`] where the host has addresses or routes of its own there.
@@ -75,7 +76,7 @@ pub(super) fn bring_up(leases: &Leases, gateway: Cidr) -> Result<(), BridgeError
     let up = Change {
         up: true,
         mtu: Some(MTU.into()),
-        mac: Some(MAC),
+        mac: Some(MAC.0),
         ..Change::default()
     };
     netlink.set(link, &up)?;

@@ -12,7 +12,7 @@ use walnut_netlink::Cidr;
 use walnut_switch::Policy;
 use walnut_vmm_config::Mac;
 
-use super::{Ask, BridgeError};
+use super::{Ask, BridgeError, host};
 use crate::image::is_at;
 use crate::network::Bound;
 use crate::paths::private_dir;
@@ -140,11 +140,15 @@ impl Leases {
         ask: &Ask<'_>,
     ) -> Result<Lease, BridgeError> {
         let address = choose(subnet, all, ask.address)?;
+        let mac = ask.mac.unwrap_or_else(|| super::super::mac_of(address));
+        if mac == host::MAC || all.iter().any(|one| one.mac == mac) {
+            return Err(BridgeError::MacInUse(mac));
+        }
         let terms = Terms {
             container: ask.container.to_owned(),
             address,
             subnet: subnet.to_string(),
-            mac: ask.mac.unwrap_or_else(|| super::super::mac_of(address)),
+            mac,
             tap: tap_name(ask.container),
             ports: ask.ports.clone(),
             egress: ask.egress.clone(),

@@ -64,6 +64,8 @@ pub enum BridgeError {
     Exhausted(Cidr),
     #[error("Address already in use: {0}")]
     InUse(Ipv4Addr),
+    #[error("MAC address {0} is already in use on the bridge")]
+    MacInUse(Mac),
     #[error("{address} is no address for a container on the bridge's network {subnet}")]
     Outside { address: Ipv4Addr, subnet: Cidr },
     #[error("{BRIDGE} is on {was}; {SUBNET_VAR} can change when no container runs there")]

@@ -96,7 +96,9 @@ pub enum NetError {
     Mac(Mac),
     #[error("a rate's bucket holds something, and is full again within a day")]
     Rate,
-    #[error("there is no network interface {0}")]
+    #[error(
+        "there is no network interface {0}; as root, `ip tuntap add {0} mode tap vnet_hdr user USER` makes one"
+    )]
     NoTap(String),
     #[error(transparent)]
     Tap(#[from] walnut_vmm_host::TapError),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A stream socket to a network in user space, such as passt(1): each frame is preceded by its
 //! length, four bytes, big-endian. The other side knows nothing of our header: checksums are whole
-//! in both directions, no frame is longer than its MTU. Where it is a passt, it is told in its stead that
-//! a connection from outside is there ([`walnut_vmm_host::handshake`]).
+//! in both directions, no frame is longer than its MTU. Where it is a passt, what that leaves out of
+//! handshakes is said in its stead ([`walnut_vmm_host::handshake`]).
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Result};
@@ -89,7 +89,7 @@ impl Stream {
                 len += slice.copy_to(&mut head[len..]);
             }
             if self.own.len() < MAX_OWN
-                && let Some(frame) = handshakes.last_step(&head[..len])
+                && let Some(frame) = handshakes.guest_says(&head[..len])
             {
                 self.own.push_back(frame);
             }
@@ -222,9 +222,11 @@ impl Backend for Stream {
             return Ok(None);
         };
         self.start = frame.end;
-        Ok(Some(
-            header + chain::write(slices, HEADER_LEN, &self.buffer[frame]),
-        ))
+        let frame = &mut self.buffer[frame];
+        if let Some(handshakes) = &mut self.handshakes {
+            handshakes.passt_says(frame);
+        }
+        Ok(Some(header + chain::write(slices, HEADER_LEN, frame)))
     }
 
     fn discard(&mut self) {
