@@ -326,14 +326,13 @@ fn without_passt() {
         home.walnut(&line).env("PATH", "/nowhere").run()
     };
     let missing = ["there is no passt on the PATH", "install the package passt"];
-    run(&["--network", "user"])
-        .exited(125)
-        .says("")
-        .complains(&missing);
-    run(&["-p", "8080:80"])
-        .exited(125)
-        .says("")
-        .complains(&missing);
+    for asks in [
+        ["--network", "user"],
+        ["-p", "8080:80"],
+        ["--egress", "deny"],
+    ] {
+        run(&asks).exited(125).says("").complains(&missing);
+    }
     home.walnut(["network", "create", "back"]).run().succeeded();
     run(&["--network", "back"])
         .exited(125)

@@ -286,7 +286,15 @@ fn host(text: &str) -> Result<(String, String), ContainerError> {
     let address = match bare {
         // What it is, is known when the container has a network.
         network::HOST_GATEWAY => bare.to_owned(),
-        bare => bare.parse::<IpAddr>().map_err(|_| invalid())?.to_string(),
+        bare => match bare.parse::<IpAddr>() {
+            Ok(address) => address.to_string(),
+            Err(_) => {
+                return Err(ContainerError::AddHostAddress {
+                    text: text.to_owned(),
+                    address: bare.to_owned(),
+                });
+            }
+        },
     };
     let clean = !name.is_empty() && !name.contains(char::is_whitespace);
     if clean {
@@ -446,6 +454,14 @@ mod tests {
     }
 
     #[test]
+    fn a_name_server_is_an_address() {
+        let said = resolve(&["--dns", "a", "image"]).unwrap_err().to_string();
+        let expected =
+            "invalid argument \"a\" for \"--dns\" flag: IP address is not correctly formatted: a";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
     fn names_are_said_where_the_network_is() {
         for (flags, what) in [
             (["--dns", "192.0.2.1"], "dns"),
@@ -471,9 +487,12 @@ mod tests {
             ),
             (
                 &["--add-host", "a:b", "image"],
-                "bad format for add-host: \"a:b\"",
+                "invalid argument \"a:b\" for \"--add-host\" flag: invalid IP address in add-host: \"b\"",
             ),
-            (&["--dns", "here", "image"], "here is not an ip address"),
+            (
+                &["--add-host", ":::1", "image"],
+                "invalid argument \":::1\" for \"--add-host\" flag: bad format for add-host: \":::1\"",
+            ),
             (
                 &["--storage-opt", "foo=1", "image"],
                 "invalid argument \"foo=1\" for \"--storage-opt\" flag: only size=SIZE is known",

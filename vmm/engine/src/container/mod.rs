@@ -61,9 +61,15 @@ pub enum ContainerError {
     Hostname(String),
     #[error("invalid domainname: '{}'", .0.escape_debug())]
     Domainname(String),
-    #[error("bad format for add-host: \"{0}\"")]
+    #[error("invalid argument {0:?} for \"--add-host\" flag: bad format for add-host: {0:?}")]
     AddHost(String),
-    #[error("{0} is not an ip address")]
+    #[error(
+        "invalid argument {text:?} for \"--add-host\" flag: invalid IP address in add-host: {address:?}"
+    )]
+    AddHostAddress { text: String, address: String },
+    #[error(
+        "invalid argument {0:?} for \"--dns\" flag: IP address is not correctly formatted: {0}"
+    )]
     Dns(String),
     #[error("invalid argument {text:?} for \"--{flag}\" flag: expected one word, as {example}")]
     DnsWord {

@@ -121,7 +121,8 @@ impl End {
     }
 
     fn without_passt(wanted: &Wanted) -> Result<Self, NetworkError> {
-        if wanted.mode == Mode::User || !wanted.all_published().is_empty() {
+        let asks = wanted.egress.is_some() || !wanted.all_published().is_empty();
+        if wanted.mode == Mode::User || asks {
             return Err(NetworkError::NoPasst);
         }
         log::warn!(
