@@ -84,10 +84,9 @@ impl End {
     /// Where the host resolves by its loopback and nobody knows who is behind that, an own address is no way
     /// to it.
     fn warn_of_names(&self, container: &Container) {
-        let given = !container.dns.servers.is_empty();
         let is_own = matches!(container.network.mode, Mode::Tap(_) | Mode::Bridge);
-        let is_none = self.attachment.servers().is_empty() && Resolver::of_host().is_local();
-        if is_own && is_none && !given {
+        let is_known = !container.dns.servers.is_empty() || !self.attachment.servers().is_empty();
+        if is_own && !is_known && Resolver::of_host().is_local() {
             let network = container.network.mode.name();
             log::warn!(
                 "the host's name server is on its loopback, where --network {network} does not reach: no names \
