@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -123,6 +124,65 @@ fn its_death_shows_its_console() {
     ] {
         assert!(text.contains(words), "{}", done.story());
     }
+}
+
+/// A QEMU whose kernel finds no init for the first `boots` times, to be first on the PATH.
+fn qemu_that_fails(boots: usize) -> (tempfile::TempDir, String) {
+    let place = tempfile::tempdir().expect("the temporary directory is writable");
+    let directory = place.path().to_str().expect("its path is UTF-8");
+    let script = format!(
+        "#!/bin/sh\nn=$(cat '{directory}/n' 2>/dev/null || echo 0)\necho $((n + 1)) > '{directory}/n'\n\
+         PATH=${{PATH#*:}}\n[ $n -lt {boots} ] || exec qemu-system-x86_64 \"$@\"\n\
+         exec qemu-system-x86_64 \"$@\" -append 'console=ttyS0 panic=-1 rdinit=/none init=/none'\n"
+    );
+    let program = place.path().join("qemu-system-x86_64");
+    fs::write(&program, script).expect("it is writable");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is there");
+    let path = format!(
+        "{directory}:{}",
+        std::env::var("PATH").expect("there is a PATH")
+    );
+    (place, path)
+}
+
+#[test]
+fn a_boot_that_fails_is_tried_again() {
+    if !qemu() {
+        return;
+    }
+    let (_place, path) = qemu_that_fails(1);
+    let done = emulated_host(&["run", "--timeout-s", "240", "--", "cat"])
+        .env("PATH", &path)
+        .stdin(b"kept for the second boot".to_vec())
+        .run();
+    done.exited(0).says("kept for the second boot");
+    let text = String::from_utf8_lossy(&done.stderr);
+    for words in [
+        "did not boot; its console's last words:",
+        "booted once more",
+    ] {
+        assert!(text.contains(words), "{}", done.story());
+    }
+}
+
+#[test]
+fn boots_that_all_fail_are_its_failure() {
+    if !qemu() {
+        return;
+    }
+    let (place, path) = qemu_that_fails(9);
+    let done = emulated_host(&["run", "--timeout-s", "240", "--", "true"])
+        .env("PATH", &path)
+        .run();
+    done.exited(125);
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        text.contains("Kernel panic - not syncing"),
+        "{}",
+        done.story()
+    );
+    let boots = fs::read_to_string(place.path().join("n")).unwrap();
+    assert_eq!(boots, "3\n");
 }
 
 #[test]

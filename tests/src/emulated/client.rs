@@ -15,12 +15,19 @@ use std::time::{Duration, Instant};
 
 use super::initramfs::{self, InitramfsError};
 use super::kernel::{self, HostKernel, KernelError};
-use super::qemu::{Machine, Qemu, QemuError};
+use super::qemu::{LastWords, Machine, Qemu, QemuError};
 use super::terminal::{self, RawTerminal};
 use super::wire::{self, HELLO, Port, Request, ToInside, ToOutside};
 
 /// Lines of the console that an error carries.
 const CONSOLE_LINES: usize = 80;
+
+/// How often it is booted before the first command. Debian's kernel patches its own code early in a
+/// boot, and now and then TCG runs what was there before: the kernel panics, and the next boot does not.
+const BOOTS: usize = 3;
+
+/// From the start of QEMU to the first word from inside; what is usual is four seconds.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A command to run in the emulated host.
 #[derive(Clone, Debug)]
@@ -65,6 +72,8 @@ pub enum RunError {
         timeout: Duration,
         console: Vec<String>,
     },
+    #[error("the emulated host's kernel did not boot{}", last_words(.console))]
+    NotBooted { console: Vec<String> },
     #[error("the emulated host died{}", last_words(.console))]
     Died { console: Vec<String> },
 }
@@ -90,6 +99,8 @@ fn last_words(lines: &[String]) -> String {
 
 /// What the threads tell the one that waits.
 enum Event {
+    /// The inside has its control port.
+    Booted,
     Message(ToOutside),
     /// The control port has ended: QEMU is gone.
     Gone,
@@ -105,8 +116,8 @@ enum Event {
 pub fn run(run: &Run) -> Result<Outcome, RunError> {
     let input = io::stdin();
     // A terminal's input belongs to whoever reads it there; the command sees an end at once.
-    let input = (!input.is_terminal()).then_some(input);
-    Session::start(run, false)?.serve(run.timeout, input)
+    let input = || (!input.is_terminal()).then(io::stdin);
+    boots(|| Session::start(run, false)?.serve(run.timeout, input()))
 }
 
 /// Runs a command on this terminal, which is made raw meanwhile.
@@ -114,12 +125,40 @@ pub fn run(run: &Run) -> Result<Outcome, RunError> {
 /// # Errors
 /// [`RunError`]: everything that is not the command's own failure.
 pub fn shell(run: &Run) -> Result<Outcome, RunError> {
-    let mut session = Session::start(run, true)?;
-    let control = session.control.try_clone().map_err(RunError::Wire)?;
-    let raw = RawTerminal::new(move |size| wire::send(&control, &ToInside::Resize(size)).is_ok());
-    let _raw = raw.map_err(RunError::Terminal)?;
-    let input = io::stdin();
-    session.serve(run.timeout, Some(input))
+    boots(|| {
+        let mut session = Session::start(run, true)?;
+        let control = session.control.try_clone().map_err(RunError::Wire)?;
+        let resize = move |size| wire::send(&control, &ToInside::Resize(size)).is_ok();
+        let _raw = RawTerminal::new(resize).map_err(RunError::Terminal)?;
+        session.serve(run.timeout, Some(io::stdin()))
+    })
+}
+
+/// Once more when the kernel did not boot: the command has not run, nor was anything read for it.
+fn boots(mut once: impl FnMut() -> Result<Outcome, RunError>) -> Result<Outcome, RunError> {
+    for _ in 1..BOOTS {
+        match once() {
+            Err(error @ RunError::NotBooted { .. }) => {
+                eprintln!("{error}\nthe emulated host is booted once more");
+            }
+            result => return result,
+        }
+    }
+    once()
+}
+
+impl LastWords {
+    /// Why it is gone. Without a word of the kernel's it was QEMU that failed, and will again.
+    fn error(self, booted: bool) -> RunError {
+        if booted || self.console.is_empty() {
+            return RunError::Died {
+                console: self.all(),
+            };
+        }
+        RunError::NotBooted {
+            console: self.all(),
+        }
+    }
 }
 
 struct Session {
@@ -176,15 +215,16 @@ impl Session {
         let stdin = qemu.take(Port::Stdin);
         thread::spawn(move || pass_in(input, &stdin));
 
-        let deadline = timeout.map(|timeout| (self.started + timeout, timeout));
         let mut passed = [0; 2];
-        let mut ended = None;
+        let (mut booted, mut ended) = (false, None);
         loop {
-            let event = match deadline {
+            let boot = (!booted).then_some(BOOT_TIMEOUT);
+            let event = match timeout.into_iter().chain(boot).min() {
                 None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some((at, _)) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+                Some(limit) => events.recv_timeout(limit.saturating_sub(self.started.elapsed())),
             };
             match event {
+                Ok(Event::Booted) => booted = true,
                 Ok(Event::Message(ToOutside::Started)) => {}
                 Ok(Event::Message(ToOutside::Failed { status, message })) => {
                     return Err(RunError::Inside { status, message });
@@ -199,15 +239,18 @@ impl Session {
                 Ok(Event::Passed(port, n)) => passed[usize::from(port == Port::Stderr)] += n,
                 Ok(Event::Failed(error)) => return Err(error),
                 Ok(Event::Gone) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(RunError::Died {
-                        console: qemu.end(CONSOLE_LINES),
-                    });
+                    return Err(qemu.end(CONSOLE_LINES).error(booted));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let timeout = timeout.unwrap_or_default();
-                    return Err(RunError::Deadline {
-                        timeout,
-                        console: qemu.end(CONSOLE_LINES),
+                    let words = qemu.end(CONSOLE_LINES);
+                    return Err(match timeout {
+                        Some(timeout) if self.started.elapsed() >= timeout => RunError::Deadline {
+                            timeout,
+                            console: words.all(),
+                        },
+                        _ => RunError::NotBooted {
+                            console: words.all(),
+                        },
                     });
                 }
             }
@@ -253,7 +296,7 @@ fn own(fd: BorrowedFd<'_>) -> Result<File, RunError> {
 
 fn listen(control: UnixStream, tell: &Sender<Event>) {
     let mut control = BufReader::new(control);
-    let hello = greeted(&mut control);
+    let hello = greeted(&mut control) && tell.send(Event::Booted).is_ok();
     while hello && let Ok(Some(message)) = wire::receive(&mut control) {
         // Nobody waits any more: the run is over.
         if tell.send(Event::Message(message)).is_err() {

@@ -83,26 +83,34 @@ impl Qemu {
     }
 
     /// Kills QEMU and returns the last lines of the console and of what QEMU itself said.
-    pub(super) fn end(mut self, lines: usize) -> Vec<String> {
+    pub(super) fn end(mut self, lines: usize) -> LastWords {
         self.kill();
-        let mut words = self
-            .stderr
-            .take()
-            .map_or_else(Vec::new, |tail| tail.into_lines(lines));
+        let last = |tail: Option<Tail>| tail.map_or_else(Vec::new, |tail| tail.into_lines(lines));
+        let mut qemu = last(self.stderr.take());
         // One such line for each processor feature that TCG lacks.
-        words.retain(|line| !line.contains("TCG doesn't support requested feature"));
-        words.extend(
-            self.console
-                .take()
-                .map_or_else(Vec::new, |tail| tail.into_lines(lines)),
-        );
-        words
+        qemu.retain(|line| !line.contains("TCG doesn't support requested feature"));
+        let console = last(self.console.take());
+        LastWords { qemu, console }
     }
 
     fn kill(&mut self) {
         // It may have ended by itself already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What was said last.
+pub(super) struct LastWords {
+    qemu: Vec<String>,
+    pub(super) console: Vec<String>,
+}
+
+impl LastWords {
+    pub(super) fn all(self) -> Vec<String> {
+        let mut lines = self.qemu;
+        lines.extend(self.console);
+        lines
     }
 }
 
