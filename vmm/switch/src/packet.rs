@@ -148,16 +148,6 @@ pub(crate) fn udp_payload(frame: &[u8]) -> Option<&[u8]> {
     Some(UdpPacket::new_checked(packet.payload()).ok()?.payload())
 }
 
-/// Whether it is a TCP segment that ends a connection, and acknowledges nothing of it.
-pub(crate) fn is_bare_reset(frame: &[u8]) -> bool {
-    let packet = frame.get(ETHERNET_LEN..).map(Ipv4Packet::new_checked);
-    let Some(Ok(packet)) = packet else {
-        return false;
-    };
-    let tcp = TcpPacket::new_checked(packet.payload());
-    packet.next_header() == IpProtocol::Tcp && tcp.is_ok_and(|tcp| tcp.rst() && !tcp.ack())
-}
-
 /// One end of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct End {
@@ -347,7 +337,6 @@ pub(crate) mod tests {
             }
             let _ = Packet::of(&bytes);
             let _ = udp_payload(&bytes);
-            let _ = is_bare_reset(&bytes);
             let _ = refusal(&bytes, Refusal::Port, &end(1, 0), &end(2, 0));
             let _ = echo_reply(&bytes, &end(1, 0), &end(2, 0));
             let _ = (destination(&bytes), source(&bytes));

@@ -213,7 +213,7 @@ impl Upstream {
             port,
             server: packet.target,
         };
-        if self.connection(&flow).is_some() {
+        if self.has_connection(&flow) {
             return true;
         }
         if opens {
@@ -226,12 +226,12 @@ impl Upstream {
         is_ours
     }
 
-    fn connection(&self, flow: &Flow) -> Option<usize> {
+    fn has_connection(&self, flow: &Flow) -> bool {
         let is_it = |query: &Query| match &query.under_way {
             Some((one, How::Tcp { .. })) => one == flow,
             _ => false,
         };
-        self.queries.iter().position(is_it)
+        self.queries.iter().any(is_it)
     }
 
     /// Whether what came by the uplink is for us, and nobody else.
@@ -244,14 +244,10 @@ impl Upstream {
                 ..
             } => {
                 let flow = Flow { port, server };
-                let Some(at) = self.connection(&flow) else {
+                if !self.has_connection(&flow) {
                     return self.ended.contains(&flow);
-                };
-                // TCP has to ignore that, since anybody could say so. Here it is passt, of a server
-                // where nobody listens.
-                if packet::is_bare_reset(frame) {
-                    self.answered(at, None, now);
-                } else if let Some(stack) = &mut self.stack {
+                }
+                if let Some(stack) = &mut self.stack {
                     stack.hear(frame);
                 }
                 self.poll(now);

@@ -8,6 +8,7 @@ use simple_dns::RCODE;
 use smoltcp::time::Instant;
 
 use super::{DNS, GATEWAY_MAC, Port, Way, gateway};
+use crate::link;
 use crate::names::{self, Answer, Directory};
 use crate::packet::{self, End, Ipv4, What};
 use crate::peer::{Pending, Said};
@@ -275,6 +276,12 @@ impl Port {
             }
         }
         let (machine, uplink) = (self.streams.frames(), self.upstream.frames());
+        // A server may be refused to us as others are to the container: with something missing.
+        let mut from = 0;
+        while let Ok(Some(range)) = link::next_frame(&uplink, from) {
+            from = range.end;
+            self.handshakes.guest_says(&uplink[range]);
+        }
         // Who is gone is found out when its own turn comes.
         if !machine.is_empty() {
             let _ = self.machine.send(&machine);

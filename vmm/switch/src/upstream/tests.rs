@@ -161,26 +161,6 @@ fn one_server_after_the_other() {
     assert_eq!(over, [(asked(2), Some(failed))]);
 }
 
-/// As passt of 2023 says it.
-#[test]
-fn a_server_where_nobody_listens() {
-    let (mut upstream, now) = (upstream(), now());
-    let mut second = Peer::server(OTHER, DNS, now);
-    upstream.ask(asked(1), &[SERVER, OTHER], now);
-    let [mut reset] = frames(&upstream.frames()).try_into().unwrap();
-    let What::Tcp { source: port, .. } = ipv4(&reset).what else {
-        panic!("no TCP")
-    };
-    // Back to where it is from.
-    let (from, to) = (SERVER.octets(), CONTAINER.octets());
-    reset[26..34].copy_from_slice(&[from, to].concat());
-    reset[34..38].copy_from_slice(&[DNS.to_be_bytes(), port.to_be_bytes()].concat());
-    reset[47] = 4;
-    assert!(upstream.hears(&reset, &ipv4(&reset), now));
-    exchange(&mut upstream, &mut second, now);
-    assert_eq!(second.read(), with_length(&asked(1).message).unwrap());
-}
-
 #[test]
 fn nobody_says_anything() {
     let (mut upstream, now) = (upstream(), now());

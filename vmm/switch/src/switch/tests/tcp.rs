@@ -4,6 +4,7 @@
 use simple_dns::RCODE;
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
+use smoltcp::wire::TcpPacket;
 
 use super::*;
 use crate::message::tests::answer;
@@ -185,6 +186,37 @@ fn names_of_others_by_tcp() {
         names::learn(&client.read()[2..], 7, "one"),
         [one.end.address]
     );
+}
+
+/// passt of 2023 says so by a reset that acknowledges nothing, which TCP has to ignore.
+#[test]
+fn a_server_where_nobody_listens() {
+    let mut switch = switch();
+    let mut one = join(&mut switch, &["one"], None, true);
+    let (mut client, mut nobody) = (
+        client(&one, 4000, (GATEWAY, 53)),
+        Peer::server(SERVER, 1, now()),
+    );
+    exchange(&mut switch, &mut one, &mut client, &mut nobody);
+    let asked = question("example.org", TYPE::A);
+    client.say(&with_prefix(&asked).unwrap());
+    for frame in client.frames(now()) {
+        one.send(&mut switch, &frame);
+    }
+    let [mut reset] = one.outside_got().try_into().unwrap();
+    // Its answer: addresses and ports the other way round, RST.
+    let (here, there) = (reset[26..30].to_vec(), reset[30..34].to_vec());
+    reset[26..34].copy_from_slice(&[there, here].concat());
+    let (here, there) = (reset[34..36].to_vec(), reset[36..38].to_vec());
+    reset[34..38].copy_from_slice(&[there, here].concat());
+    reset[38..46].fill(0);
+    reset[47] = 4;
+    let ends = (SERVER.into(), one.end.address.into());
+    TcpPacket::new_unchecked(&mut reset[34..]).fill_checksum(&ends.0, &ends.1);
+    let mut second = Peer::server([192, 0, 2, 54].into(), 53, now());
+    one.bring(&mut switch, &reset);
+    exchange(&mut switch, &mut one, &mut client, &mut second);
+    assert_eq!(second.read(), with_prefix(&asked).unwrap());
 }
 
 #[test]
