@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use walnut_tests::harness::network::TestTap;
 use walnut_tests::harness::{Done, Home, Program, skip};
 use walnut_tests::place;
 
@@ -227,6 +230,45 @@ fn every_device_at_once() {
     assert_eq!(console(&done), "xx\n6\n", "{}", done.story());
     assert!(!home.path().join("vsock").exists(), "the socket is left");
     home.assert_clean();
+}
+
+/// 1,000,000 bytes each way where 200,000 go at once, and then as many in a second.
+#[test]
+fn a_rate_is_kept_each_way() {
+    const LEN: usize = 1_000_000;
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    if !rustix::process::geteuid().is_root() {
+        return skip("making a tap needs root");
+    }
+    let _tap = TestTap::new(1500);
+    let listener = TcpListener::bind("192.0.2.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let took = std::thread::spawn(move || {
+        let (mut to_guest, _) = listener.accept().unwrap();
+        let started = Instant::now();
+        to_guest.write_all(&vec![0; LEN]).unwrap();
+        to_guest.shutdown(Shutdown::Write).unwrap();
+        // The guest speaks when it has all.
+        let (mut from_guest, _) = listener.accept().unwrap();
+        let first = started.elapsed();
+        let came = std::io::copy(&mut from_guest, &mut std::io::sink()).unwrap();
+        assert_eq!(came, LEN as u64);
+        [first, started.elapsed() - first]
+    });
+    let script = format!(
+        "ip addr add 192.0.2.2/24 dev eth0; ip link set eth0 up; \
+         nc 192.0.2.1 {port} </dev/null | wc -c; head -c {LEN} /dev/zero | nc 192.0.2.1 {port}"
+    );
+    let net = format!("tap={},rate=200000", TestTap::NAME);
+    let done = boot(&home, &script, &["--net", &net]);
+    done.succeeded();
+    assert_eq!(console(&done), format!("{LEN}\n"), "{}", done.story());
+    for took in took.join().unwrap() {
+        // The last frame, of 64 KiB at most, goes when there are tokens for its beginning.
+        assert!(took >= Duration::from_millis(3600), "{took:?}");
+    }
 }
 
 #[test]
