@@ -6,7 +6,8 @@
 
 use std::fs;
 
-use walnut_tests::harness::process::kill_and_wait;
+use rustix::process::{Signal, kill_process};
+use walnut_tests::harness::process::{ends, kill_and_wait};
 use walnut_tests::harness::{Home, Program, skip};
 
 const NO_KVM: &str = "no KVM that runs a stock kernel";
@@ -160,6 +161,39 @@ fn a_killed_supervisor_takes_its_machine_along() {
     home.walnut(["start", "web"]).run().succeeded();
     assert_eq!(state(&home, "web", "Status"), "running");
     home.remove_all();
+    home.assert_clean();
+}
+
+/// As one is whose guest hangs: neither its agent nor its container hears anything.
+#[test]
+fn a_machine_that_stands_still_is_ended() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background("web", SERVER);
+    let stand_still = || {
+        let monitor = home.monitor("web");
+        kill_process(monitor, Signal::STOP).unwrap();
+        monitor
+    };
+    home.background_with("inner", &["--vm", "web"], SERVER);
+    let monitor = stand_still();
+    home.walnut(["kill", "inner"])
+        .run()
+        .exited(1)
+        .complains(&["does not end", "stop the container whose machine it is in"]);
+    home.walnut(["kill", "web"]).run().succeeded();
+    assert!(ends(monitor));
+    assert_eq!(state(&home, "web", "Status"), "exited");
+    assert_eq!(state(&home, "web", "ExitCode"), "137");
+    assert_eq!(state(&home, "web", "Error"), "");
+    // What it has written to its disk is there, and it runs again.
+    home.walnut(["wait", "inner"]).run().succeeded();
+    home.walnut(["start", "web"]).run().succeeded();
+    let monitor = stand_still();
+    home.walnut(["rm", "-f", "web"]).run().succeeded();
+    assert!(ends(monitor));
+    home.walnut(["rm", "inner"]).run().succeeded();
     home.assert_clean();
 }
 

@@ -5,7 +5,6 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 
 use walnut_tests::harness::Home;
 use walnut_tests::harness::network::{
@@ -298,14 +297,12 @@ fn a_switch_that_was_killed_takes_the_links_down() {
     assert_eq!(home.says(&["network", "rm", "net"]), "net");
     home.background_with("alone", &["--egress", "deny"], "sleep 1000");
     kill_the_switch(&home);
+    let supervisor = home.supervisor("alone");
     home.remove_all();
     // By its supervisor, at its end.
-    let since = Instant::now();
-    let left = || std::fs::read_dir(home.state().join("net")).unwrap().count();
-    while left() > 0 {
-        assert!(since.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_end(&[supervisor]);
+    let left = std::fs::read_dir(home.state().join("net")).unwrap();
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

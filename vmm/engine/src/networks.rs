@@ -51,6 +51,8 @@ pub enum NetworksError {
         "invalid subnet {0}: expected an IPv4 network with room for containers, as 10.7.0.0/24"
     )]
     Subnet(String),
+    #[error("invalid subnet {given}: it should be {subnet}")]
+    HostBits { given: Cidr, subnet: Cidr },
     #[error(
         "invalid subnet {subnet}: {range} is {what}, and no container's; give private addresses, as 10.7.0.0/24"
     )]
@@ -355,10 +357,13 @@ fn choose_subnet(
         return free.ok_or(NetworksError::Exhausted);
     };
     let invalid = || NetworksError::Subnet(text.chars().take(80).collect());
-    let subnet: Cidr = text.parse().map_err(|_| invalid())?;
-    let subnet = subnet.network();
-    if !subnet.address.is_ipv4() || !(8..=30).contains(&subnet.prefix) {
+    let given: Cidr = text.parse().map_err(|_| invalid())?;
+    if !given.address.is_ipv4() || !(8..=30).contains(&given.prefix) {
         return Err(invalid());
+    }
+    let subnet = given.network();
+    if given != subnet {
+        return Err(NetworksError::HostBits { given, subnet });
     }
     for (address, prefix, what) in USELESS {
         let range = Cidr {
@@ -455,7 +460,7 @@ mod tests {
         assert!(networks.list().unwrap().is_empty());
         let one = create(&networks, &wanted("one", None, None)).unwrap();
         assert_eq!(one.gateway_cidr().to_string(), "10.89.0.1/24");
-        let two = wanted("two", Some("10.7.0.5/16"), Some("10.7.0.9"));
+        let two = wanted("two", Some("10.7.0.0/16"), Some("10.7.0.9"));
         let two = create(&networks, &two).unwrap();
         assert_eq!(two.subnet().to_string(), "10.7.0.0/16");
         assert_eq!(networks.find(&two.id[..12]).unwrap().name, "two");
@@ -473,6 +478,10 @@ mod tests {
             (wanted("x", Some("10.9.0.0"), None), "invalid subnet"),
             (wanted("x", Some("10.9.0.0/31"), None), "invalid subnet"),
             (wanted("x", Some("fd00::/64"), None), "invalid subnet"),
+            (
+                wanted("x", Some("10.9.0.5/24"), None),
+                "invalid subnet 10.9.0.5/24: it should be 10.9.0.0/24",
+            ),
             (
                 wanted("x", Some("0.0.0.0/24"), None),
                 "0.0.0.0/8 is this network itself",

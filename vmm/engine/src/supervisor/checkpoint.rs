@@ -71,8 +71,7 @@ impl Shared {
         if finished.is_err() {
             return finished.and(machine.resume());
         }
-        self.ends_for_checkpoint();
-        machine.vm.kill().map_err(|e| chain(&e))?;
+        self.end_machine(&machine)?;
         // Whoever asked may want to start it again at once.
         self.wait_over();
         Ok(())

@@ -187,7 +187,8 @@ impl<'a> Life<'a> {
         let attachment = self.network.hold().attachment();
         begun(&attachment);
         let ended = self.wait(&agent);
-        if ended.is_ok() || self.outputs.shared.is_checkpointed() {
+        self.outputs.shared.process_ended();
+        if ended.is_ok() || self.outputs.shared.is_ended_here() {
             for output in outputs {
                 // A thread that panicked has said so.
                 let _ = output.join();

@@ -23,6 +23,7 @@ pub mod output;
 pub mod process;
 pub mod restart;
 pub mod shared;
+pub mod stop;
 mod tenant;
 mod trim;
 mod turn;
@@ -72,8 +73,8 @@ const READY_TIMEOUT_VAR: &str = "WALNUT_READY_TIMEOUT_S";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a container whose machine ended under it: as if it had been killed.
 pub(super) const MACHINE_ENDED: i32 = 137;
-/// Docker's.
-const CHECKPOINTED: Ended = Ended {
+/// Of one whose machine this process has ended: Docker's of one that was killed.
+const ENDED_HERE: Ended = Ended {
     code: 137,
     oom_killed: false,
 };
@@ -175,7 +176,7 @@ impl Supervisor<'_> {
                     told(Err(&e));
                     return Err(e);
                 }
-                (Err(_), None) if shared.is_checkpointed() => Ok(CHECKPOINTED),
+                (Err(_), None) if shared.is_ended_here() => Ok(ENDED_HERE),
                 (Err(e), None) => {
                     shared.update(false, |state| machine_ended(state, &e))?;
                     Err(e)

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use walnut_protocol::agent::{ContainerRequest, KillRequest, ResizePtyRequest, UpdateRequest};
+use walnut_protocol::agent::{ContainerRequest, ResizePtyRequest, UpdateRequest};
 use walnut_protocol::{Client, chain};
 
 use super::checkpoint::OwnMachine;
@@ -21,14 +21,13 @@ use crate::record::{Entry, Health, RecordError, State, Status};
 
 /// Time for the agent to answer what it need not work for.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-pub const SIGKILL: u32 = 9;
 
 #[derive(Debug)]
 pub struct Shared {
     pub entry: Entry,
     pub container_id: String,
-    stop_signal: u32,
-    stop_timeout_s: i32,
+    pub(super) stop_signal: u32,
+    pub(super) stop_timeout_s: i32,
     removed_at_end: bool,
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -46,8 +45,10 @@ struct Inner {
     stdin: Option<Arc<UnixStream>>,
     /// Of the container alone, and what it takes to go on with it elsewhere.
     machine: Option<Arc<OwnMachine>>,
-    /// It was ended for a checkpoint of it.
-    checkpointed: bool,
+    /// Its first process has not ended.
+    alive: bool,
+    /// It was ended by this process.
+    ended_here: bool,
     /// Runs that have ended.
     ended: u64,
     /// No run will follow, and all is written.
@@ -70,7 +71,8 @@ impl Shared {
                 agent: None,
                 stdin: None,
                 machine: None,
-                checkpointed: false,
+                alive: false,
+                ended_here: false,
                 ended: 0,
                 over: false,
                 stopping: false,
@@ -135,7 +137,28 @@ impl Shared {
         inner.agent = Some(agent);
         inner.stdin = stdin;
         inner.machine = machine.map(Arc::new);
+        inner.alive = true;
         self.changed.notify_all();
+    }
+
+    /// The container's first process has ended, or nobody can tell any more.
+    pub fn process_ended(&self) {
+        self.lock().alive = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until that is so, at most `timeout`; whether it is.
+    pub(super) fn wait_process(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut inner = self.lock();
+        while inner.alive {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            inner = self.wait_on(inner, Some(left));
+        }
+        true
     }
 
     /// The machine is about to go: no more calls to its agent.
@@ -144,6 +167,8 @@ impl Shared {
         inner.agent = None;
         inner.stdin = None;
         inner.machine = None;
+        inner.alive = false;
+        self.changed.notify_all();
     }
 
     /// A run has ended, and that is written; `over` if no other follows.
@@ -239,14 +264,15 @@ impl Shared {
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It ends now, which is not its failure.
-    pub(super) fn ends_for_checkpoint(&self) {
-        self.lock().checkpointed = true;
+    /// Ends the machine where it is, which is not its failure.
+    pub(super) fn end_machine(&self, machine: &OwnMachine) -> Result<(), String> {
+        self.lock().ended_here = true;
         self.stop_here();
+        machine.vm.kill().map_err(|e| chain(&e))
     }
 
-    pub fn is_checkpointed(&self) -> bool {
-        self.lock().checkpointed
+    pub fn is_ended_here(&self) -> bool {
+        self.lock().ended_here
     }
 
     pub fn agent(&self) -> Result<Client, String> {
@@ -259,7 +285,7 @@ impl Shared {
 
     /// As [`Self::agent`], of a container that is just being made once it is; none where it will not
     /// run any more.
-    fn agent_to_come(&self) -> Option<Client> {
+    pub(super) fn agent_to_come(&self) -> Option<Client> {
         let mut inner = self.lock();
         while inner.agent.is_none() && !inner.over {
             inner = self.wait_on(inner, None);
@@ -287,70 +313,10 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Docker's stop: the stop signal, SIGKILL when the time is over; returns at the end.
-    pub fn stop(&self, signal: Option<u32>, timeout_s: Option<i32>) -> Result<(), String> {
-        self.stop_here();
-        let runs = self.runs();
-        let timeout = u64::try_from(timeout_s.unwrap_or(self.stop_timeout_s)).ok();
-        if let Some(agent) = self.agent_to_come() {
-            let signal = signal.unwrap_or(self.stop_signal);
-            let machine_runs = self.checkpointing();
-            match self.send(&agent, signal) {
-                // It has just ended, or takes no signals: SIGKILL will tell.
-                Err(e) => log::debug!("stop: {e}"),
-                Ok(()) => self.thaw(&agent),
-            }
-            drop(machine_runs);
-            if !self.wait_run(runs, timeout.map(Duration::from_secs)) {
-                let _machine_runs = self.checkpointing();
-                self.send(&agent, SIGKILL)?;
-            }
-        }
-        self.wait_over();
-        Ok(())
-    }
-
     pub fn wait_over(&self) {
         let mut inner = self.lock();
         while !inner.over {
             inner = self.wait_on(inner, None);
-        }
-    }
-
-    /// Docker's kill: any signal; SIGKILL and the stop signal end a paused container, too, and keep
-    /// it from being restarted.
-    pub fn kill(&self, signal: u32) -> Result<(), String> {
-        let machine_runs = self.checkpointing();
-        let agent = self.agent()?;
-        let ends = signal == SIGKILL || signal == self.stop_signal;
-        if ends {
-            self.stop_here();
-        }
-        self.send(&agent, signal)?;
-        if ends {
-            self.thaw(&agent);
-        }
-        drop(machine_runs);
-        if signal == SIGKILL {
-            self.wait_over();
-        }
-        Ok(())
-    }
-
-    fn send(&self, agent: &Client, signal: u32) -> Result<(), String> {
-        let request = KillRequest {
-            container_id: self.container_id.clone(),
-            signal,
-            ..KillRequest::default()
-        };
-        agent.kill(&request).map(drop).map_err(|e| chain(&e))
-    }
-
-    fn thaw(&self, agent: &Client) {
-        if self.state().status == Status::Paused
-            && let Err(e) = agent.resume(&self.this())
-        {
-            log::debug!("resume: {}", chain(&e));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::run::keys::Keys;
 use crate::run::signals::Signals;
 use crate::run::{ByRequest, RunError, detach_keys, exit_code, terminal};
 use crate::supervisor::client::{self, ClientError};
-use crate::supervisor::shared::SIGKILL;
+use crate::supervisor::stop::SIGKILL;
 use crate::supervisor::wire::{Condition, Request, Wanted, WireError};
 
 pub fn stop(args: &StopArgs, paths: &Paths) -> Result<u8, VerbError> {

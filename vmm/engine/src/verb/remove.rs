@@ -10,7 +10,7 @@ use crate::paths::Paths;
 use crate::record::{Entry, RecordError, Registry, State, Status};
 use crate::storage::disk;
 use crate::supervisor::client::{self, ClientError};
-use crate::supervisor::shared::SIGKILL;
+use crate::supervisor::stop::SIGKILL;
 use crate::supervisor::wire::{Condition, Request};
 use crate::units::decimal_size;
 use crate::volumes;
@@ -94,15 +94,13 @@ fn words(entry: &Entry, state: &State) -> Result<String, VerbError> {
 /// SIGKILL, and the wait for what comes of it.
 fn end(entry: &Entry, paths: &Paths) -> Result<(), VerbError> {
     let ask = |request| match client::request(paths, entry, request) {
-        Ok(_)
-        | Err(ClientError::NotRunning(_) | ClientError::Wire(_) | ClientError::Refused(_)) => {
-            Ok(())
-        }
+        // It has ended meanwhile.
+        Ok(_) | Err(ClientError::NotRunning(_) | ClientError::Wire(_)) => Ok(()),
         Err(e) => Err(e),
     };
     ask(Request::Stop {
         signal: Some(SIGKILL),
-        timeout_s: Some(10),
+        timeout_s: None,
     })?;
     ask(Request::Wait {
         condition: Condition::NotRunning,
