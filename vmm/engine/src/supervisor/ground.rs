@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use walnut_protocol::{CallError, Client};
 
 use super::SupervisorError;
-use crate::vm::{Vm, VmError, evict};
+use crate::vm::{During, Vm, VmError, evict};
 
 #[derive(Debug)]
 pub(super) enum Ground {
@@ -49,7 +49,7 @@ impl Ground {
         let events = vm.poll(fds)?;
         // The answer may have come just before the end.
         if events.dead && events.ready.first() != Some(&true) {
-            return Err(vm.ended("its container ran").into());
+            return Err(vm.ended(During::Run).into());
         }
         Ok(events.ready)
     }
@@ -62,9 +62,9 @@ impl Ground {
         );
         let unreachable = matches!(error, SupervisorError::Vm(VmError::Connect { .. }));
         match self {
-            Self::Own(vm) if lost => vm.ended("its container ran").into(),
+            Self::Own(vm) if lost => vm.ended(During::Run).into(),
             Self::Own(vm) if unreachable => match vm.wait_end(Duration::ZERO) {
-                true => vm.ended("its container was made").into(),
+                true => vm.ended(During::Making).into(),
                 false => error,
             },
             Self::Shared { host, .. } if lost || unreachable => {

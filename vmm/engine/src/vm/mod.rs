@@ -43,6 +43,7 @@ pub use machine::{Machine, Origin, template_cmdline};
 pub use report::Reports;
 use rundir::RunDir;
 pub use wake::wake;
+pub use words::During;
 
 use crate::checkpoint::Hardware;
 use crate::paths::Artifacts;
@@ -64,10 +65,10 @@ pub enum VmError {
     Accept(#[source] io::Error),
     #[error(transparent)]
     Hello(#[from] HelloError),
-    #[error("{}", words::ended(&.ending.as_ref(), .during, .log))]
+    #[error("{}", words::ended(&.ending.as_ref(), *.during, .log))]
     Ended {
         ending: Option<Ending>,
-        during: &'static str,
+        during: During,
         /// The end of the console, or of what the monitor said.
         log: String,
     },
@@ -215,7 +216,7 @@ impl Vm {
                 _ => {}
             }
             if events.dead {
-                return Err(self.ended("it was starting"));
+                return Err(self.ended(During::Start));
             }
             if events.timeout {
                 return Err(VmError::NotReady {
@@ -299,7 +300,7 @@ impl Vm {
     }
 
     /// Why the monitor ended, for somebody who found it dead or a connection to it closed.
-    pub fn ended(&mut self, during: &'static str) -> VmError {
+    pub fn ended(&mut self, during: During) -> VmError {
         self.wait_end(END_TIMEOUT);
         self.reports.drain();
         let log = match self.reports.ending {

@@ -90,10 +90,7 @@ fn a_dead_monitor_is_told_in_words() {
         r#"echo '{"event":"ended","at_us":1,"ending":"failed","message":"open /kernel: no"}' >/dev/fd/$REPORT"#,
     );
     let said = bench.ready(&mut vm, LONG).unwrap_err().to_string();
-    assert_eq!(
-        said,
-        "the machine ended while it was starting: open /kernel: no"
-    );
+    assert_eq!(said, "the machine did not start: open /kernel: no");
 }
 
 #[test]

@@ -1,11 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A machine's end, for people.
 
+use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use walnut_vmm_config::Ending;
 
-pub(super) fn ended(ending: &Option<&Ending>, during: &str, log: &str) -> String {
+/// What a machine was at when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum During {
+    Start,
+    Making,
+    Run,
+}
+
+impl Display for During {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "it was starting",
+            Self::Making => "its container was made",
+            Self::Run => "its container ran",
+        })
+    }
+}
+
+pub(super) fn ended(ending: &Option<&Ending>, during: During, log: &str) -> String {
     let why = match ending {
         None if log.is_empty() => "its monitor was killed".to_owned(),
         None => format!("its monitor died:{log}"),
@@ -16,6 +35,9 @@ pub(super) fn ended(ending: &Option<&Ending>, during: &str, log: &str) -> String
         Some(Ending::TripleFault) => "the guest's processor met a triple fault".to_owned(),
         Some(Ending::KvmError { message }) => format!("KVM could not go on: {message}"),
         Some(Ending::Stopped) => "its monitor was told to stop".to_owned(),
+        Some(Ending::Failed { message }) if during == During::Start => {
+            return format!("the machine did not start: {message}");
+        }
         Some(Ending::Failed { message }) => message.clone(),
     };
     format!("the machine ended while {during}: {why}")
