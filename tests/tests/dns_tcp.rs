@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use walnut_tests::harness::network::{Address, HOST_PROGRAMS, home};
-use walnut_tests::harness::{Home, Program, skip};
+use walnut_tests::harness::network::{Address, HOST_PROGRAMS, TestTap, home};
+use walnut_tests::harness::{Done, Home, Program, skip};
 
 const NO_ROOT: &str = "addresses and low ports are root's to make";
 /// Without EDNS (RFC 1035 §4.2.1).
@@ -166,8 +166,6 @@ fn the_hosts_resolver_is_asked_for_all() {
     let Some(_server) = NameServer::start("127.0.0.53", false) else {
         return skip("somebody has 127.0.0.53:53");
     };
-    let conf = home.path().join("resolv.conf");
-    fs::write(&conf, "nameserver 127.0.0.53\n").unwrap();
     home.walnut(["network", "create", "net"]).run().succeeded();
     let image = home.busybox();
     let with_policy = format!("{MANY}; dig +time=20 +tcp other.test | grep -o 'status: [A-Z]*'");
@@ -186,14 +184,49 @@ fn the_hosts_resolver_is_asked_for_all() {
             flags,
             &[&image, "sh", "-c", script],
         ];
-        let walnut = home.walnut(line.concat()).into_command();
-        let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
-        let done = Program::new("unshare")
-            .args(["--mount", "sh", "-c", mount])
-            .args([conf.as_os_str(), walnut.get_program()])
-            .args(walnut.get_args())
-            .run();
+        let done = on_a_host_with_resolved(&home, &line.concat());
         done.succeeded().says(&expected);
     }
     home.remove_all();
+}
+
+/// `walnut LINE` on a host whose one name server is on its loopback.
+fn on_a_host_with_resolved(home: &Home, line: &[&str]) -> Done {
+    let conf = home.path().join("resolv.conf");
+    fs::write(&conf, "nameserver 127.0.0.53\n").unwrap();
+    let walnut = home.walnut(line).into_command();
+    let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    Program::new("unshare")
+        .args(["--mount", "sh", "-c", mount])
+        .args([conf.as_os_str(), walnut.get_program()])
+        .args(walnut.get_args())
+        .run()
+}
+
+/// An address of its own is no way to the host's loopback, and who is behind that, nobody knows.
+#[test]
+fn no_names_over_a_tap_is_told() {
+    let Some(home) = root_home() else { return };
+    if fs::exists("/run/systemd/resolve/resolv.conf").unwrap() {
+        return skip("systemd-resolved says who it asks");
+    }
+    let _tap = TestTap::new(1500);
+    let network = format!("tap:{},ip=192.0.2.2/24", TestTap::NAME);
+    let image = home.busybox();
+    let run = |flags: &[&str]| {
+        let line = [
+            &["run", "--rm", "--network", &network],
+            flags,
+            &[&image, "cat", "/etc/resolv.conf"],
+        ];
+        on_a_host_with_resolved(&home, &line.concat())
+    };
+    run(&[])
+        .succeeded()
+        .says("")
+        .complains(&["on its loopback", "without --dns ADDRESS"]);
+    let done = run(&["--dns", "192.0.2.1"]);
+    done.succeeded().says("nameserver 192.0.2.1\n");
+    assert!(done.stderr.is_empty(), "{}", done.story());
+    home.assert_clean();
 }

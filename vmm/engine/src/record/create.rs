@@ -71,9 +71,13 @@ impl Registry {
         let mut config = entry.config()?;
         names::take(self.dir(), name, &entry.id)?;
         let old = config.container.name.replace(name.to_owned());
-        entry.write_config(&config)?;
-        names::release(self.dir(), &old.unwrap_or_default(), &entry.id);
-        Ok(())
+        let written = entry.write_config(&config);
+        let over = match written {
+            Ok(()) => &old.unwrap_or_default(),
+            Err(_) => name,
+        };
+        names::release(self.dir(), over, &entry.id);
+        written
     }
 
     fn lock(&self, operation: FlockOperation) -> Result<File, RecordError> {

@@ -231,18 +231,19 @@ impl Entry {
     }
 
     /// Removes all of it: the name first, the record last, so that what is left by a sudden death
-    /// is found and removed.
+    /// is found and removed; and the lock after that, so that whoever comes meanwhile waits.
     pub fn remove(&self) -> Result<(), RecordError> {
         if let (Some(parent), Ok(config)) = (self.dir.parent(), self.config()) {
             names::release(parent, config.name(), &self.id);
         }
         let record = self.dir.join(config::NAME);
+        let last = [&record, &self.dir.join(LOCK)];
         let remove = || -> io::Result<()> {
             for entry in fs::read_dir(&self.dir)? {
                 let path = entry?.path();
                 if path.is_dir() {
                     fs::remove_dir_all(&path)?;
-                } else if path != record {
+                } else if !last.contains(&&path) {
                     fs::remove_file(&path)?;
                 }
             }
@@ -254,8 +255,8 @@ impl Entry {
                 source: e,
             }),
             _ => {
-                // Whatever is left has no record, such as a lock that somebody waits for: nobody
-                // misses it, and what can't be removed now is swept later.
+                // Whatever is left has no record, such as the lock: nobody misses it, and what can't
+                // be removed now is swept later.
                 let _ = fs::remove_dir_all(&self.dir);
                 Ok(())
             }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::fs;
+use std::sync::Barrier;
 
 use super::*;
 use crate::container::testing::container;
@@ -223,4 +224,33 @@ fn removed_with_its_name() {
     assert!(place.registry.find("web").is_err());
     assert_eq!(fs::read_dir(place.dir.join("names")).unwrap().count(), 0);
     assert!(matches!(entry.change(), Err(RecordError::NotFound(_))));
+}
+
+/// Whichever is first: no name is left that leads nowhere.
+#[test]
+fn renamed_while_it_is_removed() {
+    let place = place();
+    let both = Barrier::new(2);
+    for round in 0..500_u32 {
+        let entry = place.made(&["--name", "one"], &State::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                let change = entry.change().unwrap();
+                let _alive = entry.claim(&change).unwrap();
+                entry.remove().unwrap();
+            });
+            both.wait();
+            // At each moment of the other one's work.
+            (0..round).for_each(|_| std::thread::yield_now());
+            match place.registry.rename(&entry, "two") {
+                Ok(()) | Err(RecordError::NotFound(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+        });
+        // Whoever waits for its lock may have made another one in what is left.
+        assert!(place.registry.list().is_empty());
+        assert!(!entry.dir().exists());
+        assert_eq!(fs::read_dir(place.dir.join("names")).unwrap().count(), 0);
+    }
 }
