@@ -215,10 +215,8 @@ impl<'a> Ring<'a> {
         if !self.queue.ready() {
             return Ok(None);
         }
-        if !self.goes_on()? {
-            return Ok(None);
-        }
-        loop {
+        // Each look counts: in rings that lie in each other, what is written here is a new chain each time.
+        while self.goes_on()? {
             if !self.quiet {
                 self.queue.disable_notification(self.memory).map_err(ring)?;
                 self.quiet = true;
@@ -231,6 +229,7 @@ impl<'a> Ring<'a> {
                 return Ok(None);
             }
         }
+        Ok(None)
     }
 
     /// One piece of work more in this visit. Where that is too much, the queue's event comes for the rest:

@@ -87,6 +87,24 @@ fn a_driver_that_never_stops_is_left_for_later() {
 }
 
 #[test]
+fn rings_that_lie_in_each_other_are_left_for_later() {
+    let (driver, mut queue) = queue();
+    // The flags of the one are the index of the other.
+    let rings = QueueState {
+        avail_ring: USED - 2,
+        used_ring: USED,
+        ..queue.state()
+    };
+    queue.queue = rings.restore().unwrap();
+    assert!(queue.queue.is_valid(&*driver.memory));
+    let (done, served) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(queue.serve(|_, _| 0).is_ok()));
+    let patience = std::time::Duration::from_secs(10);
+    assert_eq!(served.recv_timeout(patience), Ok(true));
+    assert_eq!(driver.kick.read().unwrap(), 1, "and not forgotten");
+}
+
+#[test]
 fn what_is_put_back_comes_again_in_order() {
     let (driver, mut queue) = queue();
     offer(&driver.memory, 3);
