@@ -236,7 +236,7 @@ impl<R: Read> TarReader<R> {
             uid: pax.uid.unwrap_or(header.uid),
             gid: pax.gid.unwrap_or(header.gid),
             mtime: pax.mtime.unwrap_or(header.mtime),
-            xattrs: pax.xattrs,
+            xattrs: pax.xattrs.into_iter().collect(),
         })
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pax extended header records: `LENGTH KEY=VALUE\n` (POSIX.1-2017 pax, "pax Extended Header").
 
+use std::collections::BTreeMap;
+
 use super::Timestamp;
 use super::sparse::PaxSparse;
 
@@ -15,7 +17,7 @@ pub(super) struct Pax {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub mtime: Option<Timestamp>,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub sparse: PaxSparse,
 }
 
@@ -40,8 +42,7 @@ impl Pax {
             b"mtime" => self.mtime = Some(timestamp(value)?),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    self.xattrs.retain(|(known, _)| known != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
                 } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.apply(name, value)?;
                 }

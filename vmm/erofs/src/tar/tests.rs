@@ -113,6 +113,21 @@ fn pax_records_win() {
     );
 }
 
+/// As many as fit into one header: none may take longer the more there are.
+#[test]
+fn an_attribute_s_last_record_counts() {
+    const NAMES: u32 = 15_000;
+    let mut archive = Archive::new();
+    for value in [b"first", b"again"] {
+        for n in 0..NAMES {
+            archive = archive.xattr(&format!("user.{n}"), value);
+        }
+    }
+    let (entry, _) = one(archive.file("f", b""));
+    assert_eq!(entry.xattrs.len(), NAMES as usize);
+    assert!(entry.xattrs.iter().all(|(_, value)| value == b"again"));
+}
+
 #[test]
 fn pax_records_end_with_their_member() {
     let archive = Archive::new()
