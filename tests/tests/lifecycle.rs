@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs;
+use std::io::Read;
+use std::process::Stdio;
 
 use rustix::process::{Signal, kill_process};
 use walnut_tests::harness::process::{ends, kill_and_wait};
@@ -194,6 +196,62 @@ fn a_machine_that_stands_still_is_ended() {
     home.walnut(["rm", "-f", "web"]).run().succeeded();
     assert!(ends(monitor));
     home.walnut(["rm", "inner"]).run().succeeded();
+    home.assert_clean();
+}
+
+/// As a terminal is that was stopped: who attached, or the one in the foreground.
+#[test]
+fn one_that_does_not_read_keeps_nobody_from_ending() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    // Its output goes nowhere, which it notices when nothing more of it fits.
+    let floods = "trap 'sync; exit 9' TERM; echo x >/vol/file; echo; yes & while :; do wait; done";
+    let volume = ["-v", "kept:/vol"];
+    for (verb, code) in [
+        (&["stop", "-t", "1"][..], Some("9")),
+        (&["kill"], Some("137")),
+        (&["rm", "-f"], None),
+    ] {
+        home.background_with("web", &volume, floods);
+        let mut attached = home.walnut(["attach", "web"]).into_command();
+        let attached = attached.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut attached = attached.spawn().unwrap();
+        let mut first = [0];
+        let stdout = attached.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut first).unwrap();
+        home.walnut([verb, &["web"]].concat()).run().succeeded();
+        if let Some(code) = code {
+            assert_eq!(state(&home, "web", "ExitCode"), code, "{verb:?}");
+        }
+        let file = [
+            "run",
+            "--rm",
+            "-v",
+            "kept:/vol",
+            &home.busybox(),
+            "cat",
+            "/vol/file",
+        ];
+        home.walnut(file).run().succeeded().says("x\n");
+        // What was written for it before is there, and then the end.
+        drop(attached.stdout.take());
+        attached.wait().unwrap();
+        home.remove_all();
+    }
+    let image = home.busybox();
+    let line = ["run", "--name", "web", &image, "sh", "-c", floods];
+    let own = home.walnut([&line[..2], &["web"], &volume, &line[3..]].concat());
+    let mut own = own.into_command();
+    let mut own = own
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    own.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    home.walnut(["stop", "-t", "1", "web"]).run().succeeded();
+    assert_eq!(own.wait().unwrap().code(), Some(9));
+    home.remove_all();
     home.assert_clean();
 }
 

@@ -117,7 +117,7 @@ fn carry_out(request: Request, shared: &Shared) -> Reply {
 fn attach(mut stream: UnixStream, wanted: Wanted, shared: &Arc<Shared>) -> Result<(), WireError> {
     Frame::Reply(Reply::default()).write(&mut stream)?;
     let reader = stream.try_clone().map_err(WireError::Read)?;
-    let client = Client::new(stream, wanted);
+    let client = Client::new(stream, wanted).map_err(WireError::Read)?;
     shared.hub.add(Arc::clone(&client));
     let ended = listen(reader, wanted, shared);
     shared.hub.remove(&client);
@@ -127,7 +127,7 @@ fn attach(mut stream: UnixStream, wanted: Wanted, shared: &Arc<Shared>) -> Resul
 /// Adds a client that is there before the container is, in a thread of its own.
 pub fn attach_first(stream: &UnixStream, wanted: Wanted, shared: &Arc<Shared>) -> io::Result<()> {
     let reader = stream.try_clone()?;
-    let client = Client::new(stream.try_clone()?, wanted);
+    let client = Client::new(stream.try_clone()?, wanted)?;
     shared.hub.add(Arc::clone(&client));
     let shared = Arc::clone(shared);
     spawn("client", move || {

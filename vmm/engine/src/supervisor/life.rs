@@ -8,7 +8,6 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -181,26 +180,26 @@ impl<'a> Life<'a> {
             None => self.start(&agent, timings)?,
             Some(record) => self.go_on(&agent, record)?,
         };
-        let outputs = self
-            .pump(streams, &agent)
+        self.pump(streams, &agent)
             .map_err(SupervisorError::Streams)?;
         let attachment = self.network.hold().attachment();
         begun(&attachment);
         let ended = self.wait(&agent);
-        self.outputs.shared.process_ended();
-        if ended.is_ok() || self.outputs.shared.is_ended_here() {
-            for output in outputs {
-                // A thread that panicked has said so.
-                let _ = output.join();
-            }
-        }
+        let shared = &self.outputs.shared;
+        shared.process_ended();
+        shared.see_out(ended.is_ok() || shared.is_ended_here());
         let ended = ended?;
         if let Some(first) = stdio::FIRST_BYTE_US.get() {
             timings.mark_at("first byte", *first);
         }
         timings.mark("exit");
-        self.outputs.shared.machine_ends();
-        self.finish(&agent)?;
+        if let Err(error) = self.finish(&agent) {
+            let error = self.site.ground.explain(error);
+            log::warn!(
+                "not all that the container wrote is on disk: {}",
+                chain(&error)
+            );
+        }
         timings.mark("end");
         self.warn_of_oom(&ended);
         Ok(Ended {
@@ -245,8 +244,8 @@ impl<'a> Life<'a> {
         Ok(Streams::resume(&self.site.vsock, record.streams)?)
     }
 
-    /// The threads to wait for: output's.
-    fn pump(&mut self, streams: Streams, agent: &Client) -> std::io::Result<Vec<JoinHandle<()>>> {
+    /// Passes on what comes and goes, each in a thread.
+    fn pump(&mut self, streams: Streams, agent: &Client) -> std::io::Result<()> {
         let machine = match &self.site.ground {
             Ground::Own(vm) => Some(OwnMachine {
                 vm: vm.handle()?,
@@ -256,9 +255,9 @@ impl<'a> Life<'a> {
             }),
             Ground::Shared { .. } => None,
         };
-        let mut outputs = vec![self.outputs.copy(streams.stdout, Stream::Stdout)?];
+        self.outputs.copy(streams.stdout, Stream::Stdout)?;
         if let Some(stderr) = streams.stderr {
-            outputs.push(self.outputs.copy(stderr, Stream::Stderr)?);
+            self.outputs.copy(stderr, Stream::Stderr)?;
         }
         let stdin = streams.stdin.map(Arc::new);
         let shared = &self.outputs.shared;
@@ -266,7 +265,7 @@ impl<'a> Life<'a> {
         if let Some(stdin) = stdin.filter(|_| self.outputs.own) {
             stdio::input(stdin)?;
         }
-        Ok(outputs)
+        Ok(())
     }
 
     /// Until the container's first process has ended.

@@ -6,6 +6,7 @@
 //! all others. Its life is the container's: the monitor hangs on a pipe of it, and the lock on the
 //! container's directory says whether it lives.
 
+mod alone;
 pub mod background;
 mod changes;
 mod checkpoint;
@@ -20,6 +21,7 @@ mod life;
 mod networking;
 mod origin;
 pub mod output;
+mod passing;
 pub mod process;
 pub mod restart;
 pub mod shared;

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use super::shared::Shared;
 use crate::log_file::{LogWriter, Splitter, Stream};
@@ -30,17 +30,20 @@ pub struct Outputs {
 
 impl Outputs {
     /// Copies what the container writes until it is done.
-    pub fn copy(&self, from: UnixStream, stream: Stream) -> io::Result<JoinHandle<()>> {
+    pub fn copy(&self, from: UnixStream, stream: Stream) -> io::Result<()> {
         let outputs = self.clone();
+        let passing = self.shared.passing.begins(from.try_clone()?);
         thread::Builder::new()
             .name(stream.name().to_owned())
             .spawn(move || {
+                let _passing = passing;
                 if let Err(e) = outputs.pump(&from, stream) {
                     log::debug!("{}: {e}", stream.name());
                     // Either side may be gone already.
                     let _ = from.shutdown(Shutdown::Both);
                 }
             })
+            .map(drop)
     }
 
     fn pump(&self, mut from: &UnixStream, stream: Stream) -> io::Result<()> {

@@ -13,8 +13,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use walnut_protocol::agent::{ContainerRequest, ResizePtyRequest, UpdateRequest};
 use walnut_protocol::{Client, chain};
 
+use super::alone::{Alone, Turn};
 use super::checkpoint::OwnMachine;
 use super::hub::Hub;
+use super::passing::Passing;
 use super::wire::Condition;
 use crate::container::Container;
 use crate::record::{Entry, Health, RecordError, State, Status};
@@ -33,9 +35,10 @@ pub struct Shared {
     changed: Condvar,
     /// Readable once somebody wants the container stopped.
     stop: OwnedFd,
-    /// Held by who writes a checkpoint.
-    checkpointing: Mutex<()>,
+    /// Whose the machine is: it stands still for a checkpoint, or runs for others.
+    alone: Alone,
     pub hub: Hub,
+    pub passing: Arc<Passing>,
 }
 
 #[derive(Debug)]
@@ -45,8 +48,7 @@ struct Inner {
     stdin: Option<Arc<UnixStream>>,
     /// Of the container alone, and what it takes to go on with it elsewhere.
     machine: Option<Arc<OwnMachine>>,
-    /// Its first process has not ended.
-    alive: bool,
+    phase: Phase,
     /// It was ended by this process.
     ended_here: bool,
     /// Runs that have ended.
@@ -56,6 +58,16 @@ struct Inner {
     stopping: bool,
     /// Connections whose answers are still to be sent.
     answering: u32,
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Coming,
+    /// The container's first process runs.
+    Alive,
+    /// It has ended, its machine not.
+    Ending,
 }
 
 impl Shared {
@@ -71,7 +83,7 @@ impl Shared {
                 agent: None,
                 stdin: None,
                 machine: None,
-                alive: false,
+                phase: Phase::Coming,
                 ended_here: false,
                 ended: 0,
                 over: false,
@@ -80,8 +92,9 @@ impl Shared {
             }),
             changed: Condvar::new(),
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            checkpointing: Mutex::default(),
+            alone: Alone::default(),
             hub: Hub::default(),
+            passing: Arc::default(),
         })
     }
 
@@ -137,13 +150,18 @@ impl Shared {
         inner.agent = Some(agent);
         inner.stdin = stdin;
         inner.machine = machine.map(Arc::new);
-        inner.alive = true;
+        inner.phase = Phase::Alive;
         self.changed.notify_all();
     }
 
-    /// The container's first process has ended, or nobody can tell any more.
+    /// The container's first process has ended, or nobody can tell any more: no more calls to the
+    /// agent.
     pub fn process_ended(&self) {
-        self.lock().alive = false;
+        let mut inner = self.lock();
+        inner.phase = Phase::Ending;
+        inner.agent = None;
+        inner.stdin = None;
+        inner.machine = None;
         self.changed.notify_all();
     }
 
@@ -151,7 +169,7 @@ impl Shared {
     pub(super) fn wait_process(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut inner = self.lock();
-        while inner.alive {
+        while inner.phase == Phase::Alive {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -161,14 +179,10 @@ impl Shared {
         true
     }
 
-    /// The machine is about to go: no more calls to its agent.
+    /// The machine is about to go, if it has not yet.
     pub fn machine_ends(&self) {
-        let mut inner = self.lock();
-        inner.agent = None;
-        inner.stdin = None;
-        inner.machine = None;
-        inner.alive = false;
-        self.changed.notify_all();
+        self.process_ended();
+        self.lock().phase = Phase::Coming;
     }
 
     /// A run has ended, and that is written; `over` if no other follows.
@@ -259,9 +273,13 @@ impl Shared {
     }
 
     /// The machine does not stand still for a checkpoint as long as this is held.
-    pub(super) fn checkpointing(&self) -> MutexGuard<'_, ()> {
-        let lock = self.checkpointing.lock();
-        lock.unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn checkpointing(&self) -> Turn<'_> {
+        self.alone.wait()
+    }
+
+    /// The same, where it takes no longer than a call to the agent.
+    pub(super) fn checkpointing_soon(&self) -> Option<Turn<'_>> {
+        self.alone.wait_for(CALL_TIMEOUT)
     }
 
     /// Ends the machine where it is, which is not its failure.
@@ -280,18 +298,36 @@ impl Shared {
         let agent = inner.agent.as_ref();
         agent
             .map(|agent| agent.within(CALL_TIMEOUT))
-            .ok_or_else(|| format!("container {} is not running", self.entry.short()))
+            .ok_or_else(|| self.not_running())
+    }
+
+    fn not_running(&self) -> String {
+        format!("container {} is not running", self.entry.short())
     }
 
     /// As [`Self::agent`], of a container that is just being made once it is; none where it will not
-    /// run any more.
+    /// run any more, or has ended.
     pub(super) fn agent_to_come(&self) -> Option<Client> {
         let mut inner = self.lock();
-        while inner.agent.is_none() && !inner.over {
+        while inner.phase == Phase::Coming && !inner.over {
             inner = self.wait_on(inner, None);
         }
         let agent = inner.agent.as_ref();
         agent.map(|agent| agent.within(CALL_TIMEOUT))
+    }
+
+    /// As [`Self::agent`]; where there is one, no run follows the present one.
+    pub(super) fn agent_to_stop(&self) -> Result<Client, String> {
+        let mut inner = self.lock();
+        let agent = inner.agent.as_ref().map(|agent| agent.within(CALL_TIMEOUT));
+        let agent = agent.ok_or_else(|| self.not_running())?;
+        self.no_more(&mut inner);
+        Ok(agent)
+    }
+
+    /// Its process has ended; its machine may have something to write yet.
+    pub(super) fn is_ending(&self) -> bool {
+        self.lock().phase == Phase::Ending
     }
 
     /// The container's input, once it runs; none where it has none, or will not run any more.
@@ -305,7 +341,10 @@ impl Shared {
 
     /// No run follows the present one.
     pub fn stop_here(&self) {
-        let mut inner = self.lock();
+        self.no_more(&mut self.lock());
+    }
+
+    fn no_more(&self, inner: &mut Inner) {
         inner.stopping = true;
         inner.state.manually_stopped = true;
         // It fails only where the counter is full: it is readable then, too.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a container is ended: by signals as long as its machine listens, by the end of its machine where
-//! that does not.
+//! that does not. Who was to read what it writes is waited for as long as nobody wants it to end at once.
 
 use std::time::Duration;
 
 use walnut_protocol::agent::KillRequest;
-use walnut_protocol::{Client, chain};
+use walnut_protocol::{CallError, Client, chain};
 
 use super::shared::Shared;
 use crate::record::Status;
@@ -16,6 +16,15 @@ pub const SIGKILL: u32 = 9;
 const DYING: Duration = Duration::from_secs(30);
 /// For one whose machine did not answer when it was sent that: perhaps it went just then.
 const SILENT: Duration = Duration::from_secs(2);
+/// For somebody to read what was written last.
+const READING: Duration = Duration::from_secs(2);
+
+/// Why a signal was not delivered.
+struct Unsent {
+    why: String,
+    /// Nobody has answered.
+    silent: bool,
+}
 
 impl Shared {
     /// Docker's stop: the stop signal, SIGKILL when the time is over; returns at the end.
@@ -23,60 +32,67 @@ impl Shared {
         self.stop_here();
         let runs = self.runs();
         let timeout = u64::try_from(timeout_s.unwrap_or(self.stop_timeout_s)).ok();
-        if let Some(agent) = self.agent_to_come() {
-            let signal = signal.unwrap_or(self.stop_signal);
-            let ends = signal != SIGKILL && self.ends_by(&agent, signal, runs, timeout);
-            if !ends {
-                self.end(&agent)?;
+        let timeout = timeout.map(Duration::from_secs);
+        let agent = self.agent_to_come();
+        let signal = signal.unwrap_or(self.stop_signal);
+        if signal != SIGKILL {
+            // It has just ended, or takes no signals: SIGKILL will tell.
+            if let Some(agent) = &agent
+                && let Err(unsent) = self.send(agent, signal, true)
+            {
+                log::debug!("stop: {}", unsent.why);
             }
+        }
+        if signal == SIGKILL || !self.wait_run(runs, timeout) {
+            self.end(agent.as_ref())?;
         }
         self.wait_over();
         Ok(())
     }
 
-    /// Whether a signal ends it in time.
-    fn ends_by(&self, agent: &Client, signal: u32, runs: u64, timeout: Option<u64>) -> bool {
-        // It has just ended, or takes no signals: SIGKILL will tell.
-        if let Err(e) = self.send(agent, signal, true) {
-            log::debug!("stop: {e}");
-        }
-        self.wait_run(runs, timeout.map(Duration::from_secs))
-    }
-
     /// Docker's kill: any signal; SIGKILL and the stop signal end a paused container, too, and keep
     /// it from being restarted.
     pub fn kill(&self, signal: u32) -> Result<(), String> {
-        let agent = {
-            // The machine may end with that.
-            let _machine_runs = self.checkpointing();
-            self.agent()?
+        let told = |sent: Result<(), Unsent>| sent.map_err(|unsent| unsent.why);
+        if signal != SIGKILL && signal != self.stop_signal {
+            return told(self.send(&self.agent()?, signal, false));
+        }
+        let agent = match self.agent_to_stop() {
+            Err(_) if signal == SIGKILL && self.is_ending() => None,
+            agent => Some(agent?),
         };
         if signal == SIGKILL {
-            self.stop_here();
-            self.end(&agent)?;
+            self.end(agent.as_ref())?;
             self.wait_over();
-            return Ok(());
+        } else if let Some(agent) = &agent {
+            told(self.send(agent, signal, true))?;
         }
-        let ends = signal == self.stop_signal;
-        if ends {
-            self.stop_here();
-        }
-        self.send(&agent, signal, ends)
+        Ok(())
     }
 
-    /// SIGKILL, and where nothing comes of that, the end of the machine.
-    fn end(&self, agent: &Client) -> Result<(), String> {
-        let sent = self.send(agent, SIGKILL, true);
-        let patience = if sent.is_ok() { DYING } else { SILENT };
+    /// SIGKILL, and where nothing comes of that, the end of the machine. Returns when the process, as far
+    /// as anybody can tell, has ended.
+    fn end(&self, agent: Option<&Client>) -> Result<(), String> {
+        let sent = agent.map_or(Ok(()), |agent| self.send(agent, SIGKILL, true));
+        self.passing.force();
+        let (patience, why) = match sent {
+            Err(Unsent { why, silent: true }) => (SILENT, why),
+            _ => (DYING, "it was sent SIGKILL".into()),
+        };
+        // It has not ended, for its agent, before what it wrote is read.
+        if self.wait_process(READING) {
+            return Ok(());
+        }
+        self.let_go_of_readers(|| self.wait_process(READING));
         if self.wait_process(patience) {
             return Ok(());
         }
-        let why = sent.err().unwrap_or_else(|| "SIGKILL was sent".into());
         let short = self.entry.short();
         match self.machine() {
             Some(machine) => {
-                log::warn!("container {short} does not end ({why}): its machine is killed");
-                self.end_machine(&machine)
+                self.end_machine(&machine)?;
+                log::warn!("container {short} did not end ({why}): its machine was killed");
+                Ok(())
             }
             // It went just now, or its machine is not its own.
             None if self.wait_process(Duration::ZERO) => Ok(()),
@@ -86,15 +102,44 @@ impl Shared {
         }
     }
 
+    /// Waits until all that was written is read: with patience, for as long as nobody wants the end at
+    /// once.
+    pub(super) fn see_out(&self, patient: bool) {
+        let passing = &self.passing;
+        if patient && passing.wait() || passing.wait_for(READING) {
+            return;
+        }
+        let read = || passing.wait_for(READING);
+        self.let_go_of_readers(read);
+        // A thread that still writes to this process's own stream ends with the process.
+        read();
+    }
+
+    /// First of those that output waits for, then of all.
+    fn let_go_of_readers(&self, enough: impl Fn() -> bool) {
+        self.hub.leave_blocked();
+        if !enough() {
+            self.passing.close();
+        }
+    }
+
     /// A signal; one that is to end a paused container lets it go on, too.
-    fn send(&self, agent: &Client, signal: u32, ends: bool) -> Result<(), String> {
-        let _machine_runs = self.checkpointing();
+    fn send(&self, agent: &Client, signal: u32, ends: bool) -> Result<(), Unsent> {
+        let Some(_machine_runs) = self.checkpointing_soon() else {
+            return Err(Unsent {
+                why: "its machine is busy with a checkpoint or a network".into(),
+                silent: true,
+            });
+        };
         let request = KillRequest {
             container_id: self.container_id.clone(),
             signal,
             ..KillRequest::default()
         };
-        agent.kill(&request).map_err(|e| chain(&e))?;
+        agent.kill(&request).map_err(|e| Unsent {
+            why: chain(&e),
+            silent: !matches!(e, CallError::Refused { .. }),
+        })?;
         if ends
             && self.state().status == Status::Paused
             && let Err(e) = agent.resume(&self.this())
