@@ -78,8 +78,10 @@ impl Room {
         let mut counts = Counts::default();
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         eprintln!("\n{name}");
-        for line in BufReader::new(stdout).lines() {
+        for line in BufReader::new(stdout).split(b'\n') {
             let line = line?;
+            // A test may write what it likes.
+            let line = String::from_utf8_lossy(&line);
             if let Some(result) = line.strip_prefix("test result: ") {
                 counts = Counts::parse(result);
             }
@@ -93,5 +95,29 @@ impl Room {
             counts,
             skipped: skipped.lines().map(Into::into).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_text_is_passed_on() {
+        let place = tempfile::tempdir().unwrap();
+        let program = place.path().join("program");
+        let script = "#!/bin/sh\nprintf '\\377\\n'; echo 'test result: ok. 1 passed;'\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let room = Room {
+            filter: OsString::new(),
+            templates: place.path().to_owned(),
+            skips: place.path().join("skips"),
+        };
+        let report = room.run(program).unwrap();
+        assert!(report.ok);
+        assert_eq!(report.counts, Counts::parse("ok. 1 passed;"));
     }
 }
