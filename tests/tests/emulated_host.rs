@@ -126,15 +126,21 @@ fn its_death_shows_its_console() {
     }
 }
 
-/// A QEMU whose kernel finds no init for the first `boots` times, to be first on the PATH.
+/// A QEMU whose kernel finds no init for the first `boots` times, to be first on the PATH. It counts them
+/// in `n`.
 fn qemu_that_fails(boots: usize) -> (tempfile::TempDir, String) {
-    let place = tempfile::tempdir().expect("the temporary directory is writable");
-    let directory = place.path().to_str().expect("its path is UTF-8");
-    let script = format!(
-        "#!/bin/sh\nn=$(cat '{directory}/n' 2>/dev/null || echo 0)\necho $((n + 1)) > '{directory}/n'\n\
+    qemu_that(&format!(
+        "n=$(cat \"${{0%/*}}/n\" 2>/dev/null || echo 0)\necho $((n + 1)) > \"${{0%/*}}/n\"\n\
          PATH=${{PATH#*:}}\n[ $n -lt {boots} ] || exec qemu-system-x86_64 \"$@\"\n\
          exec qemu-system-x86_64 \"$@\" -append 'console=ttyS0 panic=-1 rdinit=/none init=/none'\n"
-    );
+    ))
+}
+
+/// A script in QEMU's place, and the PATH that it is first on.
+fn qemu_that(does: &str) -> (tempfile::TempDir, String) {
+    let place = tempfile::tempdir().expect("the temporary directory is writable");
+    let directory = place.path().to_str().expect("its path is UTF-8");
+    let script = format!("#!/bin/bash\n{does}");
     let program = place.path().join("qemu-system-x86_64");
     fs::write(&program, script).expect("it is writable");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is there");
@@ -183,6 +189,22 @@ fn boots_that_all_fail_are_its_failure() {
     );
     let boots = fs::read_to_string(place.path().join("n")).unwrap();
     assert_eq!(boots, "3\n");
+}
+
+#[test]
+fn the_deadline_is_of_all_boots() {
+    if !qemu() {
+        return;
+    }
+    // Each takes its time, says a word on the console, and is no machine.
+    let (_place, path) =
+        qemu_that("[[ $* =~ id=console,fd=([0-9]+) ]]\nsleep 3\necho panic >&${BASH_REMATCH[1]}\n");
+    let done = emulated_host(&["run", "--timeout-s", "8", "--", "true"])
+        .env("PATH", &path)
+        .run();
+    done.exited(124);
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(text.contains("still running after 8 s"), "{}", done.story());
 }
 
 #[test]

@@ -33,7 +33,7 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct Run {
     pub argv: Vec<std::ffi::OsString>,
-    /// From the start of QEMU to the command's end.
+    /// From the first start of QEMU to the command's end.
     pub timeout: Option<Duration>,
     pub memory_mib: u32,
     /// A directory outside that is writable inside, under the same path.
@@ -117,7 +117,8 @@ pub fn run(run: &Run) -> Result<Outcome, RunError> {
     let input = io::stdin();
     // A terminal's input belongs to whoever reads it there; the command sees an end at once.
     let input = || (!input.is_terminal()).then(io::stdin);
-    boots(|| Session::start(run, false)?.serve(run.timeout, input()))
+    let boot = Boot::prepare(run, false)?;
+    boots(|| Session::start(&boot)?.serve(run.timeout, input()))
 }
 
 /// Runs a command on this terminal, which is made raw meanwhile.
@@ -125,8 +126,9 @@ pub fn run(run: &Run) -> Result<Outcome, RunError> {
 /// # Errors
 /// [`RunError`]: everything that is not the command's own failure.
 pub fn shell(run: &Run) -> Result<Outcome, RunError> {
+    let boot = Boot::prepare(run, true)?;
     boots(|| {
-        let mut session = Session::start(run, true)?;
+        let mut session = Session::start(&boot)?;
         let control = session.control.try_clone().map_err(RunError::Wire)?;
         let resize = move |size| wire::send(&control, &ToInside::Resize(size)).is_ok();
         let _raw = RawTerminal::new(resize).map_err(RunError::Terminal)?;
@@ -161,14 +163,19 @@ impl LastWords {
     }
 }
 
-struct Session {
-    qemu: Option<Qemu>,
-    control: UnixStream,
-    started: Instant,
+/// What all boots have in common.
+struct Boot<'a> {
+    run: &'a Run,
+    terminal: bool,
+    kernel: HostKernel,
+    initramfs: PathBuf,
+    output: Option<PathBuf>,
+    /// The first one began.
+    begun: Instant,
 }
 
-impl Session {
-    fn start(run: &Run, terminal: bool) -> Result<Self, RunError> {
+impl<'a> Boot<'a> {
+    fn prepare(run: &'a Run, terminal: bool) -> Result<Self, RunError> {
         let kernel = kernel::host_kernel()?;
         let initramfs = initramfs::initramfs(&kernel, &run.init)?;
         let output = run.output.as_ref().map(|path| {
@@ -177,21 +184,65 @@ impl Session {
                 source,
             })
         });
-        let output = output.transpose()?;
+        Ok(Self {
+            run,
+            terminal,
+            kernel,
+            initramfs,
+            output: output.transpose()?,
+            begun: Instant::now(),
+        })
+    }
+
+    fn request(&self) -> Result<Request, RunError> {
+        let cwd = env::current_dir().map_err(RunError::Wire)?;
+        let bytes = |path: &PathBuf| path.clone().into_os_string().into_vec();
+        Ok(Request {
+            argv: self
+                .run
+                .argv
+                .iter()
+                .map(|word| word.as_bytes().to_vec())
+                .collect(),
+            env: env::vars_os()
+                .map(|(name, value)| (name.into_vec(), value.into_vec()))
+                .collect(),
+            cwd: bytes(&cwd),
+            terminal: self
+                .terminal
+                .then(terminal::size)
+                .transpose()
+                .map_err(RunError::Terminal)?,
+            output: self.output.as_ref().map(bytes),
+            modules: bytes(&self.kernel.modules),
+        })
+    }
+}
+
+struct Session {
+    qemu: Option<Qemu>,
+    control: UnixStream,
+    started: Instant,
+    /// The first boot's start.
+    begun: Instant,
+}
+
+impl Session {
+    fn start(boot: &Boot<'_>) -> Result<Self, RunError> {
         let started = Instant::now();
         let mut qemu = Qemu::start(&Machine {
-            kernel: &kernel.vmlinuz,
-            initramfs: &initramfs,
-            memory_mib: run.memory_mib,
-            output: output.as_ref(),
+            kernel: &boot.kernel.vmlinuz,
+            initramfs: &boot.initramfs,
+            memory_mib: boot.run.memory_mib,
+            output: boot.output.as_ref(),
         })?;
         let control = qemu.take(Port::Control);
-        let request = request(run, &kernel, output, terminal)?;
-        wire::send(&control, &ToInside::Run(request)).map_err(RunError::Wire)?;
+        wire::send(&control, &ToInside::Run(boot.request()?)).map_err(RunError::Wire)?;
         Ok(Self {
             qemu: Some(qemu),
             control,
             started,
+            begun: boot.begun,
         })
     }
 
@@ -218,10 +269,11 @@ impl Session {
         let mut passed = [0; 2];
         let (mut booted, mut ended) = (false, None);
         loop {
-            let boot = (!booted).then_some(BOOT_TIMEOUT);
-            let event = match timeout.into_iter().chain(boot).min() {
+            let boot = (!booted).then(|| BOOT_TIMEOUT.saturating_sub(self.started.elapsed()));
+            let whole = timeout.map(|timeout| timeout.saturating_sub(self.begun.elapsed()));
+            let event = match whole.into_iter().chain(boot).min() {
                 None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(limit) => events.recv_timeout(limit.saturating_sub(self.started.elapsed())),
+                Some(left) => events.recv_timeout(left),
             };
             match event {
                 Ok(Event::Booted) => booted = true,
@@ -244,7 +296,7 @@ impl Session {
                 Err(RecvTimeoutError::Timeout) => {
                     let words = qemu.end(CONSOLE_LINES);
                     return Err(match timeout {
-                        Some(timeout) if self.started.elapsed() >= timeout => RunError::Deadline {
+                        Some(timeout) if self.begun.elapsed() >= timeout => RunError::Deadline {
                             timeout,
                             console: words.all(),
                         },
@@ -260,32 +312,6 @@ impl Session {
             }
         }
     }
-}
-
-fn request(
-    run: &Run,
-    kernel: &HostKernel,
-    output: Option<PathBuf>,
-    terminal: bool,
-) -> Result<Request, RunError> {
-    let cwd = env::current_dir().map_err(RunError::Wire)?;
-    Ok(Request {
-        argv: run
-            .argv
-            .iter()
-            .map(|word| word.as_bytes().to_vec())
-            .collect(),
-        env: env::vars_os()
-            .map(|(name, value)| (name.into_vec(), value.into_vec()))
-            .collect(),
-        cwd: cwd.into_os_string().into_vec(),
-        terminal: terminal
-            .then(terminal::size)
-            .transpose()
-            .map_err(RunError::Terminal)?,
-        output: output.map(|path| path.into_os_string().into_vec()),
-        modules: kernel.modules.clone().into_os_string().into_vec(),
-    })
 }
 
 fn own(fd: BorrowedFd<'_>) -> Result<File, RunError> {
