@@ -208,6 +208,23 @@ fn the_deadline_is_of_all_boots() {
 }
 
 #[test]
+fn a_qemu_that_ends_at_once_has_the_last_word() {
+    if !qemu() {
+        return;
+    }
+    let (_place, path) = qemu_that("echo 'no such machine' >&2; exit 1\n");
+    // More than a socket takes: the request is still being written.
+    let much = "x".repeat(100_000);
+    let done = emulated_host(&["run", "--timeout-s", "240", "--", "true"])
+        .env("PATH", &path)
+        .env("MUCH", &much)
+        .run();
+    done.exited(125);
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(text.contains("no such machine"), "{}", done.story());
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_behind() {
     if !qemu() {
         return;

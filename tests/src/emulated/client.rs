@@ -237,7 +237,10 @@ impl Session {
             output: boot.output.as_ref(),
         })?;
         let control = qemu.take(Port::Control);
-        wire::send(&control, &ToInside::Run(boot.request()?)).map_err(RunError::Wire)?;
+        // Nobody reads it where QEMU has ended already, which has said why.
+        if wire::send(&control, &ToInside::Run(boot.request()?)).is_err() {
+            return Err(qemu.end(CONSOLE_LINES).error(false));
+        }
         Ok(Self {
             qemu: Some(qemu),
             control,
