@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -162,7 +162,9 @@ fn sweep(machines: &Path) -> Vec<String> {
 
 /// Removes a machine's directory if nobody has locked it; whether that was so.
 pub fn remove_dead(path: &Path) -> bool {
-    let Ok(dir) = File::open(path) else {
+    // An open of anything else might wait, as that of a FIFO does.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(path, flags, Mode::empty()) else {
         return false;
     };
     if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -194,6 +196,19 @@ mod tests {
         drop(second);
         drop(alive);
         assert_eq!(fs::read_dir(paths.machines()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_directory_is_passed_over() {
+        let temp = tempfile::tempdir().unwrap();
+        let paths = Paths::within(temp.path());
+        let (_dir, _) = RunDir::create(&paths, "first").unwrap();
+        let fifo = paths.machines().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+        // Nobody waits for its other end here.
+        let both = OpenOptions::new().read(true).write(true).open(&fifo);
+        let (_dir, dead) = RunDir::create(&paths, "second").unwrap();
+        assert!(both.is_ok() && dead.is_empty(), "{dead:?}");
     }
 
     #[test]
