@@ -5,8 +5,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs::{self, File, Permissions};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use walnut_tests::harness::{Done, Home, Program, skip};
 
@@ -318,5 +321,52 @@ fn an_image_of_it() {
     let history = home.says(&["history", "--format", "{{.Comment}}", "mine:1"]);
     assert!(history.starts_with("said"), "{history}");
     home.remove_all();
+    home.assert_clean();
+}
+
+/// However long somebody takes to read a container that does not run, nobody waits for that.
+#[test]
+fn read_slowly() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background("old", "exec true");
+    home.walnut(["wait", "old"]).run().succeeded();
+    let mut export = home.walnut(["export", "old"]).into_command();
+    export.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut export = export.spawn().unwrap();
+    let mut archive = export.stdout.take().unwrap();
+    // The rest of it is more than what is on the way.
+    archive.read_exact(&mut [0; 512]).unwrap();
+    let soon = |line: &[&str]| {
+        let walnut = home.walnut(line);
+        walnut.deadline(Duration::from_secs(30)).run()
+    };
+    for line in [&["start", "old"][..], &["rm", "old"], &["rm", "-f", "old"]] {
+        let said = "is in use by another command: try again";
+        soon(line).exited(1).complains(&[said]);
+    }
+    for what in ["container", "system"] {
+        let done = soon(&[what, "prune", "-f"]);
+        done.succeeded().says("Total reclaimed space: 0B\n");
+        assert!(done.stderr.is_empty(), "{}", done.story());
+    }
+    soon(&["network", "create", "net"]).succeeded();
+    soon(&["network", "connect", "net", "old"]).succeeded();
+    // Another one that reads it comes after this one.
+    let mut diff = home.walnut(["diff", "old"]).into_command();
+    let diff = diff.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut diff = diff.unwrap();
+    let mut said = String::new();
+    let mut stderr = BufReader::new(diff.stderr.take().unwrap());
+    stderr.read_line(&mut said).unwrap();
+    assert!(
+        said.contains("in use by another command: waiting for it"),
+        "{said}"
+    );
+    io::copy(&mut archive, &mut io::sink()).unwrap();
+    assert!(export.wait().unwrap().success());
+    assert!(diff.wait().unwrap().success());
+    soon(&["rm", "old"]).succeeded();
     home.assert_clean();
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One container's directory: its records and its two locks.
+//! One container's directory: its records and its locks.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,6 +16,7 @@ use crate::network::bridge;
 use crate::vm::{self, rundir};
 
 pub(super) const LOCK: &str = "lock";
+const VISIT: &str = "visit";
 const DISK: &str = "rw.ext4";
 const LOG: &str = "container.log";
 
@@ -31,6 +32,13 @@ pub struct Entry {
 /// The right to change a container's life, as long as it is held.
 #[derive(Debug)]
 pub struct Change {
+    _file: File,
+}
+
+/// The turn of a command that runs a container for its files only, for as long as whoever reads them
+/// likes.
+#[derive(Debug)]
+pub struct Visit {
     _file: File,
 }
 
@@ -151,17 +159,51 @@ impl Entry {
 
     /// Waits for other commands that change this container.
     pub fn change(&self) -> Result<Change, RecordError> {
-        let file = match lock_file(&self.dir.join(LOCK), FlockOperation::LockExclusive) {
-            Err(RecordError::Create { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Err(self.not_found());
-            }
-            locked => locked?,
-        };
+        let file = self.lock(LOCK, FlockOperation::LockExclusive)?;
         // It may have been removed while this waited.
         if !self.dir.join(config::NAME).exists() {
             return Err(self.not_found());
         }
         Ok(Change { _file: file })
+    }
+
+    /// Waits for other commands that visit this container: before [`Self::change`], which nobody
+    /// holds that long.
+    pub fn visit(&self) -> Result<Visit, RecordError> {
+        let file = match self.lock(VISIT, FlockOperation::NonBlockingLockExclusive) {
+            Err(RecordError::Lock {
+                source: Errno::WOULDBLOCK,
+                ..
+            }) => {
+                log::warn!(
+                    "container {} is in use by another command: waiting for it",
+                    self.short()
+                );
+                self.lock(VISIT, FlockOperation::LockExclusive)?
+            }
+            locked => locked?,
+        };
+        Ok(Visit { _file: file })
+    }
+
+    fn is_visited(&self) -> Result<bool, RecordError> {
+        match self.lock(VISIT, FlockOperation::NonBlockingLockShared) {
+            Ok(_) => Ok(false),
+            Err(RecordError::Lock {
+                source: Errno::WOULDBLOCK,
+                ..
+            }) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn lock(&self, name: &str, operation: FlockOperation) -> Result<File, RecordError> {
+        match lock_file(&self.dir.join(name), operation) {
+            Err(RecordError::Create { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(self.not_found())
+            }
+            locked => locked,
+        }
     }
 
     fn not_found(&self) -> RecordError {
@@ -198,13 +240,17 @@ impl Entry {
     /// Takes the right to run it.
     ///
     /// # Errors
-    /// [`RecordError::Running`] where somebody else has it.
+    /// [`RecordError::Running`] where somebody else has it, [`RecordError::InUse`] where that is for
+    /// its files.
     pub fn claim(&self, _change: &Change) -> Result<Alive, RecordError> {
         let dir = self.open_dir()?;
         if !self.try_lock(&dir)? {
             // Still held though the end is written: it is about to go.
             if self.is_alive()? && State::read(&self.dir)?.is_claimed() {
                 return Err(RecordError::Running(self.short().to_owned()));
+            }
+            if self.is_visited()? {
+                return Err(RecordError::InUse(self.short().to_owned()));
             }
             lock(&dir, FlockOperation::LockExclusive, &self.dir)?;
         }

@@ -7,6 +7,7 @@
 //!   names/NAME           symbolic link to the ID: made exclusively, so a name is one container's
 //!   ID/                  locked by whoever runs it, as long as that lives
 //!   ID/lock              held while a command changes the container's life
+//!   ID/visit             held while a command runs the container for its files only
 //!   ID/container.json    what was asked for (`config`)
 //!   ID/state.json        what became of it (`state`)
 //!   ID/container.log     what it wrote
@@ -72,6 +73,8 @@ pub enum RecordError {
     Ambiguous(String),
     #[error("container {0} is being run already")]
     Running(String),
+    #[error("container {0} is in use by another command: try again")]
+    InUse(String),
 }
 
 impl RecordError {

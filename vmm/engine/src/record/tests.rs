@@ -168,6 +168,22 @@ fn one_runs_it_at_a_time() {
     drop(again);
 }
 
+/// Whoever looks at its files may take all the time in the world; whoever wrote its end is about to go.
+#[test]
+fn a_visitor_is_not_waited_for() {
+    let place = place();
+    let (entry, alive) = place.create(&[], &state(Status::Exited)).unwrap();
+    let visit = entry.visit().unwrap();
+    let change = entry.change().unwrap();
+    let in_use = entry.claim(&change).unwrap_err();
+    assert!(matches!(in_use, RecordError::InUse(_)), "{in_use}");
+    drop(visit);
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(alive));
+        entry.claim(&change).unwrap();
+    });
+}
+
 #[test]
 fn the_next_reader_writes_the_truth() {
     let place = place();

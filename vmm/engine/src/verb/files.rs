@@ -53,6 +53,7 @@ pub(super) fn with_files<T>(
     }
     walnut_vmm_host::check().map_err(RunError::from)?;
     let artifacts = Artifacts::find().map_err(RunError::from)?;
+    let _visit = known.entry.visit()?;
     let change = known.entry.change()?;
     let state = known.entry.correct(&change)?;
     if state.is_claimed() {
@@ -61,7 +62,10 @@ pub(super) fn with_files<T>(
             known.entry.short()
         ));
     }
-    let alive = known.entry.claim(&change)?;
+    // Nor does another command visit it: whoever still has it has written its end, and is about to go.
+    let alive = known.entry.claim_ended(&change)?;
+    // The work takes as long as somebody likes. Others find the container in use meanwhile.
+    drop(change);
     let image = image_of(&known.config, paths).map_err(RunError::from)?;
     let supervisor = Supervisor {
         checkpoint: None,

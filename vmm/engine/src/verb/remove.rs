@@ -139,6 +139,7 @@ pub(super) fn prune_stopped(
                 freed += size;
                 removed.push(entry.id().to_owned());
             }
+            Err(VerbError::Record(RecordError::InUse(_))) => {}
             Err(error) => super::complain(&error),
         }
     }
