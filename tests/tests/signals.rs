@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, waitpid,
+};
 use walnut_tests::harness::process::{self, spawn_saying};
 use walnut_tests::harness::{Home, Program, skip};
 
@@ -42,6 +45,61 @@ fn a_signal_reaches_the_container() {
     assert_eq!(rest, "got\n");
     assert_eq!(child.wait().unwrap().code(), Some(3));
     assert_eq!(machines(&home), 0);
+    home.assert_clean();
+}
+
+/// A command by itself on the terminal, as shells have it.
+fn alone(mut command: Command) -> Command {
+    command.process_group(0);
+    command
+}
+
+/// ^Z, and what becomes of the command: its end, or that it is stopped.
+fn after_ctrl_z(child: &Child) -> WaitStatus {
+    let pid = Pid::from_child(child);
+    kill_process_group(pid, Signal::TSTP).unwrap();
+    let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+    status
+}
+
+#[test]
+fn ctrl_z_is_for_the_container() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let script = "trap 'exit 3' TSTP; echo ready; while :; do sleep 1000 & wait; done";
+    let image = home.busybox();
+    // By the command that is the supervisor; by one that asks it.
+    for flags in [&[][..], &["-a", "stdout"]] {
+        let line = [&["run", "--rm"], flags, &[&image, "sh", "-c", script]].concat();
+        let (child, _stdout) = spawn_saying(alone(home.walnut(line).into_command()), "ready");
+        let status = after_ctrl_z(&child);
+        if status.stopped() {
+            kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+        }
+        assert_eq!(status.exit_status(), Some(3), "{flags:?}: {status:?}");
+    }
+    home.assert_clean();
+}
+
+#[test]
+fn ctrl_z_stops_a_command_that_passes_nothing_on() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    let image = home.busybox();
+    let script = "trap 'exit 3' TSTP; echo ready; while :; do sleep 1000 & wait; done";
+    let line = ["run", "--sig-proxy=false", "--name", "web", &image];
+    let run = home.walnut(line.iter().chain(&["sh", "-c", script]));
+    let (mut child, _stdout) = spawn_saying(alone(run.into_command()), "ready");
+    let status = after_ctrl_z(&child);
+    assert!(status.stopped(), "{status:?}");
+    // Its container goes on, and others may end it.
+    assert_eq!(home.says(&["exec", "web", "echo", "fine"]), "fine");
+    home.walnut(["kill", "web"]).run().succeeded();
+    kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(137));
+    home.remove_all();
     home.assert_clean();
 }
 

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::keys::{self, Keys, Typed};
-use super::signals::{Caught, SignalError, Signals};
+use super::signals::{self, Caught, SignalError, Signals};
 use super::stdio::Sink;
 use super::terminal::{self, RawTerminal};
 use crate::supervisor::wire::{Frame, Reply, WireError};
@@ -183,6 +183,7 @@ impl Session<'_> {
                 (Caught::Signal(signal), None) if ends(signal) => {
                     return Ok(Some(End::Signaled(signal as i32)));
                 }
+                (Caught::Signal(Signal::SIGTSTP), None) => signals::stop()?,
                 (Caught::Signal(_), None) => {}
             }
         }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 
@@ -20,6 +20,8 @@ const FORWARDED: &[Signal] = &[
     Signal::SIGUSR2,
     Signal::SIGALRM,
     Signal::SIGTERM,
+    // ^Z: a supervisor that it stopped would have no ear for anybody.
+    Signal::SIGTSTP,
 ];
 
 #[derive(Debug)]
@@ -54,6 +56,14 @@ impl Signals {
             other => Caught::Signal(other),
         }))
     }
+}
+
+/// What ^Z does by itself, for whoever does not pass it on; returns when this process goes on.
+pub fn stop() -> Result<(), SignalError> {
+    let ctrl_z = SigSet::from(Signal::SIGTSTP);
+    raise(Signal::SIGTSTP)?;
+    ctrl_z.thread_unblock()?;
+    Ok(ctrl_z.thread_block()?)
 }
 
 impl AsFd for Signals {

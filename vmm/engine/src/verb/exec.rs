@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use nix::sys::signal::Signal;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use walnut_protocol::CallError;
@@ -21,7 +22,7 @@ use crate::events::Event;
 use crate::paths::Paths;
 use crate::record::Status;
 use crate::run::keys::{self, Keys, Typed};
-use crate::run::signals::{Caught, Signals};
+use crate::run::signals::{self, Caught, Signals};
 use crate::run::stdio::{self, Sink};
 use crate::run::terminal::{self, RawTerminal};
 use crate::run::{RunError, detach_keys};
@@ -208,6 +209,7 @@ fn on_a_terminal(
         while has_signal && let Some(caught) = signals.next()? {
             match caught {
                 Caught::Resize => resize(process),
+                Caught::Signal(Signal::SIGTSTP) => signals::stop()?,
                 Caught::Signal(signal) => {
                     return Ok(Ended::Left(
                         u8::try_from(128 + signal as i32).unwrap_or(255),
