@@ -4,11 +4,13 @@
 //! Only this user's processes are answered (the directory is private, and the kernel names the
 //! peer).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use walnut_protocol::chain;
 
 use super::hub::Client;
 use super::shared::Shared;
-use super::wire::{Frame, Reply, Request, Wanted, WireError};
+use super::wire::{Condition, Frame, Reply, Request, Wanted, WireError};
 
 /// Time for a client to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,17 +30,30 @@ const STACK: usize = 128 << 10;
 pub fn serve(path: &Path, shared: &Arc<Shared>) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     let shared = Arc::clone(shared);
-    spawn("control", move || {
-        for connection in listener.incoming() {
-            match connection {
-                Ok(stream) => accept(stream, &shared),
-                Err(e) => {
-                    log::error!("accept a control connection: {e}");
-                    return;
+    spawn("control", move || listen_on(&listener, &shared))
+}
+
+/// Whatever happens: a container that can't be told anything can't be stopped.
+fn listen_on(listener: &UnixListener, shared: &Arc<Shared>) {
+    let spare = || File::open("/dev/null").ok();
+    let mut kept = spare();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => accept(stream, shared),
+            // Without descriptors, who comes is sent away by the one that is kept for that.
+            Err(e) => {
+                log::error!("accept a control connection: {e}");
+                match kept.take() {
+                    Some(file) => {
+                        drop(file);
+                        drop(listener.accept());
+                    }
+                    None => shared.wait_for_change(),
                 }
+                kept = spare();
             }
         }
-    })
+    }
 }
 
 pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -75,26 +90,54 @@ fn converse(mut stream: UnixStream, shared: &Arc<Shared>) -> Result<(), WireErro
         Some(other) => return Err(other.unexpected()),
     };
     stream.set_read_timeout(None).map_err(WireError::Read)?;
-    if let Request::Attach(wanted) = request {
-        return attach(stream, wanted, shared);
+    match request {
+        Request::Attach(wanted) => attach(stream, wanted, shared),
+        Request::Wait { condition } => wait(&mut stream, condition, shared),
+        request => {
+            shared.answering(true);
+            let reply = carry_out(request, shared);
+            let sent = Frame::Reply(reply).write(&mut stream);
+            shared.answering(false);
+            sent
+        }
     }
+}
+
+/// Until the condition holds, or the client has gone.
+fn wait(
+    stream: &mut UnixStream,
+    condition: Condition,
+    shared: &Arc<Shared>,
+) -> Result<(), WireError> {
+    let gone = Arc::new(AtomicBool::new(false));
+    let (mut watched, told) = (stream.try_clone().map_err(WireError::Read)?, gone.clone());
+    let others = Arc::clone(shared);
+    spawn("watch", move || {
+        // It has nothing more to say.
+        let _ = watched.read(&mut [0]);
+        told.store(true, Ordering::SeqCst);
+        others.tell();
+    })
+    .map_err(WireError::Read)?;
     shared.answering(true);
-    let reply = carry_out(request, shared);
-    let sent = Frame::Reply(reply).write(&mut stream);
+    let code = shared.wait(condition, || gone.load(Ordering::SeqCst));
+    let sent = code.map_or(Ok(()), |code| {
+        let reply = Reply {
+            exit_code: Some(code),
+            refused: None,
+        };
+        Frame::Reply(reply).write(stream)
+    });
     shared.answering(false);
+    // Who watches goes, too.
+    let _ = stream.shutdown(Shutdown::Both);
     sent
 }
 
 fn carry_out(request: Request, shared: &Shared) -> Reply {
     const FAILED: u8 = 1;
     let done = match request {
-        Request::Attach(_) => Ok(()),
-        Request::Wait { condition } => {
-            return Reply {
-                exit_code: Some(shared.wait(condition)),
-                refused: None,
-            };
-        }
+        Request::Attach(_) | Request::Wait { .. } => Ok(()),
         Request::Stop { signal, timeout_s } => shared.stop(signal, timeout_s),
         Request::Kill { signal } => shared.kill(signal),
         Request::Pause => shared.pause(true),

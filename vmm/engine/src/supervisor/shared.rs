@@ -412,8 +412,8 @@ impl Shared {
         updated.map(drop).map_err(|e| chain(&e))
     }
 
-    /// Docker's wait: the exit code, once `condition` holds.
-    pub fn wait(&self, condition: Condition) -> i32 {
+    /// Docker's wait: the exit code, once `condition` holds; none where nobody waits any more.
+    pub fn wait(&self, condition: Condition, is_gone: impl Fn() -> bool) -> Option<i32> {
         let mut inner = self.lock();
         let runs = inner.ended;
         loop {
@@ -423,9 +423,24 @@ impl Shared {
                 Condition::Removed => self.removed_at_end && inner.over,
             };
             if holds || inner.over {
-                return inner.state.exit_code;
+                return Some(inner.state.exit_code);
+            }
+            if is_gone() {
+                return None;
             }
             inner = self.wait_on(inner, None);
         }
+    }
+
+    /// Whoever waits for something looks again.
+    pub fn tell(&self) {
+        // With the lock, so that nobody is between the look and the wait.
+        let _inner = self.lock();
+        self.changed.notify_all();
+    }
+
+    /// Until something happens: a connection that ends, for one.
+    pub fn wait_for_change(&self) {
+        drop(self.wait_on(self.lock(), None));
     }
 }
