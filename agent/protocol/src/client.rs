@@ -5,7 +5,7 @@
 //! this one sleeps in `read`. The frames are ttrpc's: a ten-byte header (length, stream id, type,
 //! flags), then a `Request` or a `Response`. One thread reads and hands each answer to its caller;
 //! callers write for themselves, under a lock. The guest is hostile: an answer is bounded before
-//! it is read, and one that nobody waits for is dropped.
+//! it is read, one that nobody waits for is dropped, and a connection that takes nothing is ended.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protobuf::{Message, MessageField};
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_RESPONSE};
@@ -23,6 +23,8 @@ use ttrpc::{Code, MessageHeader, Request, Response, Status};
 use crate::agent;
 
 const SERVICE: &str = "walnut.agent.v1.Agent";
+/// For one frame to be taken: the socket holds hundreds of them when nobody reads.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,7 @@ struct Connection {
 #[derive(Debug)]
 struct Writer {
     stream: UnixStream,
+    timeout: Duration,
     next_id: u32,
 }
 
@@ -129,6 +132,11 @@ impl Client {
     /// # Errors
     /// The stream can't be duplicated, or the reading thread not be made.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
+        Self::writing_within(stream, WRITE_TIMEOUT)
+    }
+
+    fn writing_within(stream: UnixStream, timeout: Duration) -> io::Result<Self> {
+        stream.set_write_timeout(Some(timeout))?;
         let pending = Arc::new(Mutex::new(Pending::default()));
         let reader = stream.try_clone()?;
         let readers_pending = Arc::clone(&pending);
@@ -137,7 +145,11 @@ impl Client {
             .spawn(move || {
                 read_answers(reader, &readers_pending);
             })?;
-        let writer = Mutex::new(Writer { stream, next_id: 1 });
+        let writer = Mutex::new(Writer {
+            stream,
+            timeout,
+            next_id: 1,
+        });
         Ok(Self {
             connection: Arc::new(Connection { writer, pending }),
             timeout: None,
@@ -220,11 +232,47 @@ impl Connection {
         }
         let mut frame: Vec<u8> = MessageHeader::new_request(id, len).into();
         frame.extend_from_slice(body);
-        writer.stream.write_all(&frame).map_err(|source| {
-            lock(&self.pending).callers.remove(&id);
+        writer.write(&frame).map_err(|source| {
+            // The frame may be cut: nothing that follows would make sense.
+            let _ = writer.stream.shutdown(Shutdown::Both);
+            lock(&self.pending).close();
             CallError::Send { method, source }
         })?;
         Ok(id)
+    }
+}
+
+impl Writer {
+    /// The whole frame, or an error.
+    fn write(&mut self, mut frame: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        while !frame.is_empty() {
+            match self.stream.write(frame) {
+                Ok(taken) => frame = &frame[taken..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // socket(7): so the stream's timeout is told.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(self.too_late()),
+                Err(e) => return Err(e),
+            }
+            if !frame.is_empty() && Instant::now() >= deadline {
+                return Err(self.too_late());
+            }
+        }
+        Ok(())
+    }
+
+    fn too_late(&self) -> io::Error {
+        let after = self.timeout.as_millis();
+        let said = format!("nobody took it within {after} ms");
+        io::Error::new(io::ErrorKind::TimedOut, said)
+    }
+}
+
+impl Pending {
+    fn close(&mut self) {
+        self.closed = true;
+        // Dropping their senders tells the callers.
+        self.callers.clear();
     }
 }
 
@@ -243,10 +291,7 @@ fn read_answers(mut from: UnixStream, pending: &Mutex<Pending>) {
             let _ = caller.try_send(response);
         }
     }
-    let mut pending = lock(pending);
-    pending.closed = true;
-    // Dropping their senders tells the callers.
-    pending.callers.clear();
+    lock(pending).close();
 }
 
 fn read_answer(from: &mut impl Read) -> io::Result<(u32, Response)> {

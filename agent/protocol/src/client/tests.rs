@@ -115,6 +115,32 @@ fn the_peers_end_ends_every_call() {
 }
 
 #[test]
+fn a_peer_that_takes_nothing_ends_every_call() {
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let client = Client::writing_within(near, Duration::from_millis(50)).unwrap();
+    let waiter = client.clone();
+    let waiter = thread::spawn(move || waiter.wait(&WaitRequest::new()));
+    far.read_exact(&mut [0; MESSAGE_HEADER_LENGTH]).unwrap();
+    // More than the socket holds.
+    let request = EntropyRequest {
+        seed: vec![0; MESSAGE_LENGTH_MAX / 2],
+        ..EntropyRequest::default()
+    };
+    let (tell, told) = mpsc::channel();
+    let caller = client.clone();
+    thread::spawn(move || tell.send(caller.entropy(&request)));
+    let cut = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(
+        crate::chain(&cut.unwrap_err()),
+        "send Entropy to the agent: nobody took it within 50 ms"
+    );
+    let waited = waiter.join().unwrap();
+    assert!(matches!(waited, Err(CallError::Closed { .. })));
+    let after = client.sync(&Empty::new());
+    assert!(matches!(after, Err(CallError::Closed { .. })));
+}
+
+#[test]
 fn the_last_handle_ends_the_connection() {
     let (near, mut far) = UnixStream::pair().unwrap();
     drop(Client::new(near).unwrap());
