@@ -367,23 +367,29 @@ impl Shared {
     }
 
     pub fn pause(&self, pause: bool) -> Result<(), String> {
+        // One at a time, and nobody else changes the state from or to this meanwhile.
         let _machine_runs = self.checkpointing();
         let agent = self.agent()?;
         let short = self.entry.short();
-        let mut inner = self.lock();
-        let status = match (pause, inner.state.status) {
+        let was = self.lock().state.status;
+        let status = match (pause, was) {
             (true, Status::Running) => Status::Paused,
             (false, Status::Paused) => Status::Running,
             (true, Status::Paused) => return Err(format!("container {short} is already paused")),
             (true, _) => return Err(format!("container {short} is not running")),
             (false, _) => return Err(format!("Container {short} is not paused")),
         };
+        // Without the lock: a hung guest's answer is waited for.
         let done = if pause {
             agent.pause(&self.this())
         } else {
             agent.resume(&self.this())
         };
         done.map_err(|e| chain(&e))?;
+        let mut inner = self.lock();
+        if inner.state.status != was {
+            return Err(format!("container {short} has ended"));
+        }
         inner.state.status = status;
         self.entry
             .write_state(&inner.state, false)
@@ -444,3 +450,6 @@ impl Shared {
         drop(self.wait_on(self.lock(), None));
     }
 }
+
+#[cfg(test)]
+mod tests;
