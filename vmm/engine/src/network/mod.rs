@@ -30,6 +30,7 @@ mod wanted;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 use walnut_netlink::Cidr;
@@ -88,6 +89,8 @@ pub enum NetworkError {
     Spawn(#[source] io::Error),
     #[error("passt failed{}", said(.0))]
     Passt(String),
+    #[error("passt was started, but was not ready within {} ms", .0.as_millis())]
+    PasstSilent(Duration),
     #[error(transparent)]
     Networks(#[from] crate::networks::NetworksError),
     #[error(transparent)]

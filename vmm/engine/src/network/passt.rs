@@ -11,11 +11,12 @@ mod listening;
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use walnut_netlink::Cidr;
@@ -178,19 +179,21 @@ impl Passt {
 
     /// Waits until it listens: it goes into the background then.
     pub(super) fn settle(&mut self) -> Result<(), NetworkError> {
+        self.settle_within(program::TIMEOUT)
+    }
+
+    fn settle_within(&mut self, timeout: Duration) -> Result<(), NetworkError> {
         if let Self::Starting {
             child,
             stderr,
             ports,
         } = self
         {
-            let mut said = Vec::new();
             // It closes its end when it goes into the background, or ends.
-            let read = stderr.take(MAX_SAID).read_to_end(&mut said);
-            let status = child.wait().map_err(NetworkError::Spawn)?;
-            read.map_err(NetworkError::Spawn)?;
+            let done = program::outcome(child, &*stderr, timeout).map_err(NetworkError::Spawn);
             let ports = std::mem::take(ports);
             *self = Self::Running;
+            let (status, said) = done?.ok_or(NetworkError::PasstSilent(timeout))?;
             if !status.success() {
                 let said = reason(&String::from_utf8_lossy(&said));
                 let about_ports = listening::failure(&said, &ports);
@@ -200,9 +203,6 @@ impl Passt {
         Ok(())
     }
 }
-
-/// Of what it says before it goes into the background.
-const MAX_SAID: u64 = 64 << 10;
 
 fn start(plan: &Plan, socket: OwnedFd) -> Result<Passt, NetworkError> {
     let program = find().ok_or(NetworkError::NoPasst)?;
@@ -341,6 +341,24 @@ mod tests {
         for none in ["", "\n", "1 2 3", "x x x 20", &table[..110]] {
             assert_eq!(parse_addresses(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn one_that_does_not_come_up_is_given_up() {
+        let mut command = Command::new("sleep");
+        let mut child = command.arg("1000").stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = OwnedFd::from(child.stderr.take().unwrap());
+        let mut passt = Passt::Starting {
+            child,
+            stderr: stderr.into(),
+            ports: Vec::new(),
+        };
+        let given_up = passt.settle_within(Duration::from_millis(50)).unwrap_err();
+        assert_eq!(
+            given_up.to_string(),
+            "passt was started, but was not ready within 50 ms"
+        );
+        assert!(passt.settle().is_ok());
     }
 
     #[test]
