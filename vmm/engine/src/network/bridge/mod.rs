@@ -26,6 +26,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 use walnut_netlink::{Cidr, NetlinkError};
@@ -100,6 +101,8 @@ pub enum BridgeError {
     Parameter { path: PathBuf, source: io::Error },
     #[error("run nft")]
     Nft(#[source] io::Error),
+    #[error("nft did not set the rules within {} ms", .0.as_millis())]
+    NftSilent(Duration),
     #[error("nft refuses the rules: {0}")]
     Rules(String),
 }

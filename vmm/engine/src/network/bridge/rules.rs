@@ -3,9 +3,13 @@
 //! are touched, and theirs hold beside these.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Seek, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use walnut_netlink::Cidr;
 use walnut_switch::{Policy, Target};
 
@@ -37,29 +41,38 @@ pub(super) fn remove() -> Result<(), BridgeError> {
 
 fn run(script: &str) -> Result<(), BridgeError> {
     let program = program::find(PROGRAM).ok_or(BridgeError::NoNft)?;
+    run_by(&program, script, program::TIMEOUT)
+}
+
+fn run_by(program: &Path, script: &str, timeout: Duration) -> Result<(), BridgeError> {
     let mut child = Command::new(program)
         .args(["-f", "-"])
-        .stdin(Stdio::piped())
+        .stdin(file_of(script).map_err(BridgeError::Nft)?)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(BridgeError::Nft)?;
-    let mut stdin = child.stdin.take();
-    let written = match &mut stdin {
-        Some(stdin) => stdin.write_all(script.as_bytes()),
-        None => Err(io::ErrorKind::BrokenPipe.into()),
-    };
-    drop(stdin);
-    let done = child.wait_with_output().map_err(BridgeError::Nft)?;
-    if !done.status.success() {
+    let stderr = child.stderr.take();
+    let stderr = stderr.ok_or_else(|| BridgeError::Nft(io::ErrorKind::BrokenPipe.into()))?;
+    let done = program::outcome(&mut child, stderr, timeout).map_err(BridgeError::Nft)?;
+    let (status, said) = done.ok_or(BridgeError::NftSilent(timeout))?;
+    if !status.success() {
         log::debug!("nft does not take\n{script}");
-        let said = String::from_utf8_lossy(&done.stderr);
+        let said = String::from_utf8_lossy(&said);
         let lines: Vec<&str> = said.lines().map(str::trim).collect();
         return Err(BridgeError::Rules(
             lines.join("; ").chars().take(400).collect(),
         ));
     }
-    written.map_err(BridgeError::Nft)
+    Ok(())
+}
+
+/// Not a pipe: who writes to one waits for who reads.
+fn file_of(script: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create("walnut-rules", MemfdFlags::CLOEXEC)?);
+    file.write_all(script.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn script(subnet: Cidr, all: &[Terms]) -> String {
@@ -177,6 +190,19 @@ fn translation(terms: &Terms, port: &Bound) -> String {
 mod tests {
     use super::*;
     use crate::network::Protocol;
+
+    #[test]
+    fn the_rules_are_read_whole_and_not_waited_for_for_ever() {
+        // More than a pipe holds.
+        let long = "#".repeat(1 << 20);
+        let run = |program: &str, ms| run_by(Path::new(program), &long, Duration::from_millis(ms));
+        run("/bin/true", 10_000).unwrap();
+        let refused = run("/bin/false", 10_000).unwrap_err();
+        assert!(matches!(refused, BridgeError::Rules(_)), "{refused}");
+        // It has the same options, and waits for more.
+        let hangs = run("/usr/bin/tail", 50).unwrap_err();
+        assert_eq!(hangs.to_string(), "nft did not set the rules within 50 ms");
+    }
 
     #[test]
     fn what_nft_is_told() {
