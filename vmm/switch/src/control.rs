@@ -6,10 +6,14 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, send,
+    sendmsg, socket_with,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -18,6 +22,8 @@ use walnut_vmm_config::Mac;
 use crate::policy::Policy;
 
 const MAX_MESSAGE: usize = 64 << 10;
+/// For a switch, which does nothing that takes long, to come to who speaks to it.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a switch is asked for.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -75,10 +81,31 @@ pub enum Reply {
 pub enum ControlError {
     #[error("speak to the network's switch")]
     Exchange(#[source] io::Error),
+    #[error("the network's switch does not answer")]
+    Silent,
     #[error("make sense of what the network's switch says")]
     Parse(#[source] serde_json::Error),
     #[error("{0}")]
     Refused(String),
+}
+
+/// A connection to the switch that listens there. One that is stopped, or hangs, is waited for no
+/// longer than [`TIMEOUT`], now and at each later step.
+///
+/// # Errors
+/// There is no switch: `ENOENT`, `ECONNREFUSED`. It takes nobody: `EAGAIN`.
+pub fn connect(address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
+    connect_within(address, TIMEOUT)
+}
+
+fn connect_within(address: &SocketAddrUnix, timeout: Duration) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    for way in [Timeout::Send, Timeout::Recv] {
+        set_socket_timeout(&connection, way, Some(timeout))?;
+    }
+    rustix::net::connect(&connection, address)?;
+    Ok(connection)
 }
 
 /// Joins, over a fresh connection.
@@ -149,10 +176,15 @@ fn exchange(
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(fds));
     }
-    let failed = |error: rustix::io::Errno| ControlError::Exchange(error.into());
+    let failed = |error: io::Error| match error.kind() {
+        // socket(7): so a socket's timeout is told.
+        io::ErrorKind::WouldBlock => ControlError::Silent,
+        _ => ControlError::Exchange(error),
+    };
     let data = [IoSlice::new(&bytes)];
-    sendmsg(connection, &data, &mut ancillary, SendFlags::NOSIGNAL).map_err(failed)?;
-    let (answer, _) = receive(connection).map_err(ControlError::Exchange)?;
+    sendmsg(connection, &data, &mut ancillary, SendFlags::NOSIGNAL)
+        .map_err(|errno| failed(errno.into()))?;
+    let (answer, _) = receive(connection).map_err(failed)?;
     serde_json::from_slice(&answer).map_err(ControlError::Parse)
 }
 
@@ -197,9 +229,30 @@ pub(crate) fn reply(connection: impl AsFd, reply: &Reply) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::net::{bind, listen, socketpair};
 
     use super::*;
+
+    #[test]
+    fn a_switch_that_is_stopped_is_not_waited_for() {
+        const ENOUGH: usize = 100;
+        let dir = tempfile::tempdir().unwrap();
+        let address = SocketAddrUnix::new(dir.path().join("s")).unwrap();
+        let nobody = connect(&address).unwrap_err();
+        assert_eq!(nobody, Errno::NOENT);
+        let kind = SocketType::SEQPACKET;
+        let stopped = rustix::net::socket(AddressFamily::UNIX, kind, None).unwrap();
+        bind(&stopped, &address).unwrap();
+        listen(&stopped, 1).unwrap();
+        let connect = || connect_within(&address, Duration::from_millis(50));
+        let connection = connect().unwrap();
+        let asked = rename(connection.as_fd(), "id", vec!["new".into()]);
+        assert!(matches!(asked, Err(ControlError::Silent)), "{asked:?}");
+        // Where as many wait as can, there is no connection any more.
+        let mut more = (0..ENOUGH).map(|_| connect());
+        let full = more.find_map(Result::err);
+        assert_eq!(full, Some(Errno::AGAIN));
+    }
 
     #[test]
     fn a_request_without_descriptors() {

@@ -39,7 +39,7 @@ mod streams;
 mod switch;
 mod upstream;
 
-pub use control::{ControlError, Join, Joined, Reply, Request, introduce, join, rename};
+pub use control::{ControlError, Join, Joined, Reply, Request, connect, introduce, join, rename};
 pub use jail::{JailError, confine};
 pub use policy::{Policy, PolicyError, Rule, Target};
 pub use port::GATEWAY_MAC;

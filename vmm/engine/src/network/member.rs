@@ -20,11 +20,11 @@ use std::thread;
 use rustix::fs::FlockOperation;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
-use walnut_switch::{ControlError, JailError, Join, Joined, Network, SwitchError};
+use walnut_switch::{ControlError, JailError, Join, Joined, Network, SwitchError, connect};
 
 use crate::cli::switch::SwitchArgs;
 use crate::paths::{PathError, Paths, private_dir};
@@ -42,6 +42,8 @@ pub enum MemberError {
     Spawn(#[source] io::Error),
     #[error("tell the switch what its network is")]
     Describe(#[source] serde_json::Error),
+    #[error("the switch of the network {0} does not answer")]
+    Silent(String),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -121,30 +123,30 @@ pub(super) fn join(
         path: place.dir.clone(),
         source: source.into(),
     };
+    let silent = || MemberError::Silent(network.name.clone());
     let address = SocketAddrUnix::new(place.socket()).map_err(failed)?;
-    let socket = || {
-        let flags = SocketFlags::CLOEXEC;
-        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed)
-    };
-    let connection = socket()?;
-    match connect(&connection, &address) {
-        Ok(()) => {}
+    let connection = match connect(&address) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => {
-            let listener = socket()?;
+            let flags = SocketFlags::CLOEXEC;
+            let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .map_err(failed)?;
             let _ = fs::remove_file(place.socket());
             bind(&listener, &address).map_err(failed)?;
             listen(&listener, BACKLOG).map_err(failed)?;
             spawn(paths, &place, network, &listener)?;
-            connect(&connection, &address).map_err(failed)?;
+            connect(&address)
         }
-        Err(errno) => return Err(failed(errno)),
-    }
-    Ok(walnut_switch::join(
-        connection.as_fd(),
-        wanted,
-        machine,
-        uplink,
-    )?)
+        connected => connected,
+    };
+    let connection = connection.map_err(|errno| match errno {
+        Errno::AGAIN => silent(),
+        errno => failed(errno),
+    })?;
+    let joined = walnut_switch::join(connection.as_fd(), wanted, machine, uplink);
+    joined.map_err(|error| match error {
+        ControlError::Silent => silent(),
+        error => error.into(),
+    })
 }
 
 /// Tells the switch of that key that the container is on another network, too: the other end of
@@ -180,11 +182,10 @@ fn reach(paths: &Paths, key: &str) -> Result<OwnedFd, MemberError> {
         source: source.into(),
     };
     let address = SocketAddrUnix::new(place.socket()).map_err(failed)?;
-    let flags = SocketFlags::CLOEXEC;
-    let connection =
-        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed)?;
-    connect(&connection, &address).map_err(failed)?;
-    Ok(connection)
+    connect(&address).map_err(|errno| match errno {
+        Errno::AGAIN => ControlError::Silent.into(),
+        errno => failed(errno),
+    })
 }
 
 fn spawn(
