@@ -218,7 +218,8 @@ impl Vm {
             if events.dead {
                 return Err(self.ended(During::Start));
             }
-            if events.timeout {
+            // Not where nothing is ready: reports may come without end.
+            if left.is_zero() {
                 return Err(VmError::NotReady {
                     after: timeout,
                     console: self.console_tail(),
@@ -245,15 +246,14 @@ impl Vm {
                 .map(|fd| PollFd::from_borrowed_fd(fd, POLLIN)),
         );
         let timeout = Timespec::try_from(timeout).ok();
-        let count = match poll(&mut set, timeout.as_ref()) {
-            Err(Errno::INTR) => 0,
-            polled => polled.map_err(VmError::Poll)?,
-        };
+        match poll(&mut set, timeout.as_ref()) {
+            Err(Errno::INTR) => {}
+            polled => drop(polled.map_err(VmError::Poll)?),
+        }
         let is_ready = |at: usize| !set[at].revents().is_empty();
         Ok(Events {
             ready: (0..fds.len()).map(is_ready).collect(),
             dead: is_ready(fds.len()),
-            timeout: count == 0,
         })
     }
 
@@ -321,7 +321,7 @@ impl Vm {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.poll_with(&[], left) {
                 Ok(events) if events.dead => return true,
-                Ok(events) if events.timeout && left.is_zero() => return false,
+                Ok(_) if left.is_zero() => return false,
                 // A report, or a signal.
                 Ok(_) => self.reports.drain(),
                 Err(_) => return false,
@@ -386,7 +386,6 @@ pub struct Events {
     pub ready: Vec<bool>,
     /// The monitor has ended.
     pub dead: bool,
-    timeout: bool,
 }
 
 const POLLIN: PollFlags = PollFlags::IN;

@@ -9,12 +9,16 @@ use walnut_vmm_config::{Ending, Report};
 
 /// More than any report has: a monitor that says more is broken.
 const MAX_LINE: usize = 64 << 10;
+/// What is taken in at a time: one that never stops does not keep who reads from all else.
+const MAX_DRAIN: usize = 64 << 10;
 
 #[derive(Debug)]
 pub struct Reports {
     pipe: std::fs::File,
     buffer: Vec<u8>,
     closed: bool,
+    /// A malformed one has been told of.
+    warned: bool,
     /// When `main` was entered and when the vCPUs began, in microseconds of `CLOCK_MONOTONIC`.
     pub started_us: Option<u64>,
     pub running_us: Option<u64>,
@@ -28,6 +32,7 @@ impl Reports {
             pipe: pipe.into(),
             buffer: Vec::new(),
             closed: false,
+            warned: false,
             started_us: None,
             running_us: None,
             ending: None,
@@ -39,13 +44,17 @@ impl Reports {
         (!self.closed).then(|| self.pipe.as_fd())
     }
 
-    /// Takes in whatever is there now.
+    /// Takes in what is there now, [`MAX_DRAIN`] bytes at most.
     pub fn drain(&mut self) {
         let mut chunk = [0; 4096];
-        while !self.closed {
+        let mut left = MAX_DRAIN;
+        while !self.closed && left > 0 {
             match self.pipe.read(&mut chunk) {
                 Ok(0) => self.closed = true,
-                Ok(n) => self.take(&chunk[..n]),
+                Ok(n) => {
+                    left = left.saturating_sub(n);
+                    self.take(&chunk[..n]);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => self.closed = true,
@@ -69,7 +78,11 @@ impl Reports {
             Ok(Report::Started { at_us }) => self.started_us = Some(at_us),
             Ok(Report::Running { at_us }) => self.running_us = Some(at_us),
             Ok(Report::Ended { ending, .. }) => self.ending = Some(ending),
-            Err(e) => log::warn!("the monitor's report is malformed: {e}"),
+            Err(e) if !self.warned => {
+                self.warned = true;
+                log::warn!("the monitor's report is malformed: {e}");
+            }
+            Err(_) => {}
         }
     }
 }
@@ -78,6 +91,24 @@ impl Reports {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn one_that_never_stops_is_left_in_time() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let pipe = rustix::io::dup(&reader).unwrap();
+        let mut reports = Reports::new(reader).unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 4 * MAX_DRAIN).unwrap();
+        let text = "garbage\n".repeat(2 * MAX_DRAIN / 8);
+        std::fs::File::from(writer)
+            .write_all(text.as_bytes())
+            .unwrap();
+        let waiting = || rustix::io::ioctl_fionread(&pipe).unwrap();
+        reports.drain();
+        assert!(reports.warned && reports.fd().is_some());
+        assert_eq!(waiting(), MAX_DRAIN as u64);
+        reports.drain();
+        assert_eq!(waiting(), 0);
+    }
 
     #[test]
     fn lines_in_pieces() {

@@ -149,6 +149,15 @@ fn a_guest_that_never_comes_up_shows_its_console() {
 }
 
 #[test]
+fn a_monitor_that_never_stops_reporting_is_not_waited_for_longer() {
+    let bench = Bench::new();
+    let mut vm = bench.start("exec yes >/dev/fd/$REPORT");
+    let said = bench.ready(&mut vm, 50).unwrap_err();
+    assert!(matches!(said, VmError::NotReady { .. }), "{said}");
+    assert!(!vm.wait_end(Duration::from_millis(50)));
+}
+
+#[test]
 fn an_interrupt_ends_the_wait() {
     let bench = Bench::new();
     let mut vm = bench.start("exec sleep 60");
