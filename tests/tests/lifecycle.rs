@@ -168,6 +168,22 @@ fn a_killed_supervisor_takes_its_machine_along() {
     home.assert_clean();
 }
 
+/// Its event loop does not see that its supervisor is gone.
+#[test]
+fn a_stopped_monitor_goes_with_its_killed_supervisor() {
+    let Some(home) = Home::new() else {
+        return skip(NO_KVM);
+    };
+    home.background("web", SERVER);
+    let monitor = home.monitor("web");
+    kill_process(monitor, Signal::STOP).unwrap();
+    kill_and_wait(home.supervisor("web"));
+    assert!(ends(monitor));
+    home.walnut(["start", "web"]).run().succeeded();
+    home.remove_all();
+    home.assert_clean();
+}
+
 /// As one is whose guest hangs: neither its agent nor its container hears anything.
 #[test]
 fn a_machine_that_stands_still_is_ended() {

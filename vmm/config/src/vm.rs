@@ -62,7 +62,8 @@ pub struct VmConfig {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub late_net: Vec<NetConfig>,
     /// When this descriptor (the read end of a pipe that the parent holds) reaches EOF, the
-    /// monitor ends: no machine outlives the process that asked for it.
+    /// monitor ends: no machine outlives the process that asked for it. It is killed when the thread
+    /// ends that started it, too, which that process must keep for as long as it wants the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifeline_fd: Option<RawFd>,
     /// Where [`crate::Report`]s go, one JSON object a line.

@@ -15,6 +15,7 @@ pub mod ending;
 mod hotplug;
 pub mod jail;
 mod janitor;
+mod lifeline;
 pub mod logging;
 mod machine;
 pub mod memory;

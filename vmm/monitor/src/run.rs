@@ -2,7 +2,7 @@
 //! The life of a monitor: open, build, jail, run, wind up.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -23,6 +23,7 @@ use crate::ending::Ender;
 use crate::hotplug::Hotplug;
 use crate::jail::{self, JailError, Thread};
 use crate::janitor::Janitor;
+use crate::lifeline;
 use crate::machine::{Machine, MachineError};
 use crate::pause::{self, PauseError, Vcpus};
 use crate::report::Reporter;
@@ -78,6 +79,13 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     let signals = block_signals().map_err(event("watch for signals"))?;
     let mut janitor = Janitor::start(&config).map_err(event("start the janitor"))?;
     volumes::prepare(&mut config.fs)?;
+    // Behind the user namespace that volumes may need.
+    let lifeline = config.lifeline_fd.map(inherited);
+    if let Some(lifeline) = &lifeline
+        && !lifeline::hold(lifeline.as_fd()).map_err(|e| event("hold the lifeline")(e.into()))?
+    {
+        return Ok(Ending::Stopped);
+    }
     let ender = Ender::new().map_err(event("make an event"))?;
     let (output, interactive) = match &config.console {
         ConsoleConfig::Stdio => (ConsoleOutput::stdout(), true),
@@ -99,11 +107,7 @@ pub fn run(mut config: VmConfig, reporter: &mut Reporter) -> Result<Ending, RunE
     }
 
     let mut event_loop = Loop::new().map_err(RunError::Loop)?;
-    event_loop.add_subscriber(Box::new(Ends::new(
-        ender.clone(),
-        signals,
-        lifeline(&config),
-    )));
+    event_loop.add_subscriber(Box::new(Ends::new(ender.clone(), signals, lifeline)));
     if interactive {
         let input = ConsoleInput::new(console.serial.clone(), console.room);
         event_loop.add_subscriber(Box::new(input));
@@ -240,10 +244,6 @@ fn block_signals() -> std::io::Result<SignalFd> {
         &signals,
         SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
     )?)
-}
-
-fn lifeline(config: &VmConfig) -> Option<OwnedFd> {
-    config.lifeline_fd.map(inherited)
 }
 
 /// Takes a descriptor that the parent passed by number.
