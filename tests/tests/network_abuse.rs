@@ -10,10 +10,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::thread::JoinHandle;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime, clock_settime};
 use walnut_tests::harness::network::{
     ECHO, HOST_PROGRAMS, PATIENCE, TestTap, free_ports, home, own_memory_kib, passts, resident_kib,
+    switches,
 };
 use walnut_tests::harness::{Home, Program, skip};
 
@@ -361,6 +362,26 @@ fn the_hosts_clock_jumps() {
     exchange(b"back");
     echo(&place, b"new");
     home.remove_all();
+}
+
+#[test]
+fn a_switch_that_is_stopped_holds_up_nobody_for_ever() {
+    const SILENT: &str = "the switch of the network net does not answer";
+    let Some(home) = home() else { return };
+    home.walnut(["network", "create", "net"]).run().succeeded();
+    home.background_with("web", &["--network", "net"], ECHO);
+    home.background_with("other", &["--network", "none"], ECHO);
+    let switches = switches(home.path());
+    kill_process(switches[0], Signal::STOP).unwrap();
+    let image = home.busybox();
+    let run = ["run", "--rm", "--network", "net", &image, "true"];
+    home.walnut(run).run().exited(125).complains(&[SILENT]);
+    let connect = ["network", "connect", "net", "other"];
+    home.walnut(connect).run().exited(1).complains(&[SILENT]);
+    kill_process(switches[0], Signal::CONT).unwrap();
+    home.walnut(run).run().succeeded();
+    home.remove_all();
+    home.assert_clean();
 }
 
 /// `walnut run --network NETWORK busybox true`, with something done to its file systems first.
