@@ -4,17 +4,17 @@
 //! Only this user's processes are answered (the directory is private, and the kernel names the
 //! peer).
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Resource, getrlimit};
 use walnut_protocol::chain;
 
 use super::hub::Client;
@@ -23,6 +23,14 @@ use super::wire::{Condition, Frame, Reply, Request, Wanted, WireError};
 
 /// Time for a client to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The exit code of a command that is refused.
+const FAILED: u8 = 1;
+/// Of all that this process may have, those for one client and its share of the rest.
+const DESCRIPTORS: u64 = 5;
+/// Each has a thread or two.
+const MAX_PLACES: u64 = 200;
+/// Until it is tried again to hear who wants something.
+const RETRY: Duration = Duration::from_secs(1);
 /// Threads here do little.
 const STACK: usize = 128 << 10;
 
@@ -35,24 +43,37 @@ pub fn serve(path: &Path, shared: &Arc<Shared>) -> io::Result<()> {
 
 /// Whatever happens: a container that can't be told anything can't be stopped.
 fn listen_on(listener: &UnixListener, shared: &Arc<Shared>) {
-    let spare = || File::open("/dev/null").ok();
-    let mut kept = spare();
+    let places = Places::default();
     loop {
         match listener.accept() {
-            Ok((stream, _)) => accept(stream, shared),
-            // Without descriptors, who comes is sent away by the one that is kept for that.
+            Ok((stream, _)) => accept(stream, shared, &places),
+            // Others than clients have used up what there is: when one of those goes, or later.
             Err(e) => {
                 log::error!("accept a control connection: {e}");
-                match kept.take() {
-                    Some(file) => {
-                        drop(file);
-                        drop(listener.accept());
-                    }
-                    None => shared.wait_for_change(),
-                }
-                kept = spare();
+                shared.wait_for_change(RETRY);
             }
         }
+    }
+}
+
+/// Those who stay, each with some descriptors: there are always enough left to be told to stop.
+#[derive(Clone, Debug, Default)]
+struct Places(Arc<AtomicU64>);
+
+struct Place(Places);
+
+impl Places {
+    fn take(&self) -> Option<Place> {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = (limit / DESCRIPTORS).min(MAX_PLACES);
+        let place = Place(self.clone());
+        (self.0.fetch_add(1, Ordering::SeqCst) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -64,14 +85,14 @@ pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
         .map(drop)
 }
 
-fn accept(stream: UnixStream, shared: &Arc<Shared>) {
+fn accept(stream: UnixStream, shared: &Arc<Shared>, places: &Places) {
     let own = rustix::process::geteuid();
     if !socket_peercred(&stream).is_ok_and(|peer| peer.uid == own) {
         return;
     }
-    let shared = Arc::clone(shared);
+    let (shared, places) = (Arc::clone(shared), places.clone());
     let served = spawn("client", move || {
-        if let Err(e) = converse(stream, &shared) {
+        if let Err(e) = converse(stream, &shared, &places) {
             log::debug!("a control connection: {}", chain(&e));
         }
     });
@@ -80,7 +101,11 @@ fn accept(stream: UnixStream, shared: &Arc<Shared>) {
     }
 }
 
-fn converse(mut stream: UnixStream, shared: &Arc<Shared>) -> Result<(), WireError> {
+fn converse(
+    mut stream: UnixStream,
+    shared: &Arc<Shared>,
+    places: &Places,
+) -> Result<(), WireError> {
     stream
         .set_read_timeout(Some(REQUEST_TIMEOUT))
         .map_err(WireError::Read)?;
@@ -90,6 +115,12 @@ fn converse(mut stream: UnixStream, shared: &Arc<Shared>) -> Result<(), WireErro
         Some(other) => return Err(other.unexpected()),
     };
     stream.set_read_timeout(None).map_err(WireError::Read)?;
+    let stays = matches!(request, Request::Attach(_) | Request::Wait { .. });
+    let place = stays.then(|| places.take());
+    if let Some(None) = place {
+        let message = "too many others wait for the container, or are attached to it";
+        return Frame::Reply(Reply::refused(message, FAILED)).write(&mut stream);
+    }
     match request {
         Request::Attach(wanted) => attach(stream, wanted, shared),
         Request::Wait { condition } => wait(&mut stream, condition, shared),
@@ -135,7 +166,6 @@ fn wait(
 }
 
 fn carry_out(request: Request, shared: &Shared) -> Reply {
-    const FAILED: u8 = 1;
     let done = match request {
         Request::Attach(_) | Request::Wait { .. } => Ok(()),
         Request::Stop { signal, timeout_s } => shared.stop(signal, timeout_s),
@@ -208,4 +238,33 @@ fn listen(mut from: UnixStream, wanted: Wanted, shared: &Shared) -> Result<(), W
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shared::tests::running;
+    use super::*;
+
+    #[test]
+    fn who_has_gone_is_not_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let (shared, _agent) = running(temp.path());
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| wait(&mut ours, Condition::NotRunning, &shared));
+            drop(theirs);
+            waits.join().unwrap().unwrap();
+        });
+        assert!(shared.state().is_up());
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let places = Places::default();
+        let taken: Vec<_> = std::iter::from_fn(|| places.take()).collect();
+        assert!(!taken.is_empty() && taken.len() as u64 <= MAX_PLACES);
+        assert!(places.take().is_none());
+        drop(taken);
+        assert!(places.take().is_some());
+    }
 }

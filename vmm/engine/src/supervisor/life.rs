@@ -49,6 +49,14 @@ pub(super) struct Ended {
     pub oom_killed: bool,
 }
 
+impl Ended {
+    /// Of one whose machine this process has ended: Docker's of one that was killed.
+    pub const HERE: Self = Self {
+        code: 137,
+        oom_killed: false,
+    };
+}
+
 pub(super) struct Life<'a> {
     container: &'a Container,
     outputs: &'a Outputs,

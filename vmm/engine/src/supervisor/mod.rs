@@ -6,6 +6,7 @@
 //! all others. Its life is the container's: the monitor hangs on a pipe of it, and the lock on the
 //! container's directory says whether it lives.
 
+mod adjust;
 mod alone;
 pub mod background;
 mod changes;
@@ -75,12 +76,6 @@ const READY_TIMEOUT_VAR: &str = "WALNUT_READY_TIMEOUT_S";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a container whose machine ended under it: as if it had been killed.
 pub(super) const MACHINE_ENDED: i32 = 137;
-/// Of one whose machine this process has ended: Docker's of one that was killed.
-const ENDED_HERE: Ended = Ended {
-    code: 137,
-    oom_killed: false,
-};
-
 /// Everything a container needs to be run.
 pub struct Supervisor<'a> {
     pub paths: &'a Paths,
@@ -178,7 +173,7 @@ impl Supervisor<'_> {
                     told(Err(&e));
                     return Err(e);
                 }
-                (Err(_), None) if shared.is_ended_here() => Ok(ENDED_HERE),
+                (Err(_), None) if shared.is_ended_here() => Ok(Ended::HERE),
                 (Err(e), None) => {
                     shared.update(false, |state| machine_ended(state, &e))?;
                     Err(e)

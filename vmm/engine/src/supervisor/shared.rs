@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use walnut_protocol::agent::{ContainerRequest, ResizePtyRequest, UpdateRequest};
+use walnut_protocol::agent::ContainerRequest;
 use walnut_protocol::{Client, chain};
 
 use super::alone::{Alone, Turn};
@@ -396,28 +396,6 @@ impl Shared {
             .map_err(|e| chain(&e))
     }
 
-    pub fn resize(&self, width: u32, height: u32) -> Result<(), String> {
-        let request = ResizePtyRequest {
-            container_id: self.container_id.clone(),
-            width,
-            height,
-            ..ResizePtyRequest::default()
-        };
-        let resized = self.agent()?.resize_pty(&request);
-        resized.map(drop).map_err(|e| chain(&e))
-    }
-
-    pub fn update_limits(&self, resources: &str) -> Result<(), String> {
-        let _machine_runs = self.checkpointing();
-        let request = UpdateRequest {
-            container_id: self.container_id.clone(),
-            resources: resources.as_bytes().to_vec(),
-            ..UpdateRequest::default()
-        };
-        let updated = self.agent()?.update(&request);
-        updated.map(drop).map_err(|e| chain(&e))
-    }
-
     /// Docker's wait: the exit code, once `condition` holds; none where nobody waits any more.
     pub fn wait(&self, condition: Condition, is_gone: impl Fn() -> bool) -> Option<i32> {
         let mut inner = self.lock();
@@ -445,11 +423,11 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Until something happens: a connection that ends, for one.
-    pub fn wait_for_change(&self) {
-        drop(self.wait_on(self.lock(), None));
+    /// Until something happens: a connection that ends, for one. At most `timeout`.
+    pub fn wait_for_change(&self, timeout: Duration) {
+        drop(self.wait_on(self.lock(), Some(timeout)));
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,7 +11,7 @@ use crate::paths::Paths;
 use crate::record::{Config, Registry};
 
 /// Of a container that runs, and its agent's end.
-fn running(temp: &std::path::Path) -> (Arc<Shared>, UnixStream) {
+pub(in crate::supervisor) fn running(temp: &std::path::Path) -> (Arc<Shared>, UnixStream) {
     let registry = Registry::new(&Paths::within(temp));
     let mut config = Config::new(container(&[]), "image", None, None);
     let state = State {
