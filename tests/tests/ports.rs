@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -45,8 +45,11 @@ impl SlowPasst {
         fs::read(self.dir.join("came")).unwrap();
     }
 
+    /// Whether it is still there or not.
     fn go_on(&self) {
-        fs::write(self.dir.join("go"), "").unwrap();
+        let mut both = OpenOptions::new();
+        let go = both.read(true).write(true).open(self.dir.join("go"));
+        drop(go.unwrap());
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Each is a matter of milliseconds: one that takes so long is stopped, or hangs.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// For a killed one to be gone. In the kernel it may stay: then it is waited for no longer.
 const GONE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Of what one says; more is not kept.
