@@ -8,13 +8,10 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
 
+use super::ANSWER_TIMEOUT;
 use super::wire::{self, Frame, Wanted, WireError};
 use crate::log_file::Stream;
-
-/// Time to take the last word.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub struct Hub {

@@ -157,32 +157,26 @@ impl Shared {
     /// The container's first process has ended, or nobody can tell any more: no more calls to the
     /// agent.
     pub fn process_ended(&self) {
-        let mut inner = self.lock();
-        inner.phase = Phase::Ending;
-        inner.agent = None;
-        inner.stdin = None;
-        inner.machine = None;
-        self.changed.notify_all();
+        self.leave(Phase::Ending);
     }
 
     /// Waits until that is so, at most `timeout`; whether it is.
     pub(super) fn wait_process(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut inner = self.lock();
-        while inner.phase == Phase::Alive {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            inner = self.wait_on(inner, Some(left));
-        }
-        true
+        self.wait_until(Some(timeout), |inner| inner.phase != Phase::Alive)
     }
 
     /// The machine is about to go, if it has not yet.
     pub fn machine_ends(&self) {
-        self.process_ended();
-        self.lock().phase = Phase::Coming;
+        self.leave(Phase::Coming);
+    }
+
+    fn leave(&self, next: Phase) {
+        let mut inner = self.lock();
+        inner.phase = next;
+        inner.agent = None;
+        inner.stdin = None;
+        inner.machine = None;
+        self.changed.notify_all();
     }
 
     /// A run has ended, and that is written; `over` if no other follows.
@@ -195,36 +189,28 @@ impl Shared {
 
     /// Waits until the answers of an ended container have been sent.
     pub fn wait_answered(&self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
-        let mut inner = self.lock();
-        while inner.answering > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            inner = self.wait_on(inner, Some(left));
-        }
+        self.wait_until(Some(timeout), |inner| inner.answering == 0);
     }
 
     /// Waits for `timeout`, or until somebody wants the container stopped; whether that is so.
     pub fn wait_for_stop(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut inner = self.lock();
-        while !inner.stopping {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            inner = self.wait_on(inner, Some(left));
-        }
-        true
+        self.wait_until(Some(timeout), |inner| inner.stopping)
     }
 
     /// Waits until the run that is counted `ended` is over, at most `timeout`; whether it is.
     pub fn wait_run(&self, ended: u64, timeout: Option<Duration>) -> bool {
+        self.wait_until(timeout, |inner| inner.ended > ended || inner.over)
+    }
+
+    pub fn wait_over(&self) {
+        self.wait_until(None, |inner| inner.over);
+    }
+
+    /// Waits until something is done, at most `timeout`; whether it is.
+    fn wait_until(&self, timeout: Option<Duration>, done: impl Fn(&Inner) -> bool) -> bool {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut inner = self.lock();
-        while inner.ended <= ended && !inner.over {
+        while !done(&inner) {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
@@ -350,13 +336,6 @@ impl Shared {
         // It fails only where the counter is full: it is readable then, too.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         self.changed.notify_all();
-    }
-
-    pub fn wait_over(&self) {
-        let mut inner = self.lock();
-        while !inner.over {
-            inner = self.wait_on(inner, None);
-        }
     }
 
     pub(super) fn this(&self) -> ContainerRequest {
